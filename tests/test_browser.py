@@ -1,0 +1,154 @@
+"""What people see, in a headless Chromium: the site of a run, the API's pages, and JupyterLab."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlparse
+
+import pytest
+from conftest import MLOPS, Started, copy_project, environment, free_port
+from playwright.sync_api import expect, sync_playwright
+
+from mlops_lifecycle.core.workspace import Workspace
+
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--no-first-run", "--no-default-browser-check", "--disable-features=OptimizationHints,MediaRouter,Translate"]
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "these tests need Chromium; install it with: sudo apt-get install -y chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        yield browser
+        browser.close()
+
+
+class Seen:
+    """A page, and every other host it asked for something."""
+    def __init__(self, browser, host: str = ""):
+        self.page, self.host, self.elsewhere, self.errors = browser.new_page(viewport=DESKTOP), host, [], []
+        self.page.on("request", self.note)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def note(self, request):
+        url = urlparse(request.url)
+        if url.scheme not in ("file", "data", "blob", "about") and url.netloc != self.host: self.elsewhere.append(request.url)
+
+    def sideways(self) -> dict:
+        """How many pixels the page scrolls sideways on a desktop and on a phone."""
+        found = {}
+        for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
+            self.page.set_viewport_size(size)
+            found[name] = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        self.page.set_viewport_size(DESKTOP)
+        return found
+
+
+def test_every_page_of_the_site_holds_together(browser, lived):
+    seen, todo, wrong = Seen(browser), [lived.site.as_uri()], []
+    anchors, links = {}, []
+    while todo:
+        url = todo.pop()
+        if url in anchors: continue
+        seen.page.goto(url)
+        anchors[url] = set(seen.page.eval_on_selector_all("[id], a[name]", "all => all.flatMap(e => [e.id, e.getAttribute('name')]).filter(Boolean)"))
+        wrong += [f"{url} scrolls {pixels} pixels sideways on a {name}" for name, pixels in seen.sideways().items() if pixels > 0]
+        for link in sorted(set(seen.page.eval_on_selector_all("a[href]", "all => all.map(e => new URL(e.getAttribute('href'), document.baseURI).href)"))):
+            target, fragment = urldefrag(link)
+            if urlparse(target).scheme != "file": continue  # what lies outside is only named
+            path = Path(unquote(urlparse(target).path))
+            links.append((url, target, unquote(fragment)))
+            if not path.is_file(): wrong.append(f"{url} links to {link}, which is not there")
+            elif path.suffix == ".html" and target not in anchors: todo.append(target)
+    wrong += [f"{url} links to {target}#{fragment}, which has no such place" for url, target, fragment in links if fragment and fragment not in anchors.get(target, {fragment})]
+    assert not wrong, "\n".join(wrong)
+    assert not seen.elsewhere and not seen.errors
+    assert len(anchors) >= 18
+
+
+def test_the_map_shows_each_stage_and_leads_to_it(browser, lived):
+    seen = Seen(browser)
+    seen.page.goto(lived.site.as_uri())
+    for stage in lived.run["stages"]:
+        name = stage["notebook"].removesuffix(".ipynb")
+        link = seen.page.locator(f'svg a[href*="{name}"]').first
+        assert link.count() or seen.page.locator(f'svg a[*|href*="{name}"]').count(), f"the map does not link to {name}"
+    assert not seen.elsewhere
+
+
+def test_search_works_from_the_file_system(browser, lived):
+    seen = Seen(browser)
+    seen.page.goto((lived.site.parent / "search.html").as_uri() + "?q=threshold")
+    expect(seen.page.locator("#search-results li").first).to_be_visible(timeout=20_000)
+    assert not seen.elsewhere and not seen.errors
+
+
+def test_the_pages_of_the_api(browser, lived, tmp_path):
+    port = free_port()
+    settings = lived.copy(tmp_path / "workspace")
+    command = [*MLOPS, "serve", "--port", port]
+    with Started(command, f"http://127.0.0.1:{port}/v2/health/live", tmp_path / "serve.log", env=environment(**settings)):
+        seen = Seen(browser, f"127.0.0.1:{port}")
+        seen.page.goto(f"http://127.0.0.1:{port}/")
+        assert not any(seen.sideways().values())
+        seen.page.click("form button")
+        expect(seen.page.locator("output")).to_contain_text("acts from")
+        seen.page.click("#reactions button >> nth=0")
+        expect(seen.page.locator("output")).to_contain_text("noted")
+        seen.page.goto(f"http://127.0.0.1:{port}/docs")
+        expect(seen.page.locator("#swagger-ui")).to_contain_text("/v1/predict", timeout=20_000)
+        assert not seen.elsewhere and not seen.errors
+
+
+LAB = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}, "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True}}
+
+
+class Lab:
+    """JupyterLab as a person sees it."""
+    def __init__(self, page, url): self.page, self.url = page, url
+
+    def open(self, notebook: str):
+        self.page.goto(f"{self.url}/lab/tree/nbs/{notebook}.ipynb?reset")
+        self.page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=60_000)
+        expect(self.page.locator(".jp-Notebook-ExecutionIndicator:visible")).to_have_attribute("data-status", "idle", timeout=60_000)
+
+    def append(self, cell: str, line: str):
+        """Add a line at the end of the cell that holds a text."""
+        editor = self.page.locator(".jp-CodeCell", has_text=cell).first.locator(".cm-content")
+        editor.scroll_into_view_if_needed(); editor.click()
+        self.page.keyboard.press("Control+End"); self.page.keyboard.insert_text("\n" + line)
+
+    def run_all(self, verdict: str):
+        """Run the notebook from top to bottom, and see its verdict."""
+        self.page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+        self.page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+        expect(self.page.locator(".jp-OutputArea-output", has_text=verdict).first).to_be_visible(timeout=180_000)
+        self.page.keyboard.press("Control+s")
+
+
+def test_an_edit_in_jupyterlab_takes_effect(browser, lived, tmp_path):
+    project, port = copy_project(tmp_path / "project"), free_port()
+    settings, configured = lived.copy(tmp_path / "workspace"), tmp_path / "lab"
+    for name, content in LAB.items():
+        file = configured / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(content))
+    own = {"JUPYTERLAB_SETTINGS_DIR": configured} | {name: tmp_path / name for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", f"--ServerApp.root_dir={project}", "--IdentityProvider.token="]
+    with Started(command, f"http://127.0.0.1:{port}/api", tmp_path / "lab.log", cwd=project, env=environment(project, **settings, **own)):
+        seen = Seen(browser, f"127.0.0.1:{port}")
+        lab = Lab(seen.page, f"http://127.0.0.1:{port}")
+        lab.open("04_transform")
+        lab.append("FEATURES = FeatureSet(", 'FEATURES = FeatureSet((*FEATURES.features, Feature("flight")), FEATURES.lookups)')
+        lab.run_all("04_transform passed")
+        workspace = Workspace(settings["MLOPS_WORKSPACE"])
+        assert "flight" in [f["name"] for f in workspace.load("features")["features"]]
+        subprocess.run([Path(sys.executable).parent / "nbdev-export"], cwd=project, env=environment(project), check=True, capture_output=True)
+        lab.open("07_train")
+        lab.run_all("07_train passed")
+        assert "flight" in workspace.load("candidates")["candidates"][0]["encoder"]["names"]
+        assert not [url for url in seen.elsewhere if not re.match(r"wss?://127", url)]

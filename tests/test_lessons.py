@@ -1,0 +1,49 @@
+"""Each notebook's lessons, run against the exported module: what they cover is what they teach.
+
+`nbdev-test` runs the definitions of the notebook itself, which measures nothing of the package. Here the lesson
+cells run in the module's own namespace, so that coverage sees the package's lines.
+"""
+import ast
+import importlib
+import re
+
+import pytest
+from conftest import NOTEBOOKS, ROOT, cells, directives
+
+EXPORTED = {"export", "exporti", "exports"}
+
+
+def module_of(notebook):
+    """The name of the module that the notebook exports, or None."""
+    for cell in cells(notebook):
+        if found := re.search(r"^#\|\s*default_exp\s+(\S+)", cell["text"], re.M):
+            return "mlops_lifecycle." + found[1]
+
+
+def lessons(notebook):
+    """The code cells that teach: neither exported nor run on real data."""
+    for cell in cells(notebook):
+        if cell["cell_type"] == "code" and not directives(cell["text"]) & (EXPORTED | {"run", "default_exp"}):
+            yield "\n".join(line for line in cell["text"].splitlines() if not line.startswith("%"))
+
+
+WITH_MODULE = [n for n in NOTEBOOKS if module_of(n)]
+
+
+@pytest.mark.parametrize("notebook", WITH_MODULE, ids=lambda n: n.relative_to(ROOT / "nbs").with_suffix("").as_posix())
+def test_lessons_hold_against_the_package(notebook, monkeypatch):
+    monkeypatch.chdir(notebook.parent)
+    names = vars(importlib.import_module(module_of(notebook))) | {"__name__": "__main__"}
+    for number, lesson in enumerate(lessons(notebook)):
+        exec(compile(lesson, f"{notebook.name}, lesson {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("notebook", WITH_MODULE, ids=lambda n: n.relative_to(ROOT / "nbs").with_suffix("").as_posix())
+def test_every_public_export_is_used_in_a_lesson_that_asserts(notebook):
+    module = importlib.import_module(module_of(notebook))
+    taught = "\n".join(lessons(notebook))
+    used = {n.id for n in ast.walk(ast.parse(taught)) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(ast.parse(taught)) if isinstance(n, ast.Attribute)}
+    asserts = sum(isinstance(n, ast.Assert) or (isinstance(n, ast.Call) and getattr(n.func, "id", "").startswith(("test_", "expect_"))) for n in ast.walk(ast.parse(taught)))
+    public = [name for name in getattr(module, "__all__", []) if not name.startswith("_")]
+    assert not (missing := [name for name in public if name not in used]), f"{notebook.name} shows no example of {', '.join(missing)}"
+    assert asserts or not public, f"{notebook.name} asserts nothing"

@@ -1,0 +1,114 @@
+"""Whole runs on real data, as people start them: all seventeen stages, again, with other parameters, with the rule only."""
+import json
+
+import httpx
+import pandas as pd
+import pytest
+from conftest import MLOPS, ROOT, Started, environment, free_port, mlops, passed
+
+from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.stages import STAGES
+from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.formulate import example_of, problem
+
+STAGE_KEYS = {"stage", "notebook", "wheel", "status", "seconds", "parameters", "inputs", "outputs", "verdict", "report"}
+
+
+def statuses(run: dict) -> dict[str, str]:
+    return {s["stage"]: s["status"] for s in run["stages"]}
+
+
+def test_all_seventeen_stages_pass_and_leave_what_the_table_says(lived):
+    run, workspace = lived.run, Workspace(lived.workspace)
+    assert run.keys() == {"run", "started", "seconds", "status", "settings", "stages", "edges"}
+    assert run["status"] == "passed" and run["edges"] == []
+    assert statuses(run) == {s.name: "passed" for s in STAGES}
+    for row, stage in zip(STAGES, run["stages"], strict=True):
+        assert STAGE_KEYS <= stage.keys() and (stage["notebook"], stage["wheel"]) == (f"{row.notebook}.ipynb", row.wheel)
+        assert all(any(name == p or p.endswith(".*") and name.startswith(p[:-1]) for name in stage["outputs"]) for p in row.leaves)
+        assert stage["outputs"].keys() <= workspace.published()["names"].keys() and stage["verdict"]
+        executed = json.loads((lived.workspace / stage["report"]).read_text())
+        assert not [c for c in executed["cells"] for out in c.get("outputs", []) if out["output_type"] == "error"]
+    assert workspace.load("verdict")["passed"] and workspace.load("operation")["stable"]
+
+
+def test_a_run_says_in_plain_words_how_it_went(lived):
+    said = " ".join(lived.done.stdout.split())
+    assert all(f"{s.notebook}" in said or s.name in said for s in STAGES)
+    for words in ("The rule costs", "The model costs", "The canary was", "The monitor advises", "index.html"): assert words in said
+    assert lived.site.is_file()
+
+
+def test_a_second_run_skips_what_did_not_change(lived):
+    run = json.loads(passed(mlops("run", "--json", **lived.settings)).stdout)
+    assert statuses(run) == {s.name: "skipped" for s in STAGES} and run["status"] == "passed"
+    changed = passed(mlops("status", "--json", **lived.settings | {"MLOPS_COSTS__MISSED": 6}))
+    assert all(row["stale"] == ["settings changed"] for row in json.loads(changed.stdout))
+
+
+def test_other_parameters_run_the_whole_cycle_again(lived, tmp_path):
+    settings = lived.copy(tmp_path / "workspace")
+    run = json.loads(passed(mlops("run", "--json", "--force", "-p", "seed=1", "-p", "sample=6000", **settings)).stdout)
+    assert statuses(run) == {s.name: "passed" for s in STAGES}
+    train = next(s for s in run["stages"] if s["stage"] == "train")
+    assert (train["parameters"]["seed"], train["parameters"]["sample"], train["verdict"]["rows"]) == (1, 6000, 6000)
+    executed = json.loads((tmp_path / "workspace" / train["report"]).read_text())
+    assert any("sample = 6000" in "".join(c["source"]) for c in executed["cells"])
+
+
+def test_a_prediction_can_be_traced_back_to_notebook_and_file(lived):
+    log = ServingLog(lived.workspace / "serving.db")
+    asked = log.frames()[0]; log.close()
+    for kind in ("rule", "model"):
+        one = asked[asked.kind == kind].iloc[-1]
+        found = json.loads(passed(mlops("trace", one.id, "--json", **lived.settings)).stdout)
+        stages = {s["stage"]: s for s in found["stages"]}
+        assert found["release"]["id"] == one.release and found["run"] == lived.run["run"]
+        assert {"plan", "formulate", "release"} <= stages.keys()
+        for stage in stages.values(): assert (lived.workspace / stage["notebook"]).is_file() and stage["cells"]
+    assert {"collect", "curate", "transform", "train", "evaluate"} <= stages.keys()
+    assert any("flights" in name for name in found["sources"])
+    assert passed(mlops("trace", one.release, **lived.settings)).stdout
+    unknown = mlops("trace", "f" * 32, **lived.settings)
+    assert unknown.returncode == 1 and 'nothing is called "' in unknown.stderr + unknown.stdout
+
+
+def test_batch_scores_are_those_of_the_api(lived, tmp_path):
+    asked = Workspace(lived.workspace).read("bronze.flights").tail(40).rename(columns={"dest": "destination", "tailnum": "tail_number"})
+    asked = asked.assign(scheduled_departure=asked.scheduled_departure.dt.tz_convert("America/New_York").map(pd.Timestamp.isoformat))
+    asked[list(problem.Request.model_fields)].to_csv(tmp_path / "in.csv", index=False)
+    settings, port = lived.copy(tmp_path / "workspace"), free_port()
+    passed(mlops("score", tmp_path / "in.csv", tmp_path / "out.csv", **settings))
+    scored, bodies = pd.read_csv(tmp_path / "out.csv"), json.loads(asked[list(problem.Request.model_fields)].to_json(orient="records"))
+    log = ServingLog(tmp_path / "workspace" / "serving.db"); log.deploy(canary=None, share=0.0); log.close()
+    with Started([*MLOPS, "serve", "--port", port], f"http://127.0.0.1:{port}/v2/health/ready", tmp_path / "log", cwd=ROOT, env=environment(**settings)):
+        told = [httpx.post(f"http://127.0.0.1:{port}/v1/predict", json=body).json() for body in bodies]
+    assert [t["decision"] for t in told] == scored.decision.tolist() and pytest.approx([t["score"] for t in told]) == scored.score.tolist()
+
+
+RULE_ONLY = ("plan", "formulate", "code", "build", "test", "release", "deploy")
+
+
+@pytest.fixture(scope="module")
+def ruled(sample, tmp_path_factory) -> dict:
+    """The rule released and deployed in an empty workspace, without a row of data."""
+    settings = sample | {"MLOPS_WORKSPACE": tmp_path_factory.mktemp("ruled") / "workspace"}
+    run = json.loads(passed(mlops("run", *RULE_ONLY, "--json", **settings)).stdout)
+    assert statuses(run) == dict.fromkeys(RULE_ONLY, "passed")
+    return settings
+
+
+def test_without_any_data_the_rule_is_served_and_its_log_reaches_bronze(ruled, tmp_path):
+    workspace, port = Workspace(ruled["MLOPS_WORKSPACE"]), free_port()
+    command = [*MLOPS, "serve", "--port", port]
+    server = Started(command, f"http://127.0.0.1:{port}/v2/health/ready", tmp_path / "log", cwd=ROOT, env=environment(**ruled))
+    with server, httpx.Client(base_url=f"http://127.0.0.1:{port}") as api:
+        served = api.get("/v1/model").json()
+        assert (served["kind"], served["model"], served["canary"]) == ("rule", problem.rule.name, None)
+        told = [api.post("/v1/predict", json=example_of(problem.Request)).json() for _ in range(3)]
+        assert {t["model"] for t in told} == {problem.rule.name}
+        assert api.post("/v1/feedback", json={"prediction_id": told[0]["prediction_id"], "reaction": "late"}).status_code == 200
+    assert not {name for name in workspace.published()["names"] if name.startswith("bronze.")}
+    passed(mlops("run", "collect", **ruled))
+    assert set(workspace.read("bronze.predictions").id) >= {t["prediction_id"] for t in told}
+    assert workspace.read("bronze.feedback")[["prediction_id", "label"]].values.tolist() == [[told[0]["prediction_id"], 1]]

@@ -1,0 +1,101 @@
+"""What must hold for any data: nothing from later, one definition of a feature, joins that keep their rows."""
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops_lifecycle.collect import collect
+from mlops_lifecycle.core.clock import known
+from mlops_lifecycle.core.features import Encoder, Lookup, as_of_join
+from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.settings import load_settings
+from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.curate import curate
+from mlops_lifecycle.formulate import key_of, problem
+from mlops_lifecycle.serving import columns_for, features_for, project_features
+from mlops_lifecycle.transform import transform
+
+START, END = pd.Timestamp("2013-02-07T06:00Z"), pd.Timestamp("2013-02-11T12:00Z")  # snow, and many delays
+few = settings(max_examples=6, deadline=None)
+
+
+class Days:
+    """Bronze of four real days, and a workspace that it can be published in."""
+    def __init__(self, flights: pd.DataFrame, folder):
+        flights[(flights.month == "2") & flights.day.isin(["7", "8", "9", "10"])].to_csv(folder / "flights.csv", index=False)
+        self.settings = load_settings(ROOT, environ={"MLOPS_SOURCE__FLIGHTS__WHERE": str(folder / "flights.csv")})
+        self.workspace, self.bronze = Workspace(folder / "workspace"), collect(self.settings.source, ROOT)
+
+    def gold(self, tables: dict, as_of: pd.Timestamp):
+        """Published, read back through the gate, curated and transformed."""
+        self.workspace.publish({f"bronze.{name}": self.workspace.store(f"bronze.{name}", table, self.bronze.gates[name]) for name, table in tables.items()})
+        read = {name: self.workspace.read(f"bronze.{name}", as_of=as_of) for name in tables}
+        return transform(curate(read, self.settings.source, self.workspace.pseudonyms).tables, as_of)
+
+
+@pytest.fixture(scope="module")
+def days(flights, tmp_path_factory):
+    return Days(flights, tmp_path_factory.mktemp("days"))
+
+
+def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int) -> pd.DataFrame:
+    """The table with all that became known after the moment dealt anew among its rows."""
+    table, rng = table.copy(), np.random.default_rng(seed)
+    for column, gated in gates.items():
+        later, order = np.flatnonzero(~(table[column] <= moment).to_numpy(bool)), np.arange(len(table))
+        order[later] = rng.permutation(later)
+        amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and not any(c in g for g in gates.values() if g != "*")]
+        for name in (amounts if gated == "*" else [column, *gated]): table[name] = table[name].iloc[order].array
+    return table
+
+
+@few
+@given(hours=st.integers(20, 90), seed=st.integers(0, 2**32 - 1))
+def test_shuffling_what_became_known_later_changes_nothing(days, hours, seed):
+    moment, true = START + pd.Timedelta(hours, unit="h"), days.bronze.tables
+    other = {name: shuffled(table, days.bronze.gates[name], moment, seed) for name, table in true.items()}
+    assert not other["flights"].equals(true["flights"]) and not other["weather"].equals(true["weather"])
+    for as_of in (moment, END):  # asked then, and asked afterwards about then
+        one, two = days.gold(true, as_of), days.gold(other, as_of)
+        pd.testing.assert_frame_equal(known(one.examples, moment, one.gates), known(two.examples, moment, two.gates))
+        for name in one.lookups:
+            pd.testing.assert_frame_equal(known(one.lookups[name], moment, {"known_at": "*"}), known(two.lookups[name], moment, {"known_at": "*"}))
+    assert len(one.examples) > 1_000
+
+
+def test_training_and_serving_features_are_equal_row_for_row(days, tmp_path):
+    gold, flights, features = days.gold(days.bronze.tables, END), days.bronze.tables["flights"], project_features()
+    log, encoder = ServingLog(tmp_path / "serving.db"), Encoder.fit(gold.examples, features.features)
+    for lookup in features.lookups: log.online_put(lookup, gold.lookups[lookup.name])
+    asked = flights.sample(300, random_state=0).rename(columns={"dest": "destination", "tailnum": "tail_number"})
+    asked["scheduled_departure"] = asked.scheduled_departure.dt.tz_convert("America/New_York")
+    trained, missing = gold.examples.set_index("key"), 0
+    for flight in asked[list(problem.Request.model_fields)].astype(object).where(asked.notna(), None).to_dict("records"):
+        decided = problem.decision_time({"scheduled_departure": flight["scheduled_departure"].tz_convert("UTC").tz_localize(None).to_datetime64()})
+        _, row = columns_for(problem, problem.Request.model_validate(flight), days.workspace, decided)
+        served, before = features_for(features, row, log, decided), trained.loc[key_of(problem, row)]
+        for name in features.names:
+            both = [served[name], before[name]]
+            missing += pd.isna(both[0])
+            assert pd.isna(both).all() or both[0] == both[1], f"{name} of {flight}: served {both[0]}, trained {both[1]}"
+        np.testing.assert_array_equal(encoder.encode(served), encoder.encode(before.to_frame().T))
+    log.close()
+    assert 0 < missing < 300 * len(features.names) / 2
+
+
+times = st.integers(0, 50)
+rows = st.lists(st.tuples(st.sampled_from("ab"), times), max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples=rows, table=st.lists(st.tuples(st.sampled_from("abc"), times), max_size=20, unique=True), age=st.sampled_from([None, 0, 5]))
+def test_an_as_of_join_keeps_each_row_once_and_finds_the_latest(examples, table, age):
+    moment = lambda hours: pd.to_datetime(pd.Series(hours, dtype="int64") * 3_600, unit="s", utc=True).astype("datetime64[us, UTC]")
+    left = pd.DataFrame({"branch": pd.Series([b for b, _ in examples], dtype="str"), "decision_time": moment([t for _, t in examples])}, index=pd.RangeIndex(7, 7 + len(examples)))
+    right = pd.DataFrame({"branch": pd.Series([b for b, _ in table], dtype="str"), "known_at": moment([t for _, t in table]), "waiting": np.arange(len(table), dtype=float)})
+    joined = as_of_join(left, right, Lookup("queue", ("branch",), ("waiting",), None if age is None else f"{age}h"))
+    best = lambda b, t: max(((at, i) for i, (of, at) in enumerate(table) if of == b and at <= t and (age is None or t - at <= age)), default=(0, np.nan))[1]
+    pd.testing.assert_frame_equal(joined[list(left)], left)
+    np.testing.assert_array_equal(joined.waiting.to_numpy(float), [best(b, t) for b, t in examples])

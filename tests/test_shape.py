@@ -1,0 +1,132 @@
+"""The template's shape: the expected folders and only those, imports one way, nothing that belongs to one problem or one machine."""
+import ast
+import filecmp
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from conftest import NOTEBOOKS, ROOT, cells, copy_project, environment, is_yours
+from packaging.requirements import Requirement
+
+from mlops_lifecycle.core.export import export_changed, write_readme
+from mlops_lifecycle.core.stages import STAGES
+
+TOP = {
+    ".ci", ".gitattributes", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "benchmarks", "deploy",
+    "mlops_lifecycle", "nbs", "pyproject.toml", "reports", "requirements.lock", "settings.ini", "tests",
+}
+MODULES = {"code": "serving", "test": "staging", "monitor": "monitoring"}
+ORDER = {MODULES.get(s.name, s.name): s.number for s in STAGES}
+
+
+def tracked():
+    """Files that git tracks or would track."""
+    out = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [line for line in out.splitlines() if (ROOT / line).exists()]
+
+
+def test_the_top_level_is_the_expected_one():
+    assert {path.split("/")[0] for path in tracked()} == TOP
+
+
+def test_each_stage_has_its_notebook_and_each_notebook_its_stage():
+    found = {p.stem for p in (ROOT / "nbs").glob("*.ipynb")}
+    assert found == {s.notebook for s in STAGES} | {"index"}
+
+
+def test_imports_point_one_way():
+    """core ← lower stages ← higher stages."""
+    wrong = []
+    for path in (ROOT / "mlops_lifecycle").rglob("*.py"):
+        if path.name.startswith("_"):
+            continue
+        in_core = path.parent.name == "core"
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                if parts[0] != "mlops_lifecycle" or len(parts) < 2 or parts[1] == "core":
+                    continue
+                if in_core and path.name != "cli.py" or not in_core and ORDER[parts[1]] >= ORDER[path.stem]:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+WORDS = re.compile(r"flight|airport|airline|aircraft|carrier|\bplanes?\b|tail.?num|weather|nycflights|\bdepart(s|ed|ure|ures)\b|\barrival delay", re.I)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.relative_to(ROOT / "nbs").with_suffix("").as_posix())
+def test_no_word_of_the_example_problem_outside_yours(notebook):
+    for cell in cells(notebook):
+        if not is_yours(cell):
+            assert not (found := WORDS.search(cell["text"])), f'{notebook.name}: "{found[0]}" in a cell that is not tagged "yours":\n{cell["text"][:200]}'
+
+
+def test_notebooks_carry_no_outputs():
+    dirty = [n.name for n in NOTEBOOKS for c in cells(n) if c.get("outputs") or c.get("execution_count")]
+    assert not dirty
+
+
+def test_no_registry_and_no_machine_is_named():
+    home = str(ROOT.parent)
+    for path in tracked():
+        text = (ROOT / path).read_bytes().decode(errors="ignore")
+        assert not re.search(r"--(extra-)?index-url|--find-links|https?://(pypi|files\.pythonhosted)", text), path
+        assert path == "tests/test_shape.py" or home == "/" or f"{home}/" not in text, f"{path} names a path of this machine"
+
+
+def test_the_package_and_the_readme_say_what_the_notebooks_say():
+    export_changed(ROOT, check=True)
+    write_readme(ROOT, check=True)
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Files that are not the same in two folders."""
+    files = lambda root: {p.relative_to(root) for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    return sorted(map(str, files(one) ^ files(other))) + [str(p) for p in files(one) & files(other) if not filecmp.cmp(one / p, other / p, shallow=False)]
+
+
+def test_clean_and_export_leave_no_diff(tmp_path):
+    before, after = copy_project(tmp_path / "before"), copy_project(tmp_path / "after")
+    for command in ("nbdev-clean", "nbdev-export"):
+        subprocess.run([Path(sys.executable).parent / command], cwd=after, env=environment(after), check=True, capture_output=True)
+    assert not differences(before, after)
+
+
+HEAVY = {"jupyter", "jupyterlab", "ipykernel", "ipython", "mlflow", "mlflow_skinny", "great_expectations", "papermill", "nbdev", "sphinx"}
+
+
+def closure(requirement: str) -> set[str]:
+    """Every distribution that comes with a requirement here, extras and markers followed."""
+    todo, seen = [Requirement(requirement)], set()
+    while todo:
+        wanted = todo.pop()
+        for extra in {"", *wanted.extras}:
+            if (wanted.name, extra) in seen: continue
+            seen.add((wanted.name, extra))
+            try: needs = [Requirement(line) for line in requires(wanted.name) or []]
+            except PackageNotFoundError: needs = []
+            todo += [r for r in needs if not r.marker or r.marker.evaluate({"extra": extra})]
+    return {re.sub("[-.]", "_", name).lower() for name, _ in seen}
+
+
+def test_the_serving_extra_is_small():
+    serving = closure("mlops_lifecycle[serve]")
+    assert {"fastapi", "uvicorn", "scikit_learn", "skops"} <= serving
+    assert not {name for name in serving if name in HEAVY or name.startswith("jupyter")}
+
+
+def test_the_app_imports_nothing_heavy():
+    look = f"import sys, mlops_lifecycle.serving; print(sorted({{n.split('.')[0] for n in sys.modules}} & {HEAVY!r}))"
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_lock_pins_hashes_and_names_no_index():
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = re.findall(r"^[A-Za-z0-9][\w.\-\[\],]*==\S+.*(?:\n[ #].*)*", lock, re.M)
+    assert len(pinned) > 50 and all("--hash=sha256:" in one for one in pinned)
+    assert not re.search(r"https?://|^-i |index-url|^-f ", lock, re.M)

@@ -4,6 +4,8 @@ PYTHON ?= python3
 UV ?= uv
 BIN := .venv/bin
 READY := .venv/ready
+# OpenMP's threads sleep while they wait for each other; spinning, they slow a busy machine down thirtyfold.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help run test lab serve report bench lock readme browser clean-tree
 

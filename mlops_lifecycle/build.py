@@ -23,7 +23,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .core.export import checkout, stale
+from .core.export import stale
 from .core.stages import GoBack
 
 # %% ../nbs/10_build.ipynb #10-b-copy-code

@@ -64,8 +64,8 @@ def draw_rates(
     moves = rates.low[high] > rates.high[low]
     when = "%B %Y" if days >= 28 else "%Y-%m-%d"
     ax = axes(f'"{target}" moves: {rates.rate[low]:.0%} in {low:{when}}, {rates.rate[high]:.0%} in {high:{when}}' if moves else f'"{target}" stays near {rates.rate.mean():.0%}')
-    ax.errorbar(rates.index, rates.rate, yerr=[rates.rate - rates.low, rates.high - rates.rate], fmt="o-", color=COLOUR, capsize=3)
-    ax.set(xlabel="decided in the period from", ylabel=f"share of {target}", ylim=(0, None)); ax.yaxis.set_major_formatter(PercentFormatter(1)); ax.tick_params(axis="x", rotation=30)
+    ax.errorbar([f"{start:%Y-%m-%d}" for start in rates.index], rates.rate, yerr=[rates.rate - rates.low, rates.high - rates.rate], fmt="o-", color=COLOUR, capsize=3)
+    ax.set(xlabel="decided in the period from", ylabel=f"share of {target}", ylim=(0, None)); ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0)); ax.tick_params(axis="x", rotation=30)
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-missing
@@ -78,7 +78,7 @@ def draw_missing(
     if share.empty: return None
     others = f"; {len(share) - 1} others miss some" if len(share) > 1 else ""
     ax = axes(f"{share.index[-1]} is missing in {share.iloc[-1]:.0%} of the rows{others}", 1 + 0.26 * len(share))
-    ax.barh(share.index, share, color=COLOUR); ax.set(xlabel="share of rows without a value", xlim=(0, 1)); ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.barh(share.index, share, color=COLOUR); ax.set(xlabel="share of rows without a value", xlim=(0, 1)); ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-bins
@@ -119,7 +119,8 @@ def draw_ranking(
 ) -> Figure:
     "The ranking as bars from 0.5 on."
     best = ranking.iloc[0]; useless = int((ranking.auc < 0.52).sum())
-    ax = axes(f"{best.feature} alone reaches an AUC of {best.auc:.2f}; {useless} of {len(ranking)} say next to nothing alone", 1 + 0.26 * len(ranking))
+    rest = f"; {useless} of {len(ranking)} say next to nothing" if useless else ""
+    ax = axes(f"{best.feature} alone reaches an AUC of {best.auc:.2f}{rest}", 1 + 0.26 * len(ranking))
     ax.barh(ranking.feature[::-1], ranking.auc[::-1] - 0.5, left=0.5, color=COLOUR)
     ax.axvline(0.5, color="0.4", lw=1); ax.set(xlabel="AUC of the feature alone, on the later half (0.5: nothing)")
     return ax.figure
@@ -138,7 +139,7 @@ def draw_relation(
     names = [str(t) if not isinstance(t, pd.Interval) else f"{t.mid:.3g}" for t in table.index]
     ax = axes(f'"{target}" ranges from {table["mean"].min():.0%} to {table["mean"].max():.0%} over {feature}')
     ax.plot(names, table["mean"], "o-" if numeric else "o", color=COLOUR); ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
-    ax.set(xlabel=feature + (" (middle of the bin)" if numeric else ""), ylabel=f"share of {target}", ylim=(0, None)); ax.yaxis.set_major_formatter(PercentFormatter(1)); ax.tick_params(axis="x", rotation=45)
+    ax.set(xlabel=feature + (" (middle of the bin)" if numeric else ""), ylabel=f"share of {target}", ylim=(0, None)); ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0)); ax.tick_params(axis="x", rotation=45)
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-twins

@@ -168,7 +168,7 @@ plan = Plan(
         Reaction(name="helped", asks="warning", meaning="the passenger made use of the warning"),
         Reaction(name="ignored", asks="warning", meaning="the passenger did not act on the warning")),
     ethics=answered(
-        harm="A passenger who trusts a needless warning may miss the flight; so a warning never advises to come later, it only informs. A missed one leaves things as they are today.",
+        harm="Who trusts a needless warning may miss the flight; so a warning never advises to come later, it only informs. A missed one leaves things as they are today.",
         personal="The tail number leads through the public register to owners. It tells how an aircraft's day went so far; behind bronze and in the log stands a keyed pseudonym.",
         groups="Passengers of the three airports. The evaluation and the staging test compare them, the monitor watches on.",
         consent="The warning says that a program made it, and names the service desk, which can look up its id.",

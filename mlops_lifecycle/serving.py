@@ -305,7 +305,8 @@ def _decide(self: Serving,
     if not np.isfinite(score): raise ArithmeticError(f"{release.id} gave a score that is no number")
     unknown = unknown_categories(release, values)
     for name in unknown: self.metrics.unknown.labels(name).inc()
-    return {"score": float(score), "decision": int(score >= release.threshold), "features": values, "warnings": [f'"{name}" has a category that was not seen in training' for name in unknown]}
+    warnings = [f'"{name}" has a category that was not seen in training' for name in unknown]
+    return {"score": float(score), "decision": int(score >= release.threshold), "features": values, "warnings": warnings}
 
 def _answer(self: Serving, slots: Slots, arm: str, row: Mapping, at: np.datetime64) -> tuple[Release, str | None, dict]:
     "The release that answers, the error of a canary that could not, and the decision."
@@ -364,8 +365,9 @@ async def predict(request: HttpRequest, serving: _Served):
     release, error, said = serving.answer(slots, arm, row, at)
     shown = {"score": said["score"], "decision": said["decision"], "threshold": release.threshold, "model": release.name, "version": release.version,
              "arm": arm, "review": bool(said["warnings"] or error), "warnings": said["warnings"]}
-    stored = shown | {"at": clock, "key": key_of(serving.problem, row), "decision_time": row["decision_time"], "release": release.id, "kind": release.kind, "generation": slots.generation,
-                      "request": entity.model_dump(mode="json"), "features": said["features"], "error": error, "seconds": time.perf_counter() - started}
+    stored = shown | {"at": clock, "key": key_of(serving.problem, row), "decision_time": row["decision_time"], "release": release.id,
+                      "kind": release.kind, "generation": slots.generation, "features": said["features"], "error": error,
+                      "request": entity.model_dump(mode="json"), "seconds": time.perf_counter() - started}
     try: await asyncio.wrap_future(serving.log.append_prediction(id=id, wait=False, **stored))
     except IntegrityError: id = await asyncio.wrap_future(serving.log.append_prediction(wait=False, **stored))  # a replay played again
     serving.metrics.predictions.labels(arm, release.id, str(said["decision"])).inc()
@@ -402,20 +404,41 @@ async def ready(serving: _Served):
 async def tell_metrics(serving: _Served): return PlainTextResponse(generate_latest(serving.metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 # %% ../nbs/09_code.ipynb #09-c-page-code
-_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
-label{display:block;margin:.8rem 0 .2rem;font-weight:600}small{color:#595959;font-weight:400}input{font:inherit;width:100%;padding:.4rem;box-sizing:border-box;border:1px solid #767676;border-radius:4px}
-button{font:inherit;padding:.5rem 1rem;margin:1rem .5rem 0 0;border:0;border-radius:4px;background:#00595f;color:#fff;cursor:pointer}
-output{display:block;margin-top:1rem;white-space:pre-wrap;overflow-wrap:anywhere}@media(prefers-color-scheme:dark){body{background:#161616;color:#eee}small{color:#aaa}input{background:#222;color:#eee}}"""
+_STYLE = """
+body {font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; background: #fff}
+label {display: block; margin: .8rem 0 .2rem; font-weight: 600}
+small {color: #595959; font-weight: 400}
+input {font: inherit; width: 100%; padding: .4rem; box-sizing: border-box; border: 1px solid #767676; border-radius: 4px}
+button {font: inherit; padding: .5rem 1rem; margin: 1rem .5rem 0 0; border: 0; border-radius: 4px; background: #00595f; color: #fff; cursor: pointer}
+output {display: block; margin-top: 1rem; white-space: pre-wrap; overflow-wrap: anywhere}
+@media (prefers-color-scheme: dark) {
+  body {background: #161616; color: #eee} a {color: #6cc} small {color: #aaa} input {background: #222; color: #eee}
+}"""
 
-_SCRIPT = """const form=document.forms[0],out=document.querySelector('output'),asked=document.querySelector('#reactions');
-const post=async(path,body)=>{const r=await fetch(path,{method:'POST',headers:{'content-type':'application/json'},body:JSON.stringify(body)});return[r.status,await r.json()]};
-form.onsubmit=async e=>{e.preventDefault();const body={};
- for(const i of form.querySelectorAll('input')){if(i.value==='')continue;body[i.name]=['integer','number'].includes(i.dataset.type)?Number(i.value):i.dataset.type==='boolean'?i.value==='true':i.value}
- const[status,answer]=await post('/v1/predict',body);asked.replaceChildren();
- if(status!==200){out.textContent=(answer.detail||[]).map(d=>(d.field?d.field+': ':'')+d.message).join('\\n');return}
- out.textContent=(answer.decision?form.dataset.yes:form.dataset.no)+'\\nscore '+answer.score.toFixed(3)+', acts from '+answer.threshold.toFixed(3)+' on; '+answer.model+' '+answer.version+'\\n'+answer.warnings.join('\\n');
- for(const name of JSON.parse(form.dataset.reactions)){const b=document.createElement('button');b.textContent=name.replaceAll('_',' ');
-  b.onclick=async()=>{const[s,a]=await post('/v1/feedback',{prediction_id:answer.prediction_id,reaction:name});out.textContent+='\\n'+(s===200?'noted: '+name:a.detail[0].message)};asked.append(b)}};"""
+# %% ../nbs/09_code.ipynb #09-c-page-script
+_SCRIPT = """
+const form = document.forms[0], out = document.querySelector('output'), asked = document.querySelector('#reactions');
+const post = async (path, body) => {
+  const r = await fetch(path, {method: 'POST', headers: {'content-type': 'application/json'}, body: JSON.stringify(body)});
+  return [r.status, await r.json()];
+};
+const typed = i => ['integer', 'number'].includes(i.dataset.type) ? Number(i.value) : i.dataset.type === 'boolean' ? i.value === 'true' : i.value;
+const react = (id, name) => {
+  const b = document.createElement('button'); b.textContent = name.replaceAll('_', ' '); asked.append(b);
+  b.onclick = async () => {
+    const [status, answer] = await post('/v1/feedback', {prediction_id: id, reaction: name});
+    out.textContent += '\\n' + (status === 200 ? 'noted: ' + name : answer.detail[0].message);
+  };
+};
+form.onsubmit = async e => {
+  e.preventDefault(); asked.replaceChildren();
+  const fields = [...form.querySelectorAll('input')].filter(i => i.value !== '');
+  const [status, a] = await post('/v1/predict', Object.fromEntries(fields.map(i => [i.name, typed(i)])));
+  if (status !== 200) { out.textContent = a.detail.map(d => (d.field ? d.field + ': ' : '') + d.message).join('\\n'); return; }
+  const why = 'score ' + a.score.toFixed(3) + ', acts from ' + a.threshold.toFixed(3) + ' on; ' + a.model + ' ' + a.version;
+  out.textContent = [a.decision ? form.dataset.yes : form.dataset.no, why, ...a.warnings].join('\\n');
+  JSON.parse(form.dataset.reactions).forEach(name => react(a.prediction_id, name));
+};"""
 
 # %% ../nbs/09_code.ipynb #09-c-page-function
 def page(
@@ -429,17 +452,20 @@ def page(
         return (f'<label for="{escape(name)}">{escape(name.replace("_", " "))} <small>{escape(schema.get("description", ""))}</small></label>'
                 f'<input id="{escape(name)}" name="{escape(name)}" data-type="{kind}" value="{escape(example)}">')
     fields = "".join(field(name, schema) for name, schema in problem.Request.model_json_schema()["properties"].items())
-    reactions, action = json.dumps([r["name"] for r in plan["reactions"]]), problem.action
-    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(problem.name)}</title><link rel="icon" href="data:,">'
-            f'<style>{_STYLE}</style><h1>{escape(action.capitalize())}?</h1><p>{escape(plan["objective"])}</p>'
-            f'<form data-yes="{escape("Yes: " + action)}" data-no="{escape("No need to " + action)}" data-reactions="{escape(reactions)}">{fields}<button>Ask</button></form>'
-            f'<output aria-live="polite"></output><div id="reactions"></div><p><small>For programs: <a href="/docs">the contract</a>, <a href="/v1/model">what serves</a></small></p><script>{_SCRIPT}</script>')
+    reactions = escape(json.dumps([r["name"] for r in plan["reactions"]]))
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{escape(problem.name)}</title><link rel="icon" href="data:,"><style>{_STYLE}</style>
+<h1>{escape(problem.action.capitalize())}?</h1><p>{escape(plan["objective"])}</p>
+<form data-yes="Yes: {escape(problem.action)}" data-no="No need to {escape(problem.action)}" data-reactions="{reactions}">{fields}<button>Ask</button></form>
+<output aria-live="polite"></output><div id="reactions"></div>
+<p><small>For programs: <a href="/docs">the contract</a>, <a href="/v1/model">what serves</a></small></p><script>{_SCRIPT}</script>"""
 
 @router.get("/", include_in_schema=False)
 async def people(serving: _Served): return HTMLResponse(page(serving.problem, serving.plan))
 
 # %% ../nbs/09_code.ipynb #09-c-openapi-code
-STATUSES = {"400": "not UTF-8", "408": "too slow", "413": "too large", "415": "not JSON", "422": "a field is wrong, the answer names it", "503": "not possible at the moment, nothing was stored"}
+STATUSES = {"400": "not UTF-8", "408": "too slow", "413": "too large", "415": "not JSON",
+            "422": "a field is wrong, the answer names it", "503": "not possible at the moment, nothing was stored"}
 
 def openapi_of(
     problem: Problem,

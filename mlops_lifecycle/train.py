@@ -98,9 +98,9 @@ def logistic_regression(categorical: list[bool], seed: int) -> BaseEstimator:
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting
 def gradient_boosting(categorical: list[bool], seed: int) -> BaseEstimator:
-    "Small steps, leaves of a hundred rows or more, so that no leaf knows one bad evening by heart."
-    return HistGradientBoostingClassifier(learning_rate=0.05, max_iter=250, max_leaf_nodes=31, min_samples_leaf=100, l2_regularization=5.0,
-                                          categorical_features=categorical, random_state=seed)
+    "Small steps, shallow trees, and leaves of a hundred rows or more, so that no leaf knows one bad evening by heart."
+    return HistGradientBoostingClassifier(learning_rate=0.05, max_iter=200, max_leaf_nodes=15, min_samples_leaf=100, l2_regularization=5.0, max_features=0.25,
+                                          early_stopping=False, categorical_features=categorical, random_state=seed)
 
 families = {"logistic regression": logistic_regression, "gradient boosting": gradient_boosting}
 

@@ -153,8 +153,10 @@ def node(
     says = escape(f"{s.number:02d} {s.name}, {WORDS.get(status, status)}: {state.get('words') or s.does}")
     anchor = "middle" if abs(p.dx) < 0.2 else "start" if p.dx > 0 else "end"
     mark = badge(status, p.x + r * (-0.74 if p.dx > 0.2 else 0.74), p.y - 0.74 * r)
-    body = (f'<title>{says}</title><circle class="body" cx="{p.x:.1f}" cy="{p.y:.1f}" r="{r}"/><text class="number" x="{p.x:.1f}" y="{p.y + 8:.1f}">{s.number:02d}</text>'
-            f'<text class="name" text-anchor="{anchor}" x="{p.x + p.dx * (r + 12):.1f}" y="{p.y + p.dy * (r + 20) + 8:.1f}">{escape(s.name)}</text>{mark if status else ""}')
+    body = (f'<title>{says}</title><circle class="body" cx="{p.x:.1f}" cy="{p.y:.1f}" r="{r}"/>'
+            f'<text class="number" x="{p.x:.1f}" y="{p.y + 8:.1f}">{s.number:02d}</text>'
+            f'<text class="name" text-anchor="{anchor}" x="{p.x + p.dx * (r + 12):.1f}" y="{p.y + p.dy * (r + 20) + 8:.1f}">{escape(s.name)}</text>'
+            + (mark if status else ""))
     kind = f'class="stage {status or "waits"}" aria-label="{says}"'
     return f'<a href="{escape(state["href"])}" {kind}>{body}</a>' if state.get("href") else f'<g role="img" {kind}>{body}</g>'
 
@@ -175,11 +177,22 @@ def arrow(
     middle = [_middle(stage(name)).turned(upright) for name in (start, end)]
     dip = min(0.62, 0.2 + math.dist((a.x, a.y), (b.x, b.y)) / 1000)
     p, q = (toward(at, m, dip * math.dist((at.x, at.y), (m.x, m.y))) for at, m in zip((a, b), middle, strict=True))
+    p, q = _past_crossing(a, p, q, b)
     first, last = toward(a, p, NODE + 4), toward(b, q, NODE + 14)
     line = f"M{first.x:.1f} {first.y:.1f}C{p.x:.1f} {p.y:.1f} {q.x:.1f} {q.y:.1f} {last.x:.1f} {last.y:.1f}"
     turn, says = math.degrees(math.atan2(b.y - q.y, b.x - q.x)), escape(f"{stage(start).name} went back to {stage(end).name}: {reason}")
     return (f'<g class="back" role="img" aria-label="{says}"><title>{says}</title><path class="reach" d="{line}"/><path class="line" d="{line}"/>'
             f'<path class="head" transform="translate({last.x:.1f} {last.y:.1f}) rotate({turn:.1f})" d="M10 0L-8 -9L-4 0L-8 9Z"/></g>')
+
+def _past_crossing(a: Place, p: Place, q: Place, b: Place) -> tuple[Place, Place]:
+    "The same curve, but not behind the stage at the crossing, where it would look as if it ended."
+    bezier = lambda t, one, two, three, four: (1 - t) ** 3 * one + 3 * t * (1 - t) * ((1 - t) * two + t * three) + t**3 * four
+    points = [(bezier(i / 40, a.x, p.x, q.x, b.x), bezier(i / 40, a.y, p.y, q.y, b.y)) for i in range(41)]
+    near = min(points, key=lambda point: math.hypot(*point))
+    if math.hypot(*near) > CROSSING + 12 or 0 in (math.hypot(a.x, a.y), math.hypot(b.x, b.y)): return p, q
+    whole = math.dist((a.x, a.y), (b.x, b.y)); x, y = (b.y - a.y) / whole, (a.x - b.x) / whole
+    push = math.copysign(72, near[0] * x + near[1] * y)  # to the side on which it passes already
+    return Place(p.x + push * x, p.y + push * y), Place(q.x + push * x, q.y + push * y)
 
 def _middle(s: Stage) -> Place: return next(Place({"left": -D, "right": D}.get(part, 0), 0) for part, found in loops().items() if s in found)
 
@@ -198,15 +211,19 @@ _RULES = """
 .knot .paper{fill:var(--paper);stroke:var(--edge)}
 .knot .strand{fill:none;stroke:var(--strand);stroke-width:17}.knot .in{fill:none;stroke:var(--ring);stroke-width:4;opacity:.45}
 .knot .flow{fill:none;stroke:var(--paper);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
-.knot text{fill:var(--ink)}.knot .number{font-size:22px;font-weight:600;text-anchor:middle}.knot .name{font-size:24px}.knot.upright .name{font-size:27px}.knot .legend{font-size:20px;fill:var(--soft)}
-.knot .wheel{font-size:27px;font-weight:600;text-anchor:middle;fill:var(--word)}.knot .wheel,.knot .name{paint-order:stroke;stroke:var(--paper);stroke-width:7px;stroke-linejoin:round}
+.knot text{fill:var(--ink)}.knot .number{font-size:22px;font-weight:600;text-anchor:middle}.knot .name{font-size:24px}
+.knot.upright .name{font-size:27px}.knot .legend{font-size:20px;fill:var(--soft)}
+.knot .wheel{font-size:27px;font-weight:600;text-anchor:middle;fill:var(--word)}
+.knot .wheel,.knot .name{paint-order:stroke;stroke:var(--paper);stroke-width:7px;stroke-linejoin:round}
 .knot .stage{--verdict:var(--ring);text-decoration:none}.knot a{cursor:pointer}
 .knot .passed,.knot .skipped{--verdict:var(--passed)}.knot .went_back{--verdict:var(--back)}.knot .failed{--verdict:var(--failed)}
 .knot .body{fill:var(--verdict);stroke:var(--verdict);stroke-width:3}.knot .stage .number{fill:var(--paper)}
 .knot .waits .body,.knot .skipped .body{fill:var(--hollow)}.knot .waits .number,.knot .skipped .number{fill:var(--ink)}
-.knot .badge circle{fill:var(--hollow);stroke:var(--verdict);stroke-width:2.5}.knot .badge path{fill:none;stroke:var(--verdict);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
+.knot .badge circle{fill:var(--hollow);stroke:var(--verdict);stroke-width:2.5}
+.knot .badge path{fill:none;stroke:var(--verdict);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
 .knot a:hover .body,.knot a:focus .body{stroke-width:9}.knot a:hover .name,.knot a:focus .name{text-decoration:underline}
-.knot .back .line{fill:none;stroke:var(--back);stroke-width:3.5;stroke-dasharray:9 6}.knot .back .head{fill:var(--back)}.knot .reach{fill:none;stroke:transparent;stroke-width:24}.knot .back:hover .line{stroke-width:6}
+.knot .back .line{fill:none;stroke:var(--back);stroke-width:3.5;stroke-dasharray:9 6}.knot .back .head{fill:var(--back)}
+.knot .reach{fill:none;stroke:transparent;stroke-width:24}.knot .back:hover .line{stroke-width:6}
 """
 
 # %% ../../nbs/core/knot.ipynb #knot-style-f
@@ -227,7 +244,8 @@ def legend(
     for i, line in enumerate([names[:3], names[3:]] if upright else [names]):
         x = -sum(len(WORDS[s]) * 10 + 54 for s in line) / 2
         for s in line:
-            parts.append(f'<g class="stage {s or "waits"}">{badge(s, x + 12, low + 38 * i)}<text class="legend" x="{x + 31:.0f}" y="{low + 38 * i + 7:.0f}">{WORDS[s]}</text></g>')
+            words = f'<text class="legend" x="{x + 31:.0f}" y="{low + 38 * i + 7:.0f}">{WORDS[s]}</text>'
+            parts.append(f'<g class="stage {s or "waits"}">{badge(s, x + 12, low + 38 * i)}{words}</g>')
             x += len(WORDS[s]) * 10 + 54
     return "".join(parts)
 

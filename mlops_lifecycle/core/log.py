@@ -9,12 +9,10 @@ __all__ = ['EPOCH', 'metadata', 'predictions', 'feedback', 'online', 'deployment
 
 # %% ../../nbs/core/log.ipynb #core-log-imports
 import json
-import math
-import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'STOPPED', 'EARLIER', 'STYLE', 'KEPT', 'directives', 'is_setup', 'label', 'values', 'outputs', 'at_home',
-           'relink', 'as_read', 'page_of', 'history', 'standings', 'ways_back', 'figure', 'mark', 'lead', 'origin',
-           'opening', 'table', 'landing', 'catalog_page', 'sources', 'how_page', 'write_sources', 'configuration',
-           'run_sphinx', 'outside_loads', 'front', 'put_in_place', 'build_report']
+           'relink', 'as_read', 'page_of', 'history', 'standings', 'ways_back', 'figure', 'mark', 'link', 'lead',
+           'origin', 'opening', 'table', 'landing', 'catalog_page', 'sources', 'how_page', 'write_sources',
+           'configuration', 'run_sphinx', 'outside_loads', 'front', 'put_in_place', 'build_report']
 
 # %% ../../nbs/core/report.ipynb #rep-imports
 import ast
@@ -52,7 +52,7 @@ def label(
     try: nodes = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     except SyntaxError: nodes = []
     if not nodes: return "Code"
-    says = (ast.get_docstring(nodes[0]) or "").split("\n")[0]
+    says = (ast.get_docstring(nodes[0]) or "").split("\n")[0].replace("`", "")
     return f"Code: {nodes[0].name}" + (f" – {says}" if says else "")
 
 # %% ../../nbs/core/report.ipynb #rep-values
@@ -150,7 +150,8 @@ def page_of(
 
 def _ways_in(cells: list[dict], chosen: dict) -> list[str]:
     "The small line under a stage's verdict: parameters, and where to jump."
-    said = ["with " + ", ".join(f"{name} = <code>{escape(value)}</code>" for name, value in chosen.items() if value != "''")] * any(v != "''" for v in chosen.values())
+    with_ = ", ".join(f"{name} = <code>{escape(value)}</code>" for name, value in chosen.items() if value != "''")
+    said = [f"with {with_}"] * bool(with_)
     if any(c["source"] == STOPPED for c in cells): return said + ['<a href="#stopped">to the cell where it stopped</a>']
     ran = any(c["source"].strip() == "## Run" for c in cells) and any(c.get("outputs") for c in cells)
     return said + ['<a href="#run">to what this run found</a>'] * ran
@@ -194,8 +195,12 @@ def figure(value) -> str:  # plain text
 # %% ../../nbs/core/report.ipynb #rep-mark
 def mark(status: str) -> str:  # HTML
     "Mark and word of a verdict, for tables and text."
-    return (f'<span class="verdict"><svg class="knot" viewBox="-15 -15 30 30" width="20" height="20" aria-hidden="true"><g class="stage {status or "waits"}">{badge(status)}</g></svg>'
-            f" {WORDS[status]}</span>")
+    sign = f'<svg class="knot" viewBox="-15 -15 30 30" width="20" height="20" aria-hidden="true"><g class="stage {status or "waits"}">{badge(status)}</g></svg>'
+    return f'<span class="verdict">{sign} {WORDS[status]}</span>'
+
+def link(s: Stage) -> str:  # HTML
+    "A link to the page of a stage."
+    return f'<a href="{s.notebook}.html">{s.notebook.replace("_", " ")}</a>'
 
 # %% ../../nbs/core/report.ipynb #rep-lead
 def lead(
@@ -203,18 +208,19 @@ def lead(
     record: dict | None,  # of `standings`
 ) -> str:  # HTML, in one line
     "What became of a stage."
-    if record is None: return f'<div class="became">{mark("")}<p>It would leave {escape(", ".join(s.leaves))}. Run it with <code>mlops run {s.name}</code>.</p></div>'
+    if record is None:
+        return f'<div class="became">{mark("")}<p>It would leave {escape(", ".join(s.leaves))}. Run it with <code>mlops run {s.name}</code>.</p></div>'
     status, figures = record["status"], {name: text for name, value in record["verdict"].items() if (text := figure(value))}
     rows = "".join(f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}</dd></div>" for name, text in figures.items())
-    went = "".join(f'<p>Back to <a href="{stage(e["to"]).notebook}.html">{stage(e["to"]).notebook.replace("_", " ")}</a>.</p>' for e in record.get("edges", []))
+    went = "".join(f"<p>Back to {link(stage(e['to']))}.</p>" for e in record.get("edges", []))
     return (f'<div class="became {status}">{mark(status)}<p>{escape(record["words"])}</p>{went}{f"<dl>{rows}</dl>" if rows else ""}'
             f"<details><summary>Where this comes from</summary>{origin(record)}</details></div>")
 
 def origin(record: dict) -> str:  # HTML
     "Run, clock, settings and versions of a record, as a table."
     versions = lambda names: ", ".join(f"{name} ({version})" if version is not None else f"{name} (none)" for name, version in names.items())
-    rows = {"run": record["run"], "started": record["started"][:19].replace("T", " ") + " UTC", "seconds": f"{record['seconds']:.1f}", "now, for the run": record.get("as_of", ""),
-            "settings": record.get("settings", ""), "read": versions(record["inputs"]), "left": versions(record["outputs"])}
+    rows = {"run": record["run"], "started": record["started"][:19].replace("T", " ") + " UTC", "seconds": f"{record['seconds']:.1f}",
+            "now, for the run": record.get("as_of", ""), "settings": record.get("settings", ""), "read": versions(record["inputs"]), "left": versions(record["outputs"])}
     return '<table class="origin">' + "".join(f"<tr><th>{name}</th><td>{escape(str(text))}</td></tr>" for name, text in rows.items() if text) + "</table>"
 
 # %% ../../nbs/core/report.ipynb #rep-opening
@@ -225,7 +231,7 @@ def opening(
     if run is None: return '<p class="run">Nothing was run yet. <code>mlops run</code> fills this map.</p>'
     took = f"{run['seconds'] // 60:.0f} min {run['seconds'] % 60:.0f} s" if run["seconds"] >= 60 else f"{run['seconds']:.0f} s"
     when = datetime.fromisoformat(run["started"])
-    stopped = "".join(f' It stopped at <a href="{stage(s["stage"]).notebook}.html">{stage(s["stage"]).notebook.replace("_", " ")}</a>: {escape(s["words"])}'
+    stopped = "".join(f" It stopped at {link(stage(s['stage']))}: {escape(s['words'])}"
                       for s in run["stages"] if s["status"] == run["status"] != "passed")
     counts = ", ".join(f"{n} {word}" for status, word in WORDS.items() if (n := sum(s["status"] == status for s in run["stages"])))
     return f'<p class="run">{mark(run["status"])}: <strong>run {escape(run["run"])}</strong>, {when.day} {when:%B %Y, %H:%M} UTC, {took}; {counts}.{stopped}</p>'
@@ -238,10 +244,10 @@ def table(standing: dict[str, dict]) -> str:  # HTML
         record = standing.get(s.name, {})
         status = record.get("status", "")
         seconds = "" if status in ("", "skipped") else f"{record['seconds']:.1f}"
-        rows.append(f'<tr><td><a href="{s.notebook}.html">{s.notebook.replace("_", " ")}</a></td><td>{mark(status)}</td><td class="number">{seconds}</td>'
+        rows.append(f'<tr><td>{link(s)}</td><td>{mark(status)}</td><td class="number">{seconds}</td>'
                     f'<td class="words">{escape(record.get("words") or s.does)}</td></tr>')
-    return ('<div class="scroll"><table class="stages"><thead><tr><th>stage</th><th>verdict</th><th class="number">seconds</th><th>what it left, or what it is for</th></tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table></div>")
+    head = '<tr><th>stage</th><th>verdict</th><th class="number">seconds</th><th>what it left, or what it is for</th></tr>'
+    return f'<div class="scroll"><table class="stages"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 # %% ../../nbs/core/report.ipynb #rep-landing
 def landing(
@@ -257,10 +263,14 @@ def landing(
     maps = "".join(f'<div class="map {shape}">{draw(states, edges, upright)}</div>'.replace("\n", "") for shape, upright in (("wide", False), ("tall", True)))
     goal = workspace.load("plan").get("objective", "") if "plan" in workspace.published()["names"] else ""
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in outcome(workspace))
-    went = "".join(f'<li><a href="{stage(e["from"]).notebook}.html">{e["from"]}</a> → <a href="{stage(e["to"]).notebook}.html">{e["to"]}</a>: {escape(e["reason"])}</li>' for e in edges)
+    went = "".join(f"<li>{link(stage(e['from']))} → {link(stage(e['to']))}: {escape(e['reason'])}</li>" for e in edges)
     parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", f"# {title}", f"<p>{escape(goal)}</p>" * bool(goal), opening(runs[-1] if runs else None), maps,
-             f"## In plain words\n\n<ul>{said}</ul>" * bool(said), f"## Ways back taken\n\n<ul>{went}</ul>" * bool(went), f"## The stages\n\n{table(standing)}", EARLIER]
-    return "\n\n".join(parts + [f"```{{toctree}}\n:hidden:\n:caption: {heading}\n\n" + "\n".join(names) + "\n```" for heading, names in pages.items() if names]) + "\n"
+             f"## In plain words\n\n<ul>{said}</ul>" * bool(said), f"## Ways back taken\n\n<ul>{went}</ul>" * bool(went),
+             f"## The stages\n\n{table(standing)}", EARLIER, *(_sidebar(names, heading) for heading, names in pages.items() if names)]
+    return "\n\n".join(parts) + "\n"
+
+def _sidebar(pages: list[str], heading: str = "") -> str:
+    return "```{toctree}\n:hidden:\n" + f":caption: {heading}\n" * bool(heading) + "\n" + "\n".join(pages) + "\n```"
 
 EARLIER = '<div id="earlier"></div>'  # where the front page lists the runs before
 
@@ -271,9 +281,10 @@ def catalog_page(
     "One table for each table of the catalogue."
     parts = ["# Catalogue", "Every table behind bronze, column by column."]
     for name, columns in catalog.items():
-        heads = list(dict.fromkeys(key for column in columns.values() for key in column))
+        heads = list(dict.fromkeys(["meaning", *(key for column in columns.values() for key in column)]))
         head = "".join(f"<th>{escape(key)}</th>" for key in ["column", *heads])
-        rows = "".join(f"<tr><td><code>{escape(column)}</code></td>" + "".join(f"<td>{escape(_cell(says.get(key)))}</td>" for key in heads) + "</tr>" for column, says in columns.items())
+        rows = "".join(f"<tr><td><code>{escape(column)}</code></td>{''.join(f'<td>{escape(_cell(says.get(key)))}</td>' for key in heads)}</tr>"
+                       for column, says in columns.items())
         parts.append(f'## {name}\n\n<div class="scroll"><table class="catalog"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
     return "\n\n".join(parts) + "\n"
 
@@ -304,7 +315,7 @@ def how_page(
         top = next(("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"), "")
         title, says = (re.search(pattern, top, re.M) for pattern in (r"^# (.+)", r"^> (.+)"))
         lines.append(f"- [{title[1] if title else page}]({page}.ipynb)" + (f": {says[1]}" if says else ""))
-    return "# How it works\n\nThe machinery under the stages, a notebook for each part.\n\n" + "\n".join(lines) + "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(notebooks) + "\n```\n"
+    return "\n\n".join(["# How it works", "The machinery under the stages, a notebook for each part.", "\n".join(lines), _sidebar(list(notebooks))]) + "\n"
 
 # %% ../../nbs/core/report.ipynb #rep-write
 def write_sources(
@@ -336,9 +347,10 @@ def configuration(
     name: str,   # short, above the sidebar
 ) -> str:  # Python
     "Sphinx's conf.py."
-    options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False, "home_page_in_toc": False, "show_navbar_depth": 1, "show_toc_level": 2}
+    options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1, "show_toc_level": 2}
     settings = {
-        "project": title, "html_title": name, "author": "", "language": "en", "html_context": {"default_mode": "auto"}, "extensions": ["myst_nb"], "nb_execution_mode": "off", "nb_merge_streams": True, "nb_ipywidgets_js": {},
+        "project": title, "html_title": name, "author": "", "language": "en", "html_context": {"default_mode": "auto"},
+        "extensions": ["myst_nb"], "nb_execution_mode": "off", "nb_merge_streams": True, "nb_ipywidgets_js": {},
         "myst_heading_anchors": 4, "suppress_warnings": ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type", "misc.highlighting_failure"],
         "html_theme": "sphinx_book_theme", "html_theme_options": options, "html_static_path": ["_static"], "html_css_files": ["report.css"], "html_copy_source": False,
         "html_show_sourcelink": False, "html_show_search_summary": False, "html_show_copyright": False, "html_show_sphinx": False, "html_use_index": False,
@@ -356,13 +368,21 @@ html{--pst-font-size-h1:2.1rem;--pst-font-size-h2:1.6rem;--pst-font-size-h3:1.25
 .became p{margin:.3rem 0}.became dl{display:flex;flex-wrap:wrap;gap:.4rem 1.6rem;margin:.6rem 0}.became dl div{min-width:0}
 .became dt{font-size:.8em;font-weight:400;color:var(--pst-color-text-muted)}.became dd{margin:0;font-variant-numeric:tabular-nums;font-weight:600}
 .became details{font-size:.85em;color:var(--pst-color-text-muted)}.became summary{cursor:pointer}
-.origin{width:100%;border-collapse:collapse;margin:.4rem 0}.origin th{white-space:nowrap;text-align:left;vertical-align:top;font-weight:400;padding:.1rem 1rem .1rem 0}.origin td{overflow-wrap:anywhere;padding:.1rem 0}
-.chosen{font-size:.85em;color:var(--pst-color-text-muted)}.stopped{border-left:6px solid #c2185b;padding:.3rem 1rem;font-weight:600;scroll-margin-top:5rem}
-.scroll{overflow-x:auto;margin:1rem 0}.scroll table{width:100%;border-collapse:collapse}.scroll th,.scroll td{padding:.35rem .8rem .35rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--pst-color-border)}
-.scroll .number{text-align:right;font-variant-numeric:tabular-nums}.stages td:first-child{white-space:nowrap}.stages .words,.catalog td:nth-child(2){min-width:16rem}
-div.cell_output .output,div.cell_output .text_html{overflow-x:auto}div.cell_output table.dataframe{width:auto}div.cell_output table.dataframe :is(td,th){white-space:nowrap;text-align:right;padding:.2rem .6rem;font-variant-numeric:tabular-nums}
+.origin{width:100%;border-collapse:collapse;margin:.4rem 0}
+.origin th{white-space:nowrap;text-align:left;vertical-align:top;font-weight:400;padding:.1rem 1rem .1rem 0}
+.origin td{overflow-wrap:anywhere;padding:.1rem 0}
+.chosen{font-size:.85em;color:var(--pst-color-text-muted)}
+.stopped{border-left:6px solid #c2185b;padding:.3rem 1rem;font-weight:600;scroll-margin-top:5rem}
+.scroll{overflow-x:auto;margin:1rem 0}.scroll table{width:100%;border-collapse:collapse}
+.scroll th,.scroll td{padding:.35rem .8rem .35rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--pst-color-border)}
+.scroll .number{text-align:right;font-variant-numeric:tabular-nums}.stages td:first-child{white-space:nowrap}.catalog td{min-width:5rem}
+.stages .words,.catalog td:nth-child(2){min-width:16rem}
+div.cell_output .output,div.cell_output .text_html{overflow-x:auto}div.cell_output table{width:auto;margin-left:0}
+div.cell_output td{padding:.1rem .8rem .1rem 0}
+div.cell_output table.dataframe :is(td,th){white-space:nowrap;text-align:right;padding:.2rem .6rem;font-variant-numeric:tabular-nums}
 .bd-article details.hide summary p{font-weight:400;font-size:.9em}
-@media(max-width:700px){.stages thead,.stages .number{display:none}.stages tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid var(--pst-color-border)}.stages td{border:0}.stages .words{grid-column:1/3;padding-top:0;min-width:0}}
+@media(max-width:700px){.stages thead,.stages .number{display:none}.stages td{border:0}.stages .words{grid-column:1/3;padding-top:0;min-width:0}
+.stages tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid var(--pst-color-border)}}
 .bd-content:has(.map) .bd-article-container{max-width:64rem}.catalog td:first-child code{white-space:nowrap}
 .bd-article pre{overflow-x:auto}div.cell_input pre{font-size:.8em}.bd-article a,.bd-article code{overflow-wrap:anywhere}
 """
@@ -373,10 +393,11 @@ def run_sphinx(
     strict: bool = False,  # a warning is an error
 ) -> None:
     "Build the pages; raises `RuntimeError` with what Sphinx said."
-    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", "-d", str(target.parent / "doctrees"), *["-W", "--keep-going"] * strict, str(source), str(target)]
+    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", "-d", str(target.parent / "doctrees"), str(source), str(target)]
+    command += ["-W", "--keep-going"] * strict
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     if done.returncode: raise RuntimeError(f"the report could not be built: {done.stderr.strip()[-2000:]}")
-    for path in target.rglob("*.map"): path.unlink()  # for debuggers of the theme
+    for path in [*target.rglob("*.map"), *target.rglob("*webpack-macros.html")]: path.unlink()  # the theme's own tools, no part of a site
 
 # %% ../../nbs/core/report.ipynb #rep-outside
 def outside_loads(site: Path) -> list[str]:  # "page: address"
@@ -421,12 +442,12 @@ def put_in_place(
 def build_report(
     settings: Settings,
     workspace: Workspace = None,  # the settings' when not given
-    out: Path = None,             # `reports/` beside settings.ini when not given
+    out: Path = None,             # when not given the folder that MLOPS_REPORTS names, else `reports/` beside settings.ini
     strict: bool = False,         # Sphinx's warnings are errors; for tests
 ) -> Path:                        # reports/index.html
     "Build the site from what is there; the old one stays in place until the new one is whole."
     workspace = workspace or Workspace(settings.workspace_path)
-    out = Path(out or Path(settings.root) / "reports"); out.mkdir(parents=True, exist_ok=True)
+    out = Path(out or os.environ.get("MLOPS_REPORTS") or Path(settings.root) / "reports"); out.mkdir(parents=True, exist_ok=True)
     runs = history(workspace)
     for left in out.glob(".building-*"):  # by a build that was killed
         if not _alive(int(left.name.split("-")[1])): shutil.rmtree(left, ignore_errors=True)

@@ -162,10 +162,11 @@ def mark(
     notebook,    # an nbformat notebook, in the middle of being executed
     name: str, message: str,  # of the error
 ) -> None:
-    "Put an error under the cell that was being executed."
+    "Put an error under the cell that was being executed, before whatever else it said."
+    from nbformat.v4 import new_output
     cell = next(c for c in reversed(notebook.cells) if c.metadata.papermill.start_time)
     cell.metadata.papermill.update(exception=True, status="failed")
-    cell.outputs = [*cell.get("outputs", []), {"output_type": "error", "ename": name, "evalue": message, "traceback": [f"{name}: {message}"]}]
+    cell.outputs = [new_output("error", ename=name, evalue=message, traceback=[f"{name}: {message}"]), *cell.outputs]
 
 # %% ../../nbs/core/runner.ipynb #1072b0a5
 QUIET = {"DO_NOT_TRACK": "true", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

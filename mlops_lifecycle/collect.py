@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TYPES', 'MISSING', 'PATTERNS', 'HHMM', 'COLUMNS', 'ZONES', 'GATES', 'LOG_COLUMNS', 'SourceError', 'unpacked',
            'text_of', 'header_of', 'rows_of_csv', 'rows_of_json', 'read_file', 'Column', 'convert', 'infer', 'fit',
-           'read_source', 'next_on_the_clock', 'add_known_at', 'read_log', 'Bronze', 'timeless', 'collect']
+           'plain_types', 'line_numbers', 'read_source', 'next_on_the_clock', 'add_known_at', 'read_log', 'Bronze',
+           'timeless', 'collect']
 
 # %% ../nbs/02_collect.ipynb #collect-imports
 import csv
@@ -27,7 +28,6 @@ import pyarrow.parquet
 
 from .core.clock import arrive
 from .core.log import ServingLog
-from .core.run import StageRun
 from .core.stages import GoBack
 from .core.workspace import outside
 
@@ -190,21 +190,42 @@ def fit(
     rows: pa.Table,                 # all columns text
     columns: Mapping[str, Column],  # what is expected
     name: str,                      # of the table, for the messages
+    numbers: np.ndarray | None = None,  # of the rows in their file; counted from 1 when not given
 ) -> tuple[pd.DataFrame, list[dict]]:  # the rows that fit, typed; the others with their reasons
     "Give the rows their declared types; raises `SourceError` when a column is missing, empty or never fits."
     missing = [c for c in columns if c not in rows.column_names]
     if missing: raise SourceError(f'table "{name}" lacks {missing}; expected {list(columns)}, came {rows.column_names}')
     values, reasons = {}, np.full(len(rows), "", object)
+    shown = lambda column, i: "" if columns[column].personal else f', such as "{rows[column][int(i)]}"'
     for column, declared in columns.items():
         values[column], bad = convert(rows[column], declared.type)
         if values[column].null_count == len(rows):
-            raise SourceError(f'column "{column}" of table "{name}" ' + (f'must be {declared.type}, no cell is; the first is "{rows[column][int(bad.argmax())]}"' if bad.any() else "is empty"))
-        for i in np.flatnonzero(bad & (reasons == "")): reasons[i] = f'"{column}" must be {declared.type}' + ("" if declared.personal else f', got "{rows[column][int(i)]}"')
-    good = reasons == ""
-    wrong = [dict(row=int(i) + 2, reason=reasons[i], content=json.dumps({c: rows[c][int(i)].as_py() for c in columns})) for i in np.flatnonzero(~good)]
-    table = pa.table(values).filter(pa.array(good))
+            what = f"must be {declared.type}, no cell is{shown(column, bad.argmax())}" if bad.any() else "is empty"
+            raise SourceError(f'column "{column}" of table "{name}" {what}')
+        for i in np.flatnonzero(bad & (reasons == "")): reasons[i] = f'"{column}" must be {declared.type}{shown(column, i).replace("such as", "got")}'
+    wrong = np.flatnonzero(reasons != ""); numbers = np.arange(1, len(rows) + 1) if numbers is None else numbers
+    aside = [dict(row=int(numbers[i]), reason=reasons[i], content=json.dumps({c: rows[c][int(i)].as_py() for c in columns})) for i in wrong]
+    return plain_types(pa.table(values).filter(pa.array(reasons == ""))), aside
+
+# %% ../nbs/02_collect.ipynb #collect-plain
+def plain_types(
+    table: pa.Table,
+) -> pd.DataFrame:
+    "The table in pandas: nullable integers and booleans only where something is missing."
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)
-    return frame.astype({c: str(t).lower().replace("boolean", "bool") for c, t in frame.dtypes.items() if str(t) in ("Int64", "boolean") and frame[c].notna().all()}), wrong
+    whole = {"Int64": "int64", "boolean": "bool"}
+    return frame.astype({c: whole[str(t)] for c, t in frame.dtypes.items() if str(t) in whole and frame[c].notna().all()})
+
+# %% ../nbs/02_collect.ipynb #collect-numbers
+def line_numbers(
+    path: Path,
+    count: int,           # rows that were read
+    misfits: list[dict],  # rows that were not
+) -> np.ndarray:
+    "Where each row that was read stands in its file; a header is line 1."
+    first = 2 if ".csv" in path.suffixes else 1
+    every = np.arange(first, first + count + len(misfits))
+    return every[~np.isin(every, [m["row"] for m in misfits])]
 
 # %% ../nbs/02_collect.ipynb #collect-source
 def read_source(
@@ -219,7 +240,7 @@ def read_source(
     frames, aside, extra = [], [], {}
     for path in paths:
         rows, misfits = read_file(path)
-        frame, wrong = fit(rows, columns or infer(rows, tuple(source.text)), name)
+        frame, wrong = fit(rows, columns or infer(rows, tuple(source.text)), name, line_numbers(path, len(rows), misfits))
         frames.append(frame); extra |= dict.fromkeys(c for c in rows.column_names if columns and c not in columns)
         aside += [dict(source=name, file=path.name) | m for m in misfits + wrong]
     table = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
@@ -302,7 +323,7 @@ def next_on_the_clock(
     minutes = pd.to_timedelta(clock // 100 * 60 + clock % 100, unit="min").astype("timedelta64[us]")
     for name, rows in zone.groupby(zone).groups.items():
         midnight = after[rows].dt.tz_convert(name).dt.tz_localize(None).dt.normalize()
-        instant = lambda local: local.dt.tz_localize(name, ambiguous=np.ones(len(local), bool), nonexistent="shift_forward").dt.tz_convert("UTC")
+        instant = lambda local, name=name: local.dt.tz_localize(name, ambiguous=np.ones(len(local), bool), nonexistent="shift_forward").dt.tz_convert("UTC")
         today = instant(midnight + minutes[rows])
         found[rows] = today.where(today > after[rows], instant(midnight + minutes[rows] + pd.Timedelta("1D")))
     return found
@@ -411,7 +432,7 @@ def collect(
     gates = {n: gates.get(n, {"known_at": "*"} if "known_at" in t else {}) for n, t in tables.items()}
     for name in tables:
         tables[name], lost = timeless(name, tables[name], gates[name]); aside += lost
-    for name, source in sources.items():
+    for source in sources.values():
         if source.kind == "log": tables[source.where], gates[source.where] = read_log(log, source.where), {"at": "*"}
     quarantine = pd.DataFrame(aside, columns=["source", "file", "row", "reason", "content"]).astype({"row": int, "source": str, "file": str, "reason": str, "content": str})
     return Bronze(tables, gates, quarantine, left_out)

@@ -10,11 +10,9 @@ __all__ = ['QUARANTINE_COLUMNS', 'KNOWN_AT', 'RULES', 'WINNERS', 'LABEL_COLUMNS'
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import pandas as pd
 
 from .collect import COLUMNS, GATES, LOG_COLUMNS, Column
-from .core.run import StageRun
 from .core.stages import GoBack
 
 # %% ../nbs/03_curate.ipynb #curate-hide
@@ -42,7 +40,8 @@ def dedupe(
     differ = once.duplicated(list(key), keep=False) if key else pd.Series(False, index=once.index)
     if differ.any():
         example = once.loc[differ, list(key)].iloc[0].astype(str).to_dict()
-        raise GoBack("collect", f'{int(differ.sum())} rows of table "{name}" share a key and differ, at most 0 may; the first is {example}', {"rows": int(differ.sum()), "limit": 0})
+        raise GoBack("collect", f'{int(differ.sum())} rows of table "{name}" share a key and differ, at most 0 may; the first is {example}',
+                     {"rows": int(differ.sum()), "limit": 0})
     return once.reset_index(drop=True), len(table) - len(once)
 
 # %% ../nbs/03_curate.ipynb #curate-set-aside
@@ -76,7 +75,9 @@ def catalog_of(
     "The catalog of these tables; raises `GoBack` for a column without an entry."
     blank = [f"{t}.{c}" for t, table in tables.items() for c in table
              if c not in columns.get(t, {}) or columns[t][c].meaning == "not declared"]
-    if blank: raise GoBack("collect", f"{len(blank)} columns have no entry in the catalog, at most 0 may: {', '.join(blank[:5])}", {"columns without entry": len(blank), "limit": 0})
+    if blank:
+        raise GoBack("collect", f"{len(blank)} columns have no entry in the catalog, at most 0 may: {', '.join(blank[:5])}",
+                     {"columns without entry": len(blank), "limit": 0})
     return {t: {c: asdict(columns[t][c]) | {"source": columns[t][c].source or t} for c in table} for t, table in tables.items()}
 
 # %% ../nbs/03_curate.ipynb #curate-yours-rules

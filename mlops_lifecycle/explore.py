@@ -17,7 +17,6 @@ from matplotlib.ticker import PercentFormatter
 from pandas.tseries.frequencies import to_offset
 from sklearn.metrics import roc_auc_score
 
-from .core.run import StageRun
 from .core.stages import GoBack
 
 # %% ../nbs/06_explore.ipynb #exp-window
@@ -31,7 +30,8 @@ def explorable(
     end = as_of - 2 * to_offset(period)
     past = examples[(examples.decision_time < end) & examples[target].notna()].reset_index(drop=True)
     values = sorted(int(v) for v in past[target].unique())
-    if values != [0, 1]: raise GoBack("transform", f'"{target}" must be 0 and 1 among the labelled examples before {end:%Y-%m-%d}, found {values} in {len(past):,} rows', {"rows": len(past)})
+    if values != [0, 1]:
+        raise GoBack("transform", f'"{target}" must be 0 and 1 among the labelled examples before {end:%Y-%m-%d}, found {values} in {len(past):,} rows', {"rows": len(past)})
     return past
 
 # %% ../nbs/06_explore.ipynb #exp-rate
@@ -65,7 +65,8 @@ def draw_rates(
     when = "%B %Y" if days >= 28 else "%Y-%m-%d"
     ax = axes(f'"{target}" moves: {rates.rate[low]:.0%} in {low:{when}}, {rates.rate[high]:.0%} in {high:{when}}' if moves else f'"{target}" stays near {rates.rate.mean():.0%}')
     ax.errorbar([f"{start:%Y-%m-%d}" for start in rates.index], rates.rate, yerr=[rates.rate - rates.low, rates.high - rates.rate], fmt="o-", color=COLOUR, capsize=3)
-    ax.set(xlabel="decided in the period from", ylabel=f"share of {target}", ylim=(0, None)); ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0)); ax.tick_params(axis="x", rotation=30)
+    ax.set(xlabel="decided in the period from", ylabel=f"share of {target}", ylim=(0, None)); ax.tick_params(axis="x", rotation=30)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-missing
@@ -139,7 +140,8 @@ def draw_relation(
     names = [str(t) if not isinstance(t, pd.Interval) else f"{t.mid:.3g}" for t in table.index]
     ax = axes(f'"{target}" ranges from {table["mean"].min():.0%} to {table["mean"].max():.0%} over {feature}')
     ax.plot(names, table["mean"], "o-" if numeric else "o", color=COLOUR); ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
-    ax.set(xlabel=feature + (" (middle of the bin)" if numeric else ""), ylabel=f"share of {target}", ylim=(0, None)); ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0)); ax.tick_params(axis="x", rotation=45)
+    ax.set(xlabel=feature + (" (middle of the bin)" if numeric else ""), ylabel=f"share of {target}", ylim=(0, None)); ax.tick_params(axis="x", rotation=45)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-twins
@@ -163,7 +165,8 @@ def suspect_leaks(
     if not 0.5 <= leak_limit <= 1: raise ValueError(f'"leak_limit" must be 0.5 to 1, got {leak_limit}')
     suspects = ranking[ranking.auc > leak_limit]
     if len(suspects):
-        raise GoBack("transform", f'"{suspects.feature.iloc[0]}" alone reaches an AUC of {suspects.auc.iloc[0]:.4f}, an honest feature at most {leak_limit:.2f}: is it known at the decision?',
+        name, auc = suspects.feature.iloc[0], suspects.auc.iloc[0]
+        raise GoBack("transform", f'"{name}" alone reaches an AUC of {auc:.4f}, an honest feature at most {leak_limit:.2f}: is it known at the decision?',
                      {f.feature: {"figure": f.auc, "limit": leak_limit} for f in suspects.itertuples()})
 
 # %% ../nbs/06_explore.ipynb #exp-call

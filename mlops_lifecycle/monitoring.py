@@ -124,7 +124,9 @@ def monitor(
         moved = drift(rows, release.reference, limits.psi_limit); figures["drift"] = dict(zip(moved.column, moved.psi))
         alarms += [alarm("drift", m.column, m.psi, m.limit, "retrain") for m in moved.itertuples() if m.psi > m.limit]
     labelled, judge = rows[rows.outcome.notna()], settings.evaluate
+    days = labelled.decision_time.dt.floor("D").nunique()
     if len(labelled) < limits.least_labelled: unknown.append(f"quality: {len(labelled):,} outcomes have arrived, at least {limits.least_labelled:,} are needed")
+    elif days < limits.least_days: unknown.append(f"quality: outcomes of {days} days, at least {limits.least_days} are needed to compare costs")
     else:
         figures["quality"], found = quality(labelled, release.kind, costs, limits.calibration_limit, judge.confidence, judge.draws, settings.train.seed); alarms += found
     if plan and (due := review_due(plan, reactions)):

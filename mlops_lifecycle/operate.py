@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ORPHAN', 'APP', 'price', 'summary', 'drawn_means', 'extra_cost', 'surely_more', 'slower', 'Verdict', 'judge', 'climb',
-           'Traffic', 'play', 'learn', 'on_paper', 'Remembering', 'later_rows', 'requests_of', 'free_port', 'running',
-           'Answer', 'Client', 'Outside', 'reactions_of', 'open_traffic', 'operate', 'insist', 'draw_ladder']
+           'Traffic', 'play', 'learn', 'on_paper', 'Remembering', 'later_rows', 'requests_of', 'Answer', 'Client',
+           'free_port', 'running', 'Outside', 'reactions_of', 'open_traffic', 'operate', 'insist', 'draw_ladder']
 
 # %% ../nbs/14_operate.ipynb #14-o-imports
 import json
@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from http.client import HTTPConnection, HTTPException
 from threading import local
+from types import MappingProxyType
 from typing import Any, get_args
 
 import numpy as np
@@ -30,10 +30,9 @@ from scipy.stats import binomtest, fisher_exact
 
 from .core.log import ServingLog
 from .core.stages import GoBack
-from .core.workspace import atomic_write
 from .curate import curate
 from .formulate import Costs, Problem
-from .transform import FEATURES, transform
+from .transform import transform
 
 # %% ../nbs/14_operate.ipynb #14-o-price-code
 def price(
@@ -240,7 +239,7 @@ def later_rows(
 def requests_of(
     rows: pd.DataFrame,        # of gold
     Request: type[BaseModel],
-    names: dict = {},          # pseudonym -> value, of `Remembering`
+    names: Mapping = MappingProxyType({}),  # pseudonym -> value, of `Remembering`
 ) -> list[bytes]:              # JSON, one a row
     "Each row as the request that somebody outside would send."
     columns = {}
@@ -254,39 +253,6 @@ def requests_of(
             columns[name] = [None if pd.isna(v) else kind(names.get(v, v)) for v in rows[name].astype(object)]
     return [json.dumps({k: v for k, v in zip(columns, row) if v is not None}).encode() for row in zip(*columns.values())]
 
-# %% ../nbs/14_operate.ipynb #14-o-running-code
-ORPHAN = "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
-APP = "import uvicorn; uvicorn.run('mlops_lifecycle.serving:create_app', factory=True, host='127.0.0.1', port={port}, log_level='warning', access_log=False)"
-
-def free_port() -> int:
-    "A port of this machine that nobody listens on."
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-@contextmanager
-def running(
-    code: str,                   # Python that serves until it is ended; {port} is filled in
-    output: Any,                 # binary file for what it prints
-    ready: str = "/v2/health/ready",  # answers 200 when it may be asked
-    environ: dict = {}, patience: float = 60.0,  # seconds
-) -> Iterator[int]:              # the port
-    "A server on loopback that lives as long as the block."
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-c", ORPHAN + code.format(port=port)], stdin=subprocess.PIPE, stdout=output, stderr=output, env=os.environ | environ)
-    try:
-        client, deadline = Client(port, 1), time.monotonic() + patience
-        while client.send([("GET", ready, None, {})])[0].status != 200:
-            if process.poll() is not None: raise RuntimeError(f"the app ended with code {process.returncode}; what it said is in {getattr(output, 'name', 'its output')}")
-            if time.monotonic() > deadline: raise TimeoutError(f"the app was not ready after {patience:g} seconds")
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        try: process.wait(10)
-        except subprocess.TimeoutExpired: process.kill(); process.wait()
-        process.stdin.close()
-
 # %% ../nbs/14_operate.ipynb #14-o-client-code
 @dataclass(frozen=True)
 class Answer:
@@ -297,7 +263,7 @@ class Answer:
 
 class Client:
     "A few connections to one port, kept open."
-    def __init__(self, port: int, connections: int = 4, patience: float = 30.0):  # seconds for an answer
+    def __init__(self, port: int, connections: int = 4, patience: float = 10.0):  # seconds for an answer
         self.port, self.patience, self.own = port, patience, local()
         self.pool = ThreadPoolExecutor(connections, thread_name_prefix="client")
 
@@ -316,6 +282,39 @@ class Client:
         except (OSError, HTTPException, ValueError):
             self.own.connection.close(); status, content = 0, None
         return Answer(status, content, (time.perf_counter() - start) * 1000)
+
+# %% ../nbs/14_operate.ipynb #14-o-running-code
+ORPHAN = "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
+APP = "import uvicorn; uvicorn.run('mlops_lifecycle.serving:create_app', factory=True, host='127.0.0.1', port={port}, log_level='warning', access_log=False)"
+
+def free_port() -> int:
+    "A port of this machine that nobody listens on."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+@contextmanager
+def running(
+    code: str,                   # Python that serves until it is ended; {port} is filled in
+    output: Any,                 # binary file for what it prints
+    ready: str = "/v2/health/ready",  # answers 200 when it may be asked
+    environ: Mapping = MappingProxyType({}), patience: float = 60.0,  # seconds
+) -> Iterator[int]:              # the port
+    "A server on loopback that lives as long as the block."
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", ORPHAN + code.format(port=port)], stdin=subprocess.PIPE, stdout=output, stderr=output, env=os.environ | dict(environ))
+    try:
+        client, deadline = Client(port, 1), time.monotonic() + patience
+        while client.send([("GET", ready, None, {})])[0].status != 200:
+            if process.poll() is not None: raise RuntimeError(f"the app ended with code {process.returncode}; what it said is in {getattr(output, 'name', 'its output')}")
+            if time.monotonic() > deadline: raise TimeoutError(f"the app was not ready after {patience:g} seconds")
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        try: process.wait(10)
+        except subprocess.TimeoutExpired: process.kill(); process.wait()
+        process.stdin.close()
 
 # %% ../nbs/14_operate.ipynb #14-o-outside-code
 class Outside:
@@ -341,8 +340,8 @@ class Outside:
 
     def tell(self, rows: pd.DataFrame) -> np.ndarray:
         "Send what came of them; False where it was not taken."
-        answers = self.client.send([("POST", "/v1/feedback", json.dumps({"prediction_id": self.ids[i], "reaction": self.reactions[int(y)]}).encode(), {"x-mlops-clock": t.isoformat()})
-                                    for i, t, y in rows[["label_known_at", "outcome"]].itertuples()])
+        told = [{"prediction_id": self.ids[i], "reaction": self.reactions[int(y)]} for i, y in rows.outcome.items()]
+        answers = self.client.send([("POST", "/v1/feedback", json.dumps(t).encode(), {"x-mlops-clock": at.isoformat()}) for t, at in zip(told, rows.label_known_at)])
         return np.array([a.status == 200 for a in answers])
 
 # %% ../nbs/14_operate.ipynb #14-o-read-code
@@ -421,6 +420,7 @@ def draw_ladder(
         ax.plot(range(len(rows)), [np.nan if s[arm]["cost"] is None else s[arm]["cost"] for s in rows], mark + "-", color=colour, label=arm)
     ax.set_xticks(range(len(rows)), [f"{s['share']:g} %\n{s['canary']['labelled']} outcomes" for s in rows])
     last = next((s["difference"] for s in reversed(rows) if s["difference"]), None)
-    ax.set_title("Nothing was compared" if last is None else f"A decision by the canary costs {abs(last[1]):.2f} {'more' if last[1] > 0 else 'less'} ({last[0]:+.2f} to {last[2]:+.2f})")
+    finding = last and f"A decision by the canary costs {abs(last[1]):.2f} {'more' if last[1] > 0 else 'less'} ({last[0]:+.2f} to {last[2]:+.2f})"
+    ax.set_title(finding or "Nothing was compared")
     ax.set(xlabel="share of the requests that the canary answers", ylabel=f"cost ({unit})" if unit else "cost", ylim=(0, None)); ax.legend(frameon=False)
     return ax

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from .core.features import Feature, FeatureSet, Lookup, check_lookup, columns_of, missing_row
-from .core.run import StageRun
 from .core.stages import GoBack
 from .formulate import Problem, key_of, problem
 
@@ -68,7 +67,8 @@ def decisions(
     times = pd.Series(problem.decision_time(columns), index=found.index).astype("datetime64[us]").dt.tz_localize("UTC") if timed else found.decision_time
     found = pd.DataFrame({"key": key_of(problem, columns), "decision_time": times}, index=found.index).join(found[[c for c in wanted if c != "decision_time"]])
     twice = found.key.duplicated(keep=False)
-    if twice.any(): raise GoBack("curate", f'{int(twice.sum())} examples share a key, at most 0 may; the first is {found.key[twice].iloc[0]}', {"examples": int(twice.sum()), "limit": 0})
+    if twice.any():
+        raise GoBack("curate", f"{int(twice.sum())} examples share a key, at most 0 may; the first is {found.key[twice].iloc[0]}", {"examples": int(twice.sum()), "limit": 0})
     return found[found.decision_time <= as_of].sort_values(["decision_time", "key"], kind="stable").reset_index(drop=True)
 
 # %% ../nbs/04_transform.ipynb #tf-allowed

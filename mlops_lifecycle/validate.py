@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from .core.run import StageRun
 from .core.stages import GoBack, stage
 from .formulate import problem
 
@@ -54,7 +53,8 @@ def check(
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all").get_batch({"dataframe": tables[name]})
         results = {r.expectation_config.meta["number"]: r for r in batch.validate(suite, result_format="BASIC").results}
         for e, result in ((e, results[i]) for i, e in enumerate(mine)):
-            rows.append(dict(table=name, column=e.column, expectation=e.kind.removeprefix("Expect"), limit=limit_of(e), figure=figure_of(result), passed=bool(result.success), back_to=e.back_to, why=e.why))
+            rows.append(dict(table=name, column=e.column, expectation=e.kind.removeprefix("Expect"), limit=limit_of(e), figure=figure_of(result),
+                             passed=bool(result.success), back_to=e.back_to, why=e.why))
     return pd.DataFrame(rows)
 
 # %% ../nbs/05_validate.ipynb #val-words
@@ -92,7 +92,9 @@ def expected_of_silver(
         for key in keys.get(name, ()): about("ExpectColumnValuesToNotBeNull", column=key, why="part of the key")
         if len(keys.get(name, ())) > 1: about("ExpectCompoundColumnsToBeUnique", column_list=list(keys[name]), why="the key names one row")
         for column, entry in entries.items():
-            if entry["unit"] in RANGES: about("ExpectColumnValuesToBeBetween", "collect", "follows from its unit", column=column, min_value=RANGES[entry["unit"]][0], max_value=RANGES[entry["unit"]][1])
+            if entry["unit"] not in RANGES: continue
+            low, high = RANGES[entry["unit"]]
+            about("ExpectColumnValuesToBeBetween", "collect", "follows from its unit", column=column, min_value=low, max_value=high)
     return found
 
 # %% ../nbs/05_validate.ipynb #val-gold
@@ -111,7 +113,9 @@ def expected_of_gold(
           column_A="label_known_at", column_B="decision_time", or_equal=True, ignore_row_if="either_value_is_missing")
     for f in features["features"]:
         about("ExpectColumnValuesToNotBeNull", f["name"], why="a feature that is always missing says nothing", mostly=0.01)
-        if f["unit"] in RANGES: about("ExpectColumnValuesToBeBetween", f["name"], why="follows from its unit", min_value=RANGES[f["unit"]][0], max_value=RANGES[f["unit"]][1])
+        if f["unit"] in RANGES:
+            low, high = RANGES[f["unit"]]
+            about("ExpectColumnValuesToBeBetween", f["name"], why="follows from its unit", min_value=low, max_value=high)
         if f["categorical"]: about("ExpectColumnUniqueValueCountToBeBetween", f["name"], why="more is an identifier", max_value=250)
     for lookup in features["lookups"]:
         about("ExpectCompoundColumnsToBeUnique" if lookup["key"] else "ExpectColumnValuesToBeUnique", "" if lookup["key"] else "known_at", why="one answer a key and time",
@@ -127,7 +131,8 @@ def gate(
     if not len(failed): return
     first = failed.loc[min(failed.index, key=lambda i: stage(failed.back_to[i]).number)]
     evidence = {f"{c.table} {c.column}: {c.expectation}": {"figure": c.figure, "limit": c.limit} for c in failed[:5].itertuples()}
-    raise GoBack(first.back_to, f"{len(failed)} of {len(checks)} expectations do not hold, at most 0 may fail; first: {first.table} {first.column} {first.expectation} ({first.limit}), found {first.figure}", evidence)
+    what = f"{first.table} {first.column} {first.expectation} ({first.limit}), found {first.figure}"
+    raise GoBack(first.back_to, f"{len(failed)} of {len(checks)} expectations do not hold, at most 0 may fail; first: {what}", evidence)
 
 # %% ../nbs/05_validate.ipynb #val-distributions
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -171,7 +176,7 @@ EXPECTATIONS = [
     Expectation("silver.weather", "ExpectColumnValuesToBeBetween", dict(column="visib", min_value=0, max_value=10), "collect", "reported up to ten miles"),
     Expectation("silver.flights", "ExpectColumnValuesToBeBetween", dict(column="arr_delay", min_value=-120, max_value=1500), "collect", "minutes; a day is 1,440"),
     Expectation("gold.examples", "ExpectColumnDistinctValuesToBeInSet", dict(column="origin", value_set=["EWR", "JFK", "LGA"]), "collect", "the three airports of New York"),
-    Expectation("gold.examples", "ExpectColumnMeanToBeBetween", dict(column="late", min_value=0.05, max_value=0.5), "curate", "share of late flights, honest months lie between 0.1 and 0.3"),
+    Expectation("gold.examples", "ExpectColumnMeanToBeBetween", dict(column="late", min_value=0.05, max_value=0.5), "curate", "share of late flights; honest months: 0.1 to 0.3"),
     Expectation("gold.examples", "ExpectColumnValuesToNotBeNull", dict(column="temperature", mostly=0.95), "transform", "the weather at the origin must be found"),
     Expectation("gold.examples", "ExpectColumnValuesToNotBeNull", dict(column="plane_age", mostly=0.7), "transform", "most aircraft stand in the register"),
     Expectation("gold.examples", "ExpectColumnValuesToBeBetween", dict(column="plane_age", min_value=-1, max_value=70), "transform", "years"),

@@ -14,8 +14,8 @@ from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import key_of, problem
-from mlops_lifecycle.serving import columns_for, features_for, project_features
-from mlops_lifecycle.transform import transform
+from mlops_lifecycle.serving import columns_for, features_for
+from mlops_lifecycle.transform import FEATURES, transform
 
 START, END = pd.Timestamp("2013-02-07T06:00Z"), pd.Timestamp("2013-02-11T12:00Z")  # snow, and many delays
 few = settings(max_examples=6, deadline=None)
@@ -66,7 +66,7 @@ def test_shuffling_what_became_known_later_changes_nothing(days, hours, seed):
 
 
 def test_training_and_serving_features_are_equal_row_for_row(days, tmp_path):
-    gold, flights, features = days.gold(days.bronze.tables, END), days.bronze.tables["flights"], project_features()
+    gold, flights, features = days.gold(days.bronze.tables, END), days.bronze.tables["flights"], FEATURES
     log, encoder = ServingLog(tmp_path / "serving.db"), Encoder.fit(gold.examples, features.features)
     for lookup in features.lookups: log.online_put(lookup, gold.lookups[lookup.name])
     asked = flights.sample(300, random_state=0).rename(columns={"dest": "destination", "tailnum": "tail_number"})
@@ -93,7 +93,7 @@ rows = st.lists(st.tuples(st.sampled_from("ab"), times), max_size=20)
 @given(examples=rows, table=st.lists(st.tuples(st.sampled_from("abc"), times), max_size=20, unique=True), age=st.sampled_from([None, 0, 5]))
 def test_an_as_of_join_keeps_each_row_once_and_finds_the_latest(examples, table, age):
     moment = lambda hours: pd.to_datetime(pd.Series(hours, dtype="int64") * 3_600, unit="s", utc=True).astype("datetime64[us, UTC]")
-    left = pd.DataFrame({"branch": pd.Series([b for b, _ in examples], dtype="str"), "decision_time": moment([t for _, t in examples])}, index=pd.RangeIndex(7, 7 + len(examples)))
+    left = pd.DataFrame({"branch": pd.Series([b for b, _ in examples], dtype="str"), "decision_time": moment([t for _, t in examples])}).set_axis(range(7, 7 + len(examples)))
     right = pd.DataFrame({"branch": pd.Series([b for b, _ in table], dtype="str"), "known_at": moment([t for _, t in table]), "waiting": np.arange(len(table), dtype=float)})
     joined = as_of_join(left, right, Lookup("queue", ("branch",), ("waiting",), None if age is None else f"{age}h"))
     best = lambda b, t: max(((at, i) for i, (of, at) in enumerate(table) if of == b and at <= t and (age is None or t - at <= age)), default=(0, np.nan))[1]

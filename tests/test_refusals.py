@@ -1,6 +1,12 @@
 """What is refused at once, and the gates: one of each wheel, seen failing on what really has the fault."""
+import json
+
 import pytest
-from conftest import mlops
+from conftest import last_run, mlops
+
+from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.release import Release, write_release
+from mlops_lifecycle.core.workspace import Workspace
 
 REFUSED = {
     "a stage": (["run", "lend"], {}, ['unknown stage "lend"', "plan, formulate, collect"]),
@@ -30,3 +36,75 @@ def test_it_is_refused_before_a_kernel_starts(what, workspace, tmp_path):
     assert not [w for w in words if w not in said], said
     assert "Traceback" not in said
     assert not workspace.exists()  # no run, no record, no kernel
+
+
+def went_back(done, stage: str, notebook: str, *words: str) -> str:
+    """The run stopped with exit code 2 and said which notebook to open, and why."""
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 2, said
+    for one in (f"{stage} goes back to", f"Open nbs/{notebook}.ipynb", *words): assert one in said, said
+    return said
+
+
+def test_data_a_missing_source_and_a_failing_expectation_lead_back(lived, flights, tmp_path):
+    settings = lived.copy(tmp_path / "workspace")
+    went_back(mlops("run", "collect", **settings | {"MLOPS_SOURCE__PLANES__WHERE": "nothing.csv"}), "02_collect", "01_formulate", 'source "planes" is declared and is not there')
+    broken = flights[(flights.month == "6") & (flights.day == "1")].assign(arr_delay="5000")
+    broken.to_csv(tmp_path / "broken.csv", index=False)
+    done = mlops("run", "collect", "curate", "transform", "validate", **settings | {"MLOPS_SOURCE__FLIGHTS__WHERE": tmp_path / "broken.csv"})
+    went_back(done, "05_validate", "02_collect", "silver.flights arr_delay", "5000")
+
+
+def test_data_a_broken_table_is_refused_whole(lived, flights, tmp_path):
+    settings = lived.copy(tmp_path / "workspace")
+    before = Workspace(tmp_path / "workspace").published()
+    flights.head(50).rename(columns={"arr_delay": "delay"}).to_csv(tmp_path / "broken.csv", index=False)
+    done = mlops("run", "collect", **settings | {"MLOPS_SOURCE__FLIGHTS__WHERE": tmp_path / "broken.csv"})
+    assert done.returncode == 1 and "lacks ['arr_delay']" in " ".join(done.stdout.split())
+    assert Workspace(tmp_path / "workspace").published() == before
+    assert "lacks" in (tmp_path / "workspace" / last_run(tmp_path / "workspace")["stages"][0]["report"]).read_text()
+
+
+def test_ml_a_model_that_saves_too_little_is_not_passed(lived, tmp_path):
+    settings = lived.copy(tmp_path / "workspace") | {"MLOPS_EVALUATE__LEAST_GAIN": 3}
+    went_back(mlops("run", "evaluate", **settings), "08_evaluate", "07_train", "surely saves against", "the limit is 3")
+    run = last_run(tmp_path / "workspace")
+    assert (run["status"], run["edges"][0]["from"], run["edges"][0]["to"]) == ("went_back", "evaluate", "train")
+    assert Workspace(tmp_path / "workspace").load("verdict") == Workspace(lived.workspace).load("verdict")  # what stood still stands
+
+
+def test_ml_an_edge_that_changes_something_is_followed_when_asked(lived, tmp_path):
+    settings = lived.copy(tmp_path / "workspace")
+    done = mlops("run", "train", "evaluate", "-p", "sample=150", "--on-goback", "retry", "--json", **settings)
+    run = json.loads(done.stdout)
+    assert (done.returncode, run["status"], run["edges"][0]["followed"]) == (0, "passed", "yes"), done.stderr
+    assert [s["parameters"].get("sample") for s in run["stages"]] == [0, None]
+    done = mlops("run", "evaluate", "--on-goback", "retry", **settings | {"MLOPS_EVALUATE__LEAST_GAIN": 3})
+    went_back(done, "08_evaluate", "07_train", "it changes nothing")
+
+
+def test_dev_an_app_that_does_not_serve_what_was_formulated_leads_back(lived, tmp_path):
+    settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
+    workspace.publish({"problem": workspace.store("problem", workspace.load("problem") | {"request": {}})})
+    went_back(mlops("run", "code", **settings), "09_code", "01_formulate", "the request in the package is not the one that was formulated")
+
+
+def test_ops_no_release_while_a_question_of_ethics_is_open(lived, tmp_path):
+    settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
+    plan = workspace.load("plan")
+    plan["ethics"][0]["open"] = True
+    workspace.publish({"plan": workspace.store("plan", plan)})
+    before = sorted(p.name for p in workspace.releases.iterdir())
+    went_back(mlops("run", "release", **settings), "12_release", "00_plan", "1 of 6 ethics questions are open", plan["ethics"][0]["question"])
+    assert sorted(p.name for p in workspace.releases.iterdir()) == before
+
+
+def test_ops_a_canary_that_costs_more_is_rolled_back(lived, tmp_path):
+    settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
+    good, log = Release.load(workspace.releases / workspace.load("release")["model"]), ServingLog(workspace.serving_db)
+    silent = write_release(workspace.releases, good.manifest | {"threshold": 1.1}, {}, (good.folder / "model.skops").read_bytes())  # never acts
+    log.deploy(stable=good.id, canary=silent.name, share=0.0)
+    workspace.publish({"release": workspace.store("release", workspace.load("release") | {"model": silent.name})})
+    went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "surely more")
+    served = log.deployment(); log.close()
+    assert (served["stable"], served["canary"], served["share"]) == (good.id, None, 0)

@@ -38,7 +38,9 @@ def plainly() -> Iterator[None]:
         typer.echo(f"mlops: {error}", err=True)
         raise typer.Exit(1) from None
 
-def console(as_json: bool = False) -> Any:  # where people are told things: standard output, or standard error when that belongs to JSON
+# %% ../../nbs/core/cli.ipynb #cf895a17
+def console(as_json: bool = False) -> Any:  # a Rich console
+    "Where people are told things."
     from rich.console import Console
     return Console(stderr=as_json, highlight=False, soft_wrap=True)
 
@@ -65,7 +67,8 @@ def stage_line(
     number, _, name = record["notebook"].removesuffix(".ipynb").partition("_")
     seconds = "" if record["status"] == "skipped" else f"  {record['seconds']:.1f} s"
     words = f"unchanged: {record['words']}" if record["status"] == "skipped" else record["words"]
-    return Text.assemble(f"{number} {name:<10} ", (f"{record['status'].replace('_', ' '):<10}", COLOURS[record["status"]]), " ".join(words.split())[:300], (seconds, "bright_black"))
+    status = f"{record['status'].replace('_', ' '):<10}"
+    return Text.assemble(f"{number} {name:<10} ", (status, COLOURS[record["status"]]), " ".join(words.split())[:300], (seconds, "bright_black"))
 
 # %% ../../nbs/core/cli.ipynb #568e5fbe
 @app.command()
@@ -137,6 +140,7 @@ def ago(
         if seconds >= length: return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
 
+# %% ../../nbs/core/cli.ipynb #56097f42
 def map_table(
     rows: list[dict],  # of `core.runner.status`
 ) -> Any:              # a Rich table
@@ -188,8 +192,8 @@ def requests_of(
     from pydantic import ValidationError
 
     from mlops_lifecycle.core.runner import Refused
-    if extra := sorted(set(table.column_names) - set(Request.model_fields)): raise Refused(f"columns that no request has: {', '.join(extra)}; a request has {', '.join(Request.model_fields)}")
-    required = [n for n, f in Request.model_fields.items() if f.is_required()]
+    fields, required = ", ".join(Request.model_fields), [n for n, f in Request.model_fields.items() if f.is_required()]
+    if extra := sorted(set(table.column_names) - set(Request.model_fields)): raise Refused(f"columns that no request has: {', '.join(extra)}; a request has {fields}")
     if missing := [n for n in required if n not in table.column_names]: raise Refused(f"columns that are missing: {', '.join(missing)}; there are {', '.join(table.column_names)}")
     found, wrong = [], []
     for number, row in enumerate(table.to_pylist(), 1):
@@ -252,6 +256,7 @@ def read_rows(
     if misfits: raise _refused(f"{path.name}, row {misfits[0]['row']}: {misfits[0]['reason']}")
     return table
 
+# %% ../../nbs/core/cli.ipynb #76a778c1
 def write_rows(
     frame: Any,  # a DataFrame
     path: Path,  # .csv or .parquet; without an ending, the folder of a Delta table
@@ -264,12 +269,13 @@ def write_rows(
         from deltalake import write_deltalake
         write_deltalake(path, to_arrow(frame), mode="overwrite", schema_mode="overwrite")
 
-# %% ../../nbs/core/cli.ipynb #9c9cba6f
+# %% ../../nbs/core/cli.ipynb #a4ba4ee0
 def project_features() -> Any:
     "The features that stage 04 defines; a project that has only its rule needs none."
     from mlops_lifecycle.transform import FEATURES
     return FEATURES
 
+# %% ../../nbs/core/cli.ipynb #5d86e6ad
 @app.command()
 def score(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="Requests: .csv, .jsonl, .parquet, or the folder of a Delta table.")],
@@ -306,7 +312,9 @@ def way_lines(
 ) -> list[str]:
     "A trace in lines for people."
     lines, asked, release = [], found["prediction"], found["release"]
-    if asked: lines.append(f"prediction {asked['id']} of {asked['at']}: score {asked['score']:.4g}, threshold {asked['threshold']:.4g}, decision {asked['decision']}, {asked['arm']} arm")
+    if asked:
+        said = f"score {asked['score']:.4g}, threshold {asked['threshold']:.4g}, decision {asked['decision']}, {asked['arm']} arm"
+        lines.append(f"prediction {asked['id']} of {asked['at']}: {said}")
     if release: lines.append(f"release {release['id']}: {release['kind']} {release['name']}")
     lines.append(f"run {found['run'] or 'unknown: its record is gone'}")
     for s in reversed(found["stages"]):
@@ -315,6 +323,7 @@ def way_lines(
         if versions: lines.append(f"  {'':<10} left {versions}")
     return lines + [f"source {name} {version}" for name, version in found["sources"].items()]
 
+# %% ../../nbs/core/cli.ipynb #48510b2e
 @app.command()
 def trace(
     id: Annotated[str, typer.Argument(metavar="ID", help="Of a prediction, a release or a run.")],

@@ -233,6 +233,7 @@ def opening(
     when = datetime.fromisoformat(run["started"])
     stopped = "".join(f" It stopped at {link(stage(s['stage']))}: {escape(s['words'])}"
                       for s in run["stages"] if s["status"] == run["status"] != "passed")
+    if run["status"] != "passed" and not stopped: stopped = " It was broken off."
     counts = ", ".join(f"{n} {word}" for status, word in WORDS.items() if (n := sum(s["status"] == status for s in run["stages"])))
     return f'<p class="run">{mark(run["status"])}: <strong>run {escape(run["run"])}</strong>, {when.day} {when:%B %Y, %H:%M} UTC, {took}; {counts}.{stopped}</p>'
 
@@ -350,7 +351,7 @@ def configuration(
     options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1, "show_toc_level": 2}
     settings = {
         "project": title, "html_title": name, "author": "", "language": "en", "html_context": {"default_mode": "auto"},
-        "extensions": ["myst_nb"], "nb_execution_mode": "off", "nb_merge_streams": True, "nb_ipywidgets_js": {},
+        "extensions": ["myst_nb"], "nb_execution_mode": "off", "nb_merge_streams": True, "nb_render_markdown_format": "myst", "nb_ipywidgets_js": {},
         "myst_heading_anchors": 4, "suppress_warnings": ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type", "misc.highlighting_failure"],
         "html_theme": "sphinx_book_theme", "html_theme_options": options, "html_static_path": ["_static"], "html_css_files": ["report.css"], "html_copy_source": False,
         "html_show_sourcelink": False, "html_show_search_summary": False, "html_show_copyright": False, "html_show_sphinx": False, "html_use_index": False,
@@ -378,13 +379,14 @@ html{--pst-font-size-h1:2.1rem;--pst-font-size-h2:1.6rem;--pst-font-size-h3:1.25
 .scroll .number{text-align:right;font-variant-numeric:tabular-nums}.stages td:first-child{white-space:nowrap}.catalog td{min-width:5rem}
 .stages .words,.catalog td:nth-child(2){min-width:16rem}
 div.cell_output .output,div.cell_output .text_html{overflow-x:auto}div.cell_output table{width:auto;margin-left:0}
-div.cell_output td{padding:.1rem .8rem .1rem 0}
+div.cell_output td{padding:.1rem .6rem}
 div.cell_output table.dataframe :is(td,th){white-space:nowrap;text-align:right;padding:.2rem .6rem;font-variant-numeric:tabular-nums}
+html[data-theme=dark] .bd-content div.cell_output .text_html:has(>div[style*=border-left-width]){background:transparent;color:inherit;padding:0}
 .bd-article details.hide summary p{font-weight:400;font-size:.9em}
-@media(max-width:700px){.stages thead,.stages .number{display:none}.stages td{border:0}.stages .words{grid-column:1/3;padding-top:0;min-width:0}
+@media(max-width:700px){.stages thead,.stages .number{display:none}.stages td{border:0}.stages .words{grid-column:1/3;padding-top:0;min-width:0}.catalog td{min-width:10rem}
 .stages tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid var(--pst-color-border)}}
 .bd-content:has(.map) .bd-article-container{max-width:64rem}.catalog td:first-child code{white-space:nowrap}
-.bd-article pre{overflow-x:auto}div.cell_input pre{font-size:.8em}.bd-article a,.bd-article code{overflow-wrap:anywhere}
+.bd-article pre{overflow-x:auto}div.cell_input pre{font-size:.8em}.bd-article :is(a,code,p,li,dd){overflow-wrap:anywhere}
 """
 
 # %% ../../nbs/core/report.ipynb #rep-sphinx

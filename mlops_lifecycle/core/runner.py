@@ -24,7 +24,7 @@ from pathlib import Path
 
 from .clock import moment
 from .run import code_digest, new_run, write_run
-from .settings import Settings, load_settings
+from .settings import Settings
 from .stages import STAGES, Stage, covers, dependents, stage
 from .workspace import Workspace
 
@@ -335,8 +335,8 @@ def _figure(value) -> str:
 # %% ../../nbs/core/runner.ipynb #6ad60bb3
 def outcome(workspace: Workspace) -> list[str]:
     "What the documents say of rule, model, canary and monitor."
-    names = workspace.published()["names"]
-    plan, problem, verdict, release, operation, monitoring = (workspace.load(n) if n in names else {} for n in ("plan", "problem", "verdict", "release", "operation", "monitoring"))
+    names, wanted = workspace.published()["names"], ("problem", "verdict", "release", "deployment", "operation", "monitoring")
+    problem, verdict, release, deployment, operation, monitoring = (workspace.load(n) if n in names else {} for n in wanted)
     unit, said = problem.get("unit", "cost units a decision"), []
     bar = verdict.get("bar", {})
     if "rule" in bar.get("costs", {}): said.append(f"The rule costs {bar['costs']['rule']:.3f} {unit}.")
@@ -344,10 +344,12 @@ def outcome(workspace: Workspace) -> list[str]:
         how = "clears the bar" if verdict["passed"] else "does not clear the bar"
         said.append(f"The model costs {verdict['cost']:.3f} and {how}: the cheapest without it is {bar['name']!r} with {bar['cost']:.3f}.")
     if release: said.append("Released: " + " and ".join(filter(None, (release.get("rule"), release.get("model")))) + ".")
-    if operation: said.append(f"The canary was {_past(operation['action'])}; {operation.get('stable') or 'nothing'} serves now.")
+    if operation: said.append(f"The canary was {_past(operation['action'])}" + (f": {operation['reason']}" if operation.get("reason") else "") + ".")
+    if serves := (operation or deployment).get("stable"): said.append(f"Now {serves} serves.")
     if monitoring:
-        alarms = [a if isinstance(a, str) else a.get("words") or a.get("alarm") or json.dumps(a) for a in monitoring.get("alarms", [])]
-        said.append(f"The monitor advises {monitoring['action'] if monitoring['action'] != 'nothing' else 'to change nothing'}" + (": " + "; ".join(alarms) if alarms else "") + ".")
+        alarms, advice = [a["words"] for a in monitoring["alarms"]], monitoring["action"]
+        more = f" and {len(alarms) - 3} more" if len(alarms) > 3 else ""
+        said.append(f"The monitor advises {'to change nothing' if advice == 'nothing' else advice}" + (f": {'; '.join(alarms[:3])}{more}" if alarms else "") + ".")
     return said
 
 def _past(action: str) -> str: return {"rolled_back": "rolled back", "nothing": "not needed"}.get(action, action)

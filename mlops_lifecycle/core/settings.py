@@ -157,6 +157,7 @@ class MonitorSettings(Section):
     psi_limit: float = number(0.25, "population stability index of an input or of the score", "(no unit)", 0.01, 10)
     calibration_limit: float = number(0.05, "distance between mean score and share that came true", "(probability)", 0.001, 1)
     least_labelled: int = number(200, "outcomes below which nothing is said about quality", "decisions", 1, 1_000_000)
+    least_days: int = number(14, "days with outcomes below which costs are not compared: days are what is drawn again, and a few of them say too little", "days", 1, 3_660)
     least_rows: int = number(500, "predictions below which nothing is said about drift", "predictions", 20, 1_000_000_000)
     go_back_on: CommaList = words(("roll back", "hotfix", "review"), "findings that stop the run and lead back", "any of: roll back, hotfix, review, retrain")
 

@@ -51,9 +51,11 @@ def main(rounds: int) -> None:
     for name in measured[0]:
         value = statistics.median(m[name] for m in measured if name in m)
         unit = "cost units" if name.startswith("cost") else "s"
-        against = {"cost a decision, bar": statistics.median(m["cost a decision, bar"] for m in measured)} if name == "cost a decision, model" else {"python -c pass": statistics.median(m["python -c pass"] for m in measured)}
-        goal = against["cost a decision, bar"] if unit == "cost units" and "model" in name else GOALS.get(name)
-        print(json.dumps({"figure": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": None if goal is None else value <= goal, "against": {k: round(v, 4) for k, v in against.items()}}))
+        beside = "cost a decision, bar" if unit == "cost units" else "python -c pass"
+        against = {beside: statistics.median(m[beside] for m in measured)}
+        goal = against[beside] if name == "cost a decision, model" else GOALS.get(name)
+        holds = None if goal is None else value <= goal
+        print(json.dumps({"figure": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds, "against": {k: round(v, 4) for k, v in against.items()}}))
         print(f"{name:40} {value:10.3f} {unit:12} {'' if goal is None else f'goal {goal:.3f}'}", file=sys.stderr)
 
 

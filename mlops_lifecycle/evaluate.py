@@ -21,22 +21,18 @@ from sklearn.metrics import roc_auc_score
 
 from .core.features import FeatureSet, columns_of
 from .core.stages import GoBack
-from .formulate import Bar, Costs, bar, best_threshold, cost_curve, costs_of, mean_cost
+from .formulate import Bar, Costs, bar, cost_curve, costs_of, mean_cost
 from .train import split
 
 # %% ../nbs/08_evaluate.ipynb #08-e-pick-code
 def pick(
-    candidates: Iterable[Any],  # with `name` and `score(columns)`, such as train.Candidate
-    choose: pd.DataFrame,       # rows of the period of choosing
-    target: str, costs: Costs,
+    candidates: Iterable[Any],  # with `name`, `score(columns)` and `metrics`: cost and threshold, such as train.Candidate
 ) -> tuple[Any, float]:         # the winner, and the threshold from which on it acts
     "The candidate that would have cost least in the period of choosing."
-    y, found = choose[target].to_numpy(int), []
-    for number, candidate in enumerate(candidates):
-        score = candidate.score(choose); threshold = best_threshold(y, score, costs)
-        found.append((mean_cost(y, score >= threshold, costs), number, candidate, threshold))
-    if not found: raise GoBack("train", "there are no candidates", evidence={"candidates": 0})
-    return min(found)[2:]
+    candidates = list(candidates)
+    if not candidates: raise GoBack("train", "there are no candidates", evidence={"candidates": 0})
+    winner = min(candidates, key=lambda c: c.metrics["cost"])
+    return winner, winner.metrics["threshold"]
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gain-code
 def drawn_gains(
@@ -160,7 +156,7 @@ def evaluate(
     "Judge the winner on the last period; `insist` turns a verdict that failed into a `GoBack`."
     parts, costs, limits = split(examples, problem.target, as_of, settings.clock.period), costs_of(settings), settings.evaluate
     choose, test = parts["choose"], parts["test"]
-    winner, threshold = pick(candidates, choose, problem.target, costs)
+    winner, threshold = pick(candidates)
     y, days = test[problem.target].to_numpy(int), test.decision_time.dt.floor("D").to_numpy()
     decision = winner.score(test) >= threshold
     best = best_without(choose, test, problem, costs)
@@ -190,7 +186,7 @@ def insist(
     if not failed: return verdict
     first = failed[0]
     raise GoBack(first["stage"], f'{verdict["candidate"]} failed "{first["gate"]}": {first["figure"]:.4g}, the limit is {first["limit"]:.4g}',
-                 evidence={g["gate"]: {"figure": g["figure"], "limit": g["limit"]} for g in failed}, parameters={"sample": 0} if first["stage"] == "train" else {})
+                 evidence={g["gate"]: {"figure": g["figure"], "limit": g["limit"]} for g in failed})
 
 # %% ../nbs/08_evaluate.ipynb #08-e-figure-code
 def cost_figure(

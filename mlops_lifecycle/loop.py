@@ -213,7 +213,7 @@ def draw_replay(
     left.set(ylabel=f"cost ({unit})" if unit else "cost", xlabel="period from", ylim=(0, None)); left.legend(frameon=False)
     totals = [table.loc["all", name] * table.loc["all", "rows"] for name in COLOURS]
     bars = right.bar(range(3), totals, color=list(COLOURS.values())); right.bar_label(bars, [f"{t:,.0f}" for t in totals])
-    right.set(ylabel="total cost", xticks=range(3)); right.set_xticklabels([n.replace(" ", "\n", 1) for n in COLOURS])
+    right.margins(y=0.12); right.set(ylabel="total cost", xticks=range(3)); right.set_xticklabels([n.replace(" ", "\n", 1) for n in COLOURS])
     fig.suptitle(f"The loop {'saves' if saved['saved'] >= 0 else 'costs'} {abs(saved['saved']):,.0f} against never retraining ({saved['low']:+,.0f} to {saved['high']:+,.0f})")
     return fig
 

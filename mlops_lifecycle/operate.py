@@ -133,8 +133,8 @@ def judge(
     for name in ("canary",) if share >= 100 else ("canary", "stable"):
         known = int((now[now.arm == name].outcome.notna()).sum())
         if known < limits.least_labelled: return Verdict("hold", f"{known} of {limits.least_labelled} outcomes known in the {name} arm")
-    if share >= 100: return Verdict("next", "every request answered, in time")
     difference = extra_cost([*before, now], costs, confidence, draws, seed)
+    if difference is None: return Verdict("next", "every request answered, in time; there was nothing to compare costs with")
     words = f"costs {difference[1]:+.3f} a decision ({difference[0]:+.3f} to {difference[2]:+.3f})"
     return Verdict("roll back", words + ", surely more", "train", difference) if difference[0] > 0 else Verdict("next", words, "", difference)
 

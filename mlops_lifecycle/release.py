@@ -119,10 +119,13 @@ def model_card(
     unit, gates = problem.unit, [{"gate": g["gate"], "figure": g["figure"], "limit": g["limit"], "result": {True: "holds", False: "fails", None: "not judged"}[g["passed"]]} for g in verdict["gates"]]
     costs = [{"what decides": f"this model, from {verdict['threshold']:.3f} on", f"cost, {unit}": verdict["cost"]}] + [{"what decides": k, f"cost, {unit}": v} for k, v in verdict["bar"]["costs"].items()]
     groups = [{k: s[k] for k in ("column", "group", "rows", "share", "cost", "other")} | {"judged": "no, too few" if s["weak"] is None else "worse" if s["weak"] else "yes"} for s in verdict["slices"]]
-    lineage = [{"what": k, "which": ", ".join(f"{a} {b}" for a, b in v.items()) if isinstance(v, Mapping) else ", ".join(v) if isinstance(v, list) else v} for k, v in (manifest["lineage"] | manifest["environment"]).items()]
+    def words(v): return ", ".join(f"{a} {b}" for a, b in v.items()) if isinstance(v, Mapping) else ", ".join(v) if isinstance(v, list) else v
+    lineage = [{"what": k, "which": words(v)} for k, v in (manifest["lineage"] | manifest["environment"]).items()]
     return "\n".join([
-        f"# {manifest['name']}, {problem.name}", f"\n{plan['objective']}\n", f"Decides whether to {problem.action}, once a {problem.entity}. A missed one costs {manifest['costs']['missed']:g}, a needless one {manifest['costs']['needless']:g}.",
-        f"\n## What it costs\n\nOn the last period before {manifest['as_of'][:10]}, which it had not seen: {verdict['rows']:,} rows, {verdict['happened']:.1%} of them {problem.target}; it acts on {verdict['acted']:.1%}.\n", markdown_table(costs),
+        f"# {manifest['name']}, {problem.name}", f"\n{plan['objective']}\n",
+        f"Decides whether to {problem.action}, once a {problem.entity}. A missed one costs {manifest['costs']['missed']:g}, a needless one {manifest['costs']['needless']:g}.",
+        f"\n## What it costs\n\nOn the last period before {manifest['as_of'][:10]}, which it had not seen: "
+        f"{verdict['rows']:,} rows, {verdict['happened']:.1%} of them {problem.target}; it acts on {verdict['acted']:.1%}.\n", markdown_table(costs),
         f"It saves {verdict['saving']:.3f} against the cheapest of the others, with {verdict['gain'][0]:.3f} to {verdict['gain'][1]:.3f} as the interval of that figure.\n",
         "## Gates\n", markdown_table(gates), f"## Groups\n\n`other` is what the bar ({verdict['bar']['name']}) costs there.\n", markdown_table(groups), "## Features\n", markdown_table(manifest["features"]["features"]),
         "## Limits\n\nThe figures hold for periods like the judged one. Groups that were too few to be judged are unknown, not fine. It has not been shown to work for any other decision than the one above.\n",

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['families', 'windows', 'split', 'enough_labels', 'no_target_inside', 'logistic_regression', 'gradient_boosting',
-           'fit_calibration', 'Candidate', 'figures', 'fit_candidate', 'train', 'write_candidates', 'read_candidates',
-           'log_experiment']
+           'fit_calibration', 'at_level', 'Candidate', 'figures', 'fit_candidate', 'train', 'write_candidates',
+           'read_candidates', 'log_experiment']
 
 # %% ../nbs/07_train.ipynb #07-t-imports
 import hashlib
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from pandas.tseries.frequencies import to_offset
+from scipy.optimize import brentq
 from sklearn.base import BaseEstimator
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -116,6 +117,16 @@ def fit_calibration(
     if (slope := float(fitted.coef_[0, 0])) > 0: return {"slope": slope, "intercept": float(fitted.intercept_[0])}
     return {"slope": 1.0, "intercept": float(np.log(y.mean() / (1 - y.mean())) - odds.mean())}
 
+# %% ../nbs/07_train.ipynb #07-t-level-code
+def at_level(
+    slope: float,            # of `fit_calibration`
+    probability: ArrayLike,  # shape (n,)
+    share: float,            # that happened, between 0 and 1
+) -> dict:                   # {"slope", "intercept"}
+    "The calibration with this slope whose mean is `share`."
+    share = min(max(share, 1e-6), 1 - 1e-6)
+    return {"slope": slope, "intercept": float(brentq(lambda i: calibrated(probability, {"slope": slope, "intercept": i}).mean() - share, -60, 60))}
+
 # %% ../nbs/07_train.ipynb #07-t-candidate-code
 @dataclass(frozen=True)
 class Candidate:
@@ -147,15 +158,19 @@ def figures(
 def fit_candidate(
     name: str, family: Callable,         # (which columns hold categories, seed) -> estimator
     fit: pd.DataFrame, choose: pd.DataFrame,
-    encoder: Encoder, target: str, costs: Any, seed: int,
+    features: Any, target: str, costs: Any, seed: int,  # of a FeatureSet; column; formulate.Costs
 ) -> Candidate:
-    "Fit on the first window, calibrate and measure on the second."
-    start = time.monotonic()
-    estimator = family(encoder.categorical, seed).fit(encoder.encode(fit), fit[target].to_numpy(int))
-    raw, y = estimator.predict_proba(encoder.encode(choose))[:, 1], choose[target].to_numpy(int)
-    calibration = fit_calibration(y, raw)
+    "Fit on the first window, measure on the second, fit again on both."
+    def fitted(rows):
+        encoder = Encoder.fit(rows, features)
+        estimator = family(encoder.categorical, seed).fit(encoder.encode(rows), rows[target].to_numpy(int))
+        return encoder, estimator, lambda part: estimator.predict_proba(encoder.encode(part))[:, 1]
+    start, y, both = time.monotonic(), choose[target].to_numpy(int), pd.concat([fit, choose])
+    raw = fitted(fit)[2](choose); calibration = fit_calibration(y, raw)
+    encoder, estimator, probability = fitted(both)
+    level = at_level(calibration["slope"], probability(both), both[target].astype(float).mean())
     plain = {k: v for k, v in estimator.get_params().items() if isinstance(v, int | float | str) and v == v}
-    return Candidate(name, estimator, encoder, calibration, figures(y, calibrated(raw, calibration), costs), plain | {"seed": seed, "rows": len(fit)}, round(time.monotonic() - start, 3))
+    return Candidate(name, estimator, encoder, level, figures(y, calibrated(raw, calibration), costs), plain | {"seed": seed, "rows": len(both)}, round(time.monotonic() - start, 3))
 
 # %% ../nbs/07_train.ipynb #07-t-call-code
 def train(
@@ -168,14 +183,13 @@ def train(
     sample: int = 0,            # most rows to fit on; 0 takes the settings'
     seed: int = -1,             # -1 takes the settings'
 ) -> list[Candidate]:           # one a family
-    "Fit every family on the first window; raises `GoBack` where nothing can be learned or a feature leaks."
+    "Fit every family; raises `GoBack` where nothing can be learned or a feature leaks."
     no_target_inside(feature_set, problem.target)
     parts = split(examples, problem.target, as_of, settings.clock.period)
     enough_labels(parts, problem.target)
     seed, sample = settings.train.seed if seed < 0 else seed, sample or settings.train.sample
     fit = parts["fit"].sample(sample, random_state=seed).sort_values("decision_time", kind="stable") if 0 < sample < len(parts["fit"]) else parts["fit"]
-    encoder = Encoder.fit(fit, feature_set.features)
-    return [fit_candidate(name, family, fit, parts["choose"], encoder, problem.target, costs_of(settings), seed) for name, family in families.items()]
+    return [fit_candidate(name, family, fit, parts["choose"], feature_set.features, problem.target, costs_of(settings), seed) for name, family in families.items()]
 
 # %% ../nbs/07_train.ipynb #07-t-keep-code
 def write_candidates(

@@ -75,6 +75,8 @@ def dependents(name: str) -> set[str]:  # names of stages
 # %% ../../nbs/core/stages.ipynb #73b97e89
 class GoBack(Exception):
     "A gate did not pass: the way leads back to `stage`."
+    row = staticmethod(stage)
+
     def __init__(self,
         stage: str,                # an earlier stage, which can mend it
         reason: str,               # what failed, with its figure and its limit
@@ -82,12 +84,9 @@ class GoBack(Exception):
         parameters: dict = None,   # what that stage should be run with instead: {name: value}
     ):
         self.stage, self.reason = stage, reason
+        self.notebook = self.row(stage).notebook  # an unknown stage is refused here and not found on the map
         self.evidence, self.parameters = dict(evidence or {}), dict(parameters or {})
-        self.notebook  # an unknown stage is refused here and not found on the map
         super().__init__(f"back to {stage}: {reason}")
-
-    @property
-    def notebook(self) -> str: return stage(self.stage).notebook
 
 # %% ../../nbs/core/stages.ipynb #0133de7f
 def _card(self) -> str:

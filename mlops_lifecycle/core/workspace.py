@@ -149,7 +149,7 @@ def read(self: Workspace,
     entry = self._entry(name)
     path = self.root / "lake" / name.replace(".", "/")
     frame = DeltaTable(path, version=entry["version"] if version is None else version).to_pyarrow_table().to_pandas(integer_object_nulls=True)
-    for column in frame.columns[frame.dtypes == object]: frame[column] = frame[column].convert_dtypes(convert_string=False)
+    for column in frame.select_dtypes(object): frame[column] = frame[column].convert_dtypes()
     return frame if as_of is None else known(frame, as_of, entry["gates"])
 
 def load(self: Workspace,

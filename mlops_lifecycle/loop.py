@@ -127,7 +127,7 @@ def watch(
     score = np.asarray(champion.source.score(columns_of(rows)), dtype=float)
     seen = rows.assign(score=score, decision=(score >= champion.source.threshold).astype(int), rule=problem.rule.decide(columns_of(rows)))
     found = monitor(seen, champion.source, costs_of(settings), settings)
-    return found["action"], [a["words"] for a in found["alarms"]] or found["unknown"] or ["all within their limits"]
+    return found["action"], [a["words"] for a in found["alarms"]] or ["all within their limits", *found["unknown"]]
 
 # %% ../nbs/16_loop.ipynb #16-l-winner-code
 def release_winner(

@@ -76,13 +76,15 @@ def health(
 
 # %% ../nbs/15_monitor.ipynb #15-m-drift-code
 def drift(
-    rows: pd.DataFrame,    # features and score
+    rows: pd.DataFrame,    # features, score and decision_time
     reference: Mapping,    # of the release
     limit: float,          # population stability index
 ) -> pd.DataFrame:         # column, psi, limit; the most moved first
     "How far each column moved from the release's reference."
     cuts = {name: cut for name, cut in reference["features"].items() if name in rows} | {"score": reference["score"]}
-    moved = [{"column": name, "psi": psi(cut["shares"], shares(cut, rows[name])), "limit": max(limit, cut.get("usual", 0))} for name, cut in cuts.items()]
+    days = (rows.decision_time.max() - rows.decision_time.min()) / pd.Timedelta("1D")
+    def usually(far): return next((far[length] for length in sorted(far, key=int, reverse=True) if int(length) <= days + 0.5), max(far.values()))
+    moved = [{"column": name, "psi": psi(cut["shares"], shares(cut, rows[name])), "limit": max(limit, usually(cut["usual"]))} for name, cut in cuts.items()]
     return pd.DataFrame(moved).sort_values("psi", ascending=False, ignore_index=True)
 
 # %% ../nbs/15_monitor.ipynb #15-m-quality-code
@@ -124,9 +126,7 @@ def monitor(
         moved = drift(rows, release.reference, limits.psi_limit); figures["drift"] = dict(zip(moved.column, moved.psi))
         alarms += [alarm("drift", m.column, m.psi, m.limit, "retrain") for m in moved.itertuples() if m.psi > m.limit]
     labelled, judge = rows[rows.outcome.notna()], settings.evaluate
-    days = labelled.decision_time.dt.floor("D").nunique()
     if len(labelled) < limits.least_labelled: unknown.append(f"quality: {len(labelled):,} outcomes have arrived, at least {limits.least_labelled:,} are needed")
-    elif days < limits.least_days: unknown.append(f"quality: outcomes of {days} days, at least {limits.least_days} are needed to compare costs")
     else:
         figures["quality"], found = quality(labelled, release.kind, costs, limits.calibration_limit, judge.confidence, judge.draws, settings.train.seed); alarms += found
     if plan and (due := review_due(plan, reactions)):

@@ -78,8 +78,8 @@ def extra_cost(
         weights.append(len(stable) * len(canary) / (len(stable) + len(canary)))
         extra.append(drawn_means(canary, draws, rng) - drawn_means(stable, draws, rng))
     if not weights: return None
-    tail = (1 - confidence) / 2
-    return tuple(float(q) for q in np.quantile(np.average(extra, axis=0, weights=weights), [tail, 0.5, 1 - tail]))
+    left_out = (1 - confidence) / 2
+    return tuple(float(q) for q in np.quantile(np.average(extra, axis=0, weights=weights), [left_out, 0.5, 1 - left_out]))
 
 # %% ../nbs/14_operate.ipynb #14-o-sure-code
 def surely_more(

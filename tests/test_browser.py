@@ -83,7 +83,7 @@ def test_the_map_shows_each_stage_and_leads_to_it(browser, lived):
 
 def test_search_works_from_the_file_system(browser, lived):
     seen = Seen(browser)
-    seen.page.goto((lived.site.parent / "search.html").as_uri() + "?q=threshold")
+    seen.page.goto((lived.site.parent / lived.run["run"] / "search.html").as_uri() + "?q=threshold")
     expect(seen.page.locator("#search-results li").first).to_be_visible(timeout=20_000)
     assert not seen.elsewhere and not seen.errors
 
@@ -117,7 +117,7 @@ class Lab:
         self.page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell", timeout=60_000)
         expect(self.page.locator(".jp-Notebook-ExecutionIndicator:visible")).to_have_attribute("data-status", "idle", timeout=60_000)
 
-    def append(self, cell: str, line: str):
+    def append(self, cell: re.Pattern, line: str):
         """Add a line at the end of the cell that holds a text."""
         editor = self.page.locator(".jp-CodeCell", has_text=cell).first.locator(".cm-content")
         editor.scroll_into_view_if_needed(); editor.click()
@@ -143,7 +143,7 @@ def test_an_edit_in_jupyterlab_takes_effect(browser, lived, tmp_path):
         seen = Seen(browser, f"127.0.0.1:{port}")
         lab = Lab(seen.page, f"http://127.0.0.1:{port}")
         lab.open("04_transform")
-        lab.append("FEATURES = FeatureSet(", 'FEATURES = FeatureSet((*FEATURES.features, Feature("flight")), FEATURES.lookups)')
+        lab.append(re.compile(r"FEATURES = FeatureSet\("), 'FEATURES = FeatureSet((*FEATURES.features, Feature("flight")), FEATURES.lookups)')
         lab.run_all("04_transform passed")
         workspace = Workspace(settings["MLOPS_WORKSPACE"])
         assert "flight" in [f["name"] for f in workspace.load("features")["features"]]

@@ -48,12 +48,12 @@ def test_a_second_run_skips_what_did_not_change(lived):
 
 def test_other_parameters_run_the_whole_cycle_again(lived, tmp_path):
     settings = lived.copy(tmp_path / "workspace")
-    run = json.loads(passed(mlops("run", "--json", "--force", "-p", "seed=1", "-p", "sample=6000", **settings)).stdout)
+    run = json.loads(passed(mlops("run", "--json", "--force", "-p", "seed=1", "-p", "sample=10000", **settings)).stdout)
     assert statuses(run) == {s.name: "passed" for s in STAGES}
     train = next(s for s in run["stages"] if s["stage"] == "train")
-    assert (train["parameters"]["seed"], train["parameters"]["sample"], train["verdict"]["rows"]) == (1, 6000, 6000)
+    assert (train["parameters"]["seed"], train["parameters"]["sample"], train["verdict"]["rows"]) == (1, 10000, 10000)
     executed = json.loads((tmp_path / "workspace" / train["report"]).read_text())
-    assert any("sample = 6000" in "".join(c["source"]) for c in executed["cells"])
+    assert any("sample = 10000" in "".join(c["source"]) for c in executed["cells"])
 
 
 def test_a_prediction_can_be_traced_back_to_notebook_and_file(lived):

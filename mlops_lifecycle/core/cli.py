@@ -38,6 +38,10 @@ def plainly() -> Iterator[None]:
         typer.echo(f"mlops: {error}", err=True)
         raise typer.Exit(1) from None
 
+def _refused(words: str) -> Exception:
+    from mlops_lifecycle.core.runner import Refused
+    return Refused(words)
+
 # %% ../../nbs/core/cli.ipynb #cf895a17
 def console(as_json: bool = False) -> Any:  # a Rich console
     "Where people are told things."
@@ -49,11 +53,10 @@ def pairs(
     texts: list[str],  # "NAME=VALUE"
 ) -> dict[str, str]:
     "Parameters as given with `-p`."
-    from mlops_lifecycle.core.runner import Refused
     for text in texts:
-        if "=" not in text: raise Refused(f'a parameter is given as NAME=VALUE, got "{text}"')
+        if "=" not in text: raise _refused(f'a parameter is given as NAME=VALUE, got "{text}"')
     found = dict(text.split("=", 1) for text in texts)
-    if len(found) < len(texts): raise Refused("a parameter is given twice: " + ", ".join(texts))
+    if len(found) < len(texts): raise _refused("a parameter is given twice: " + ", ".join(texts))
     return found
 
 # %% ../../nbs/core/cli.ipynb #854f7190
@@ -103,7 +106,9 @@ def watch(
     root = Path(runner.settings.root)
     if (root / "pyproject.toml").exists():
         from mlops_lifecycle.core.export import export_changed
-        for name in export_changed(root): show.print(f"exported {name}", style="bright_black", markup=False)
+        try: exported = export_changed(root)
+        except Exception as error: raise _refused(f"the notebooks cannot be exported: {type(error).__name__}: {error}") from error
+        for name in exported: show.print(f"exported {name}", style="bright_black", markup=False)
     with show.status("") as going:
         def tell(row, record):
             if record is None: going.update(f"{row.number:02d} {row.name}: {row.does}")
@@ -230,10 +235,6 @@ def score_requests(
     score = release.score(columns_of(pd.DataFrame(values)))
     frame = pd.DataFrame([entity.model_dump() for entity, _ in rows])
     return frame.assign(score=score, decision=(score >= release.threshold).astype(int), threshold=release.threshold, model=release.name, version=release.version)
-
-def _refused(words: str) -> Exception:
-    from mlops_lifecycle.core.runner import Refused
-    return Refused(words)
 
 # %% ../../nbs/core/cli.ipynb #940349c7
 def harmless(cell: Any) -> Any:

@@ -34,7 +34,9 @@ def modules_used(
     todo, found = [(source, package)], set()
     while todo:
         code, folder = todo.pop()
-        for node in ast.walk(ast.parse(code)):
+        try: tree = ast.parse(code)
+        except SyntaxError: continue  # code that Python cannot read imports nothing; executing it will say so
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import): stems = [package.parent.joinpath(*a.name.split(".")) for a in node.names]
             elif isinstance(node, ast.ImportFrom):
                 base = [folder, *folder.parents][node.level - 1] if node.level else package.parent

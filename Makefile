@@ -24,6 +24,8 @@ test: $(READY) browser clean-tree    ## everything: exported code, lessons, whol
 lab: $(READY)    ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# One request is one row: more threads than one only wait for each other.
+serve: export OMP_NUM_THREADS := 1
 serve: $(READY)    ## the API on what is deployed
 	$(BIN)/mlops serve
 

@@ -49,7 +49,7 @@ def went_back(done, stage: str, notebook: str, *words: str) -> str:
 def test_data_a_missing_source_and_a_failing_expectation_lead_back(lived, flights, tmp_path):
     settings = lived.copy(tmp_path / "workspace")
     went_back(mlops("run", "collect", **settings | {"MLOPS_SOURCE__PLANES__WHERE": "nothing.csv"}), "02_collect", "01_formulate", 'source "planes" is declared and is not there')
-    broken = flights[(flights.month == "6") & (flights.day == "1")].assign(arr_delay="5000")
+    broken = flights[(flights.month == "5") & (flights.day == "1")].assign(arr_delay="5000")
     broken.to_csv(tmp_path / "broken.csv", index=False)
     done = mlops("run", "collect", "curate", "transform", "validate", **settings | {"MLOPS_SOURCE__FLIGHTS__WHERE": tmp_path / "broken.csv"})
     went_back(done, "05_validate", "02_collect", "silver.flights arr_delay", "5000")

@@ -186,7 +186,7 @@ def insist(
     if not failed: return verdict
     first = failed[0]
     raise GoBack(first["stage"], f'{verdict["candidate"]} failed "{first["gate"]}": {first["figure"]:.4g}, the limit is {first["limit"]:.4g}',
-                 evidence={g["gate"]: {"figure": g["figure"], "limit": g["limit"]} for g in failed})
+                 evidence={g["gate"]: {"figure": g["figure"], "limit": g["limit"]} for g in failed}, parameters={"sample": 0} if first["stage"] == "train" else {})
 
 # %% ../nbs/08_evaluate.ipynb #08-e-figure-code
 def cost_figure(

@@ -1,5 +1,4 @@
 """What is refused at once, and the gates: one of each wheel, seen failing on what really has the fault."""
-import json
 
 import pytest
 from conftest import last_run, mlops

@@ -387,6 +387,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mlops_lifecycle/core/runner.py'),
                                              'mlops_lifecycle.core.runner.code_of': ( 'core/runner.html#code_of',
                                                                                       'mlops_lifecycle/core/runner.py'),
+                                             'mlops_lifecycle.core.runner.cut_off': ( 'core/runner.html#cut_off',
+                                                                                      'mlops_lifecycle/core/runner.py'),
                                              'mlops_lifecycle.core.runner.declared': ( 'core/runner.html#declared',
                                                                                        'mlops_lifecycle/core/runner.py'),
                                              'mlops_lifecycle.core.runner.engine': ( 'core/runner.html#engine',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'QUIET', 'Refused', 'choose', 'declared', 'typed', 'assign', 'require_inputs', 'stale', 'code_of',
-           'StageFailed', 'engine', 'mark', 'execute', 'Runner', 'one', 'blank', 'environment', 'go', 'keep', 'follow',
-           'run_stages', 'in_plain_words', 'outcome', 'status']
+           'StageFailed', 'engine', 'mark', 'execute', 'Runner', 'one', 'blank', 'environment', 'cut_off', 'go', 'keep',
+           'follow', 'run_stages', 'in_plain_words', 'outcome', 'status']
 
 # %% ../../nbs/core/runner.ipynb #892d92b9
 import ast
@@ -253,6 +253,19 @@ def environment(self: Runner, parameters: dict) -> dict:
 
 Runner.blank, Runner.environment = blank, environment
 
+# %% ../../nbs/core/runner.ipynb #32129c0a
+def cut_off(
+    failed: str,           # a stage's name
+    workspace: Workspace,
+) -> set[str]:             # names of stages
+    "The later stages that must not run: they need what the failed one leaves, or would take what it left earlier for new."
+    there, lost, stopped = list(workspace.published()["names"]), list(stage(failed).leaves), set()
+    meet = lambda pattern, name: covers((pattern,), name) or covers((name,), pattern)
+    for row in STAGES[stage(failed).number + 1:]:
+        touched = [(p, leaf) for p in row.reads for leaf in lost if meet(p, leaf)]
+        if any(not p.endswith("?") or any(meet(leaf, name) for name in there) for p, leaf in touched): stopped.add(row.name); lost += row.leaves
+    return stopped
+
 # %% ../../nbs/core/runner.ipynb #1f73cfe4
 def go(self: Runner) -> dict:  # run.json
     "Run the chosen stages; raises `Busy` when another run holds the workspace."
@@ -263,7 +276,7 @@ def go(self: Runner) -> dict:  # run.json
             row = self.chosen[next_]; next_ += 1
             if row.name in lost: continue
             record = self.one(row)
-            if record["status"] == "failed": lost |= dependents(row.name)
+            if record["status"] == "failed": lost |= cut_off(row.name, self.workspace)
             self.keep(record)
             self.tell(row, record)
             if record["status"] == "went_back" and (next_ := self.follow(record["edges"][0])) is None: break
@@ -322,7 +335,7 @@ def in_plain_words(
         copy = workspace.root / (s["report"] or "")
         if s["status"] == "failed":
             said.append(f"{s['notebook'].removesuffix('.ipynb')} failed: {s['words'].rstrip('.')}." + (f" Open {_near(copy)}, it shows the cell." if copy.is_file() else ""))
-            if without := [name for name in chosen if name in dependents(s["stage"]) - ran]: said.append(f"What builds on it was not run: {', '.join(without)}.")
+            if without := [name for name in chosen if name in cut_off(s["stage"], workspace) - ran]: said.append(f"What builds on it was not run: {', '.join(without)}.")
         if s["status"] == "went_back":
             edge = s["edges"][0]
             said.append(f"{s['notebook'].removesuffix('.ipynb')} goes back to {edge['to']}: {edge['reason']}.")

@@ -1,15 +1,19 @@
 """kill -9 in the middle of a stage: nothing half-written is ever readable, and the next run finishes."""
 import json
-import signal
+import sqlite3
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pandas as pd
+import psutil
 import pytest
-from conftest import MLOPS, ROOT, environment, mlops, passed
+from conftest import MLOPS, ROOT, environment, last_run, mlops, passed
 
+from mlops_lifecycle.core.log import ServingLog
 from mlops_lifecycle.core.release import verify
 from mlops_lifecycle.core.workspace import Workspace
 
@@ -25,18 +29,37 @@ def read_everything(root: Path) -> int:
     return len(workspace.published()["names"])
 
 
+def reading_along(root: Path, stop: threading.Event) -> int:
+    """Read everything again and again until told to stop."""
+    rounds = 0
+    while not stop.wait(0.1): read_everything(root); rounds += 1
+    return rounds
+
+
+def is_kernel(process: psutil.Process) -> bool:
+    """Whether it is a notebook's kernel; one that has ended meanwhile is none."""
+    try: return any("ipykernel" in word for word in process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess): return False
+
+
 def killed(settings: dict, arguments: list[str], begun) -> None:
-    """Start a run, read along, and kill every process of it as soon as `begun` says so."""
+    """Start a run, read along, and kill the runner and its kernel as soon as `begun` says so; what else they started ends by itself."""
     run = subprocess.Popen([*MLOPS, *arguments], cwd=ROOT, env=environment(**settings), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-    while not begun():
-        assert run.poll() is None, f"the run ended with {run.returncode} before it could be killed"
-        time.sleep(0.005)
-    everybody = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
-    for process in everybody:
-        try: process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess: pass
-    psutil.wait_procs(everybody)
+    with ThreadPoolExecutor() as pool:
+        stop = threading.Event()
+        read = pool.submit(reading_along, Path(settings["MLOPS_WORKSPACE"]), stop)
+        try:
+            while not begun():
+                assert run.poll() is None, f"the run ended with {run.returncode} before it could be killed"
+                time.sleep(0.002)
+            everybody = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+            for process in everybody:
+                if process.pid == run.pid or is_kernel(process): process.kill()
+        finally: stop.set(); run.kill()
+        assert read.result()
     run.wait()
+    _, alive = psutil.wait_procs(everybody, timeout=60)
+    assert not alive, [process.cmdline() for process in alive]
 
 
 def anything(root: Path, pattern: str):
@@ -45,25 +68,54 @@ def anything(root: Path, pattern: str):
     return lambda: any(p not in before for p in root.glob(pattern))
 
 
-IN_THE_MIDDLE = {
-    "collect": "lake/bronze/flights/*.parquet",  # a table is being written
-    "train": "runs/*/train/*.skops",             # one model is there, the other is not
-}
+def collecting(root: Path, settings: dict):
+    """In the middle of collect: one table is being written."""
+    fewer = pd.read_csv(settings["MLOPS_SOURCE__FLIGHTS__WHERE"], dtype=str).iloc[:-1]  # the same flights would not be written again
+    fewer.to_csv(root.parent / "fewer.csv", index=False)
+    settings["MLOPS_SOURCE__FLIGHTS__WHERE"] = root.parent / "fewer.csv"
+    return anything(root, "lake/bronze/flights/*.parquet")
+
+
+def training(root: Path, settings: dict):
+    """In the middle of train: one model is there, the other is not."""
+    return anything(root, "runs/*/train/*.skops")
+
+
+def operating(root: Path, settings: dict):
+    """In the middle of operate: the app serves a canary that nobody will promote, and has answered a few requests."""
+    settings["MLOPS_CANARY__LEAST_LABELLED"] = 1_000_000
+    log, model = ServingLog(root / "serving.db"), Workspace(root).load("release")["model"]
+    log.deploy(stable="rule-1.0", canary=model, share=0.0)
+    before = len(log.frames()[0]); log.close()
+
+    def begun():
+        with closing(sqlite3.connect(f"file:{root / 'serving.db'}?mode=ro", uri=True)) as log: return log.execute("select count(*) from predictions").fetchone()[0] > before + 20
+    return begun
+
+
+IN_THE_MIDDLE = {"collect": collecting, "train": training, "operate": operating}
 
 
 @pytest.mark.parametrize("stage", IN_THE_MIDDLE)
 def test_a_killed_stage_leaves_nothing_half_written_and_the_next_run_finishes(stage, lived, tmp_path):
     root = tmp_path / "workspace"
     settings = lived.copy(root)
-    if stage == "collect":  # the same flights would not be written again
-        fewer = pd.read_csv(settings["MLOPS_SOURCE__FLIGHTS__WHERE"], dtype=str).iloc[:-1]
-        settings["MLOPS_SOURCE__FLIGHTS__WHERE"] = tmp_path / "fewer.csv"
-        fewer.to_csv(tmp_path / "fewer.csv", index=False)
-    before = Workspace(root).published()
-    killed(settings, ["run", stage, "--force"], anything(root, IN_THE_MIDDLE[stage]))
+    begun, before = IN_THE_MIDDLE[stage](root, settings), Workspace(root).published()
+    arguments = ["run", stage, "--force", *(["-p", "most=300"] if stage == "operate" else [])]
+    killed(settings, arguments, begun)
     assert read_everything(root) and Workspace(root).published()["names"] == before["names"]
-    assert max((root / "runs").glob("*/run.json"), key=lambda p: p.stat().st_mtime_ns).read_text().count('"failed"')
-    run = json.loads(passed(mlops("run", stage, "--force", "--json", **settings)).stdout)
+    assert last_run(root)["status"] == "failed"
+    run = json.loads(passed(mlops(*arguments, "--json", **settings)).stdout)
     assert [s["status"] for s in run["stages"]] == ["passed"]
     assert read_everything(root) >= len(before["names"])
-    assert not list((root / "releases").glob(".*"))
+
+
+def test_what_a_killed_release_left_is_never_read_and_swept_away(lived, tmp_path):
+    root = tmp_path / "workspace"
+    settings, releases = lived.copy(root), root / "releases"
+    model = Workspace(root).load("release")["model"]
+    left = releases / f".{model}.x1y2z3"
+    (releases / model).rename(left); (left / "SHA256SUMS").unlink()  # as a kill in the middle of writing leaves it
+    assert read_everything(root)
+    passed(mlops("run", "release", "--force", **settings))
+    assert sorted(p.name for p in releases.iterdir()) == [model, "rule-1.0"] and read_everything(root)

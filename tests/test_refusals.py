@@ -1,4 +1,5 @@
 """What is refused at once, and the gates: one of each wheel, seen failing on what really has the fault."""
+import json
 
 import pytest
 from conftest import last_run, mlops
@@ -70,6 +71,16 @@ def test_ml_a_model_that_saves_too_little_is_not_passed(lived, tmp_path):
     run = last_run(tmp_path / "workspace")
     assert (run["status"], run["edges"][0]["from"], run["edges"][0]["to"]) == ("went_back", "evaluate", "train")
     assert Workspace(tmp_path / "workspace").load("verdict") == Workspace(lived.workspace).load("verdict")  # what stood still stands
+
+
+def test_ml_an_edge_that_changes_something_is_followed_when_asked(lived, tmp_path):
+    settings = lived.copy(tmp_path / "workspace")
+    done = mlops("run", "train", "evaluate", "-p", "sample=150", "--on-goback", "retry", "--json", **settings)
+    run = json.loads(done.stdout)
+    assert (done.returncode, run["status"], run["edges"][0]["followed"]) == (0, "passed", "yes"), done.stderr
+    assert [s["parameters"].get("sample") for s in run["stages"]] == [0, None]
+    done = mlops("run", "evaluate", "--on-goback", "retry", **settings | {"MLOPS_EVALUATE__LEAST_GAIN": 3})
+    went_back(done, "08_evaluate", "07_train", "it changes nothing")
 
 
 def test_dev_an_app_that_does_not_serve_what_was_formulated_leads_back(lived, tmp_path):

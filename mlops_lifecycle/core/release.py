@@ -104,6 +104,7 @@ SUMS = "SHA256SUMS"
 def _place(folder: Path, content: Mapping[str, bytes]) -> Path:
     "Write all of the folder or none of it."
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*"): shutil.rmtree(left)  # by a process that was killed
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name, data in content.items():  # the checksums stand last

@@ -2,6 +2,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
@@ -146,4 +147,8 @@ def test_an_edit_in_jupyterlab_takes_effect(browser, lived, tmp_path):
         lab.run_all("04_transform passed")
         workspace = Workspace(settings["MLOPS_WORKSPACE"])
         assert "flight" in [f["name"] for f in workspace.load("features")["features"]]
+        subprocess.run([Path(sys.executable).parent / "nbdev-export"], cwd=project, env=environment(project), check=True, capture_output=True)
+        lab.open("07_train")
+        lab.run_all("07_train passed")
+        assert "flight" in workspace.load("candidates")["candidates"][0]["encoder"]["names"]
         assert not [url for url in seen.elsewhere if not re.match(r"wss?://127", url)]

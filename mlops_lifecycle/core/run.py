@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['modules_used', 'code_digest', 'new_run', 'write_run', 'StageRun', 'read', 'tables', 'load', 'file', 'log', 'write',
-           'save', 'passed', 'record', 'alone']
+           'append', 'save', 'passed', 'record', 'alone']
 
 # %% ../../nbs/core/run.ipynb #5cf784fa
 import ast
@@ -152,6 +152,14 @@ def write(self: StageRun,
     "Leave a table."
     self._leave(name, self.workspace.store(name, frame, known))
 
+def append(self: StageRun,
+    name: str,            # "bronze.returns"
+    batches,              # of events, see `Workspace.append`
+    known: dict = None,   # {column of times: "*" for the row, or the columns whose values it gates}
+) -> None:
+    "Add to a table of events what is new, and remember up to where its source was read."
+    self._leave(name, self.workspace.append(name, batches, known))
+
 def save(self: StageRun,
     name: str,      # "verdict"
     content: dict,  # JSON-able
@@ -170,7 +178,7 @@ def _leave(self: StageRun, name: str, entry: dict) -> None:
     if not covers(self.stage.leaves, name): raise ValueError(f'{self.stage.name} leaves "{name}", which the stage table does not declare; it declares {", ".join(self.stage.leaves)}')
     self.entries[name], self.outputs[name] = entry | {"stage": self.stage.name, "run": self.name}, entry["version"]
 
-StageRun.write, StageRun.save, StageRun.passed, StageRun._leave = write, save, passed, _leave
+StageRun.write, StageRun.append, StageRun.save, StageRun.passed, StageRun._leave = write, append, save, passed, _leave
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:

@@ -26,6 +26,7 @@ from .core.files import BLOCK, Block, Column, SourceError, blocks_of, fingerprin
 from .core.log import ServingLog
 from .core.sources import after_of, as_blocks, by_cursor, rows_of_database
 from .core.stages import GoBack
+from .core.streams import acknowledge_stream, batches_of_log, batches_of_stream
 from .core.workspace import outside
 
 # %% ../nbs/02_collect.ipynb #collect-pieces
@@ -57,7 +58,7 @@ def pieces_of(
 def rows_of(name: str, source):  # a function that gives rows
     "How a source that gives rows is asked for them."
     known = ROWS | KINDS
-    if source.kind not in known: raise SourceError(f'source "{name}" is of kind "{source.kind}"; known are file, log, changes, {", ".join(known)}')
+    if source.kind not in known: raise SourceError(f'source "{name}" is of kind "{source.kind}"; known are file, log, changes, stream, {", ".join(known)}')
     return known[source.kind]
 
 # %% ../nbs/02_collect.ipynb #collect-load
@@ -281,6 +282,8 @@ def batches_of_source(
 ) -> Iterator[Batch] | None:  # None for a source that is read whole
     "The events that are new at a source that changes."
     if source.kind == "changes": return (changes_of_slot if "://" in source.where else changes_of_files)(name, source, root, cursor)
+    if source.kind == "stream": return batches_of_stream(name, source, root, cursor)
+    if source.kind == "log": return batches_of_log(name, source, root, cursor)
     if source.kind != "file" and source.cursor: return by_cursor(rows_of(name, source)(name, source, root, after_of(cursor)), source, cursor)
     return None
 
@@ -341,7 +344,7 @@ def collect(
     loads, parts, events, logs = {name: Load(name) for name in sources}, {}, {}, {}
     for name, source in sources.items():
         expected = {c: d for c, d in columns.get(name, {}).items() if d.source != "computed"}
-        if source.kind == "log": logs[name] = read_log(log, source.where); loads[name].rows = len(logs[name])
+        if source.where in LOG_COLUMNS: logs[name] = read_log(log, source.where); loads[name].rows = len(logs[name])
         elif batches := batches_of_source(name, source, root, cursors.get(name, {})): events[name] = counted(there(batches, name), expected, loads[name])
         else:
             rows = with_arrival(parts_of(pieces_of(name, source, root), expected, loads[name], tuple(source.text)), source)
@@ -387,7 +390,7 @@ def leave(
     "Write what the sources gave, and say so in the run's record."
     for name, source in run.settings.source.items():
         if source.kind == "file": run.file(source.where)
-        elif source.kind != "log": run.inputs[f"live:{name}"] = None
+        elif source.where not in LOG_COLUMNS: run.inputs[f"live:{name}"] = None
     for name, table in bronze.tables.items(): run.write(f"bronze.{name}", table, bronze.gates[name])
     for name, batches in bronze.events.items(): run.append(f"bronze.{name}", batches, bronze.gates[name])
     run.write("bronze.quarantine", bronze.quarantine)
@@ -410,4 +413,5 @@ def acknowledge(
 ) -> None:
     "Tell the sources that wait for it how far bronze is, so that they may forget; only what is published counts."
     for name, cursor in cursors_of(workspace, sources).items():
+        if cursor and sources[name].kind == "stream": acknowledge_stream(sources[name], root, cursor)
         if cursor and sources[name].kind == "changes" and "://" in sources[name].where: acknowledge_slot(sources[name], root, cursor)

@@ -3,6 +3,7 @@
 `make test` kills a few times, `benchmarks/faults.py` many times; both use what stands here.
 """
 import json
+import logging.handlers
 import multiprocessing
 import os
 import random
@@ -183,6 +184,75 @@ class Debezium(Project):
         return self.table
 
 
+class Brokers:
+    """A cluster that speaks Kafka's protocol, in a process of its own."""
+    def __init__(self):
+        program = "import sys; from confluent_kafka import Producer; p = Producer({'test.mock.num.brokers': 1, 'log_level': 0}); b, = p.list_topics(timeout=10).brokers.values();" \
+                  "print(f'{b.host}:{b.port}', flush=True); sys.stdin.read()"
+        self.process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.address = self.process.stdout.readline().strip()
+
+    def __enter__(self): return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+class Stream(Project):
+    """A topic with four partitions; the same loan always goes to the same one."""
+    kind = "stream"
+
+    def __init__(self, folder: Path, brokers: Brokers, topic: str):
+        from confluent_kafka import Producer
+        self.more, self.topic = f"topic = {topic}\ngroup = library\n", topic
+        super().__init__(folder, brokers.address)
+        self.table, self.producer, self.sent = {}, Producer({"bootstrap.servers": brokers.address, "log_level": 0}), 0
+
+    def send(self, loan: int, row: dict | None):
+        self.producer.produce(self.topic, key=str(loan), value=None if row is None else json.dumps(row))
+        self.sent += 1
+
+    def change(self) -> None:
+        n = self.rounds * 10
+        for loan in range(n, n + 10): self.table[loan] = (f"{loan:03d}", None)
+        for loan in [loan for loan in self.table if loan % 7 == self.rounds % 7]: self.table[loan] = (f"{loan:03d}", self.rounds)
+        for loan, (reader, late) in self.table.items(): self.send(loan, {"reader": reader, "days_late": late})
+        del self.table[n + 3]
+        self.send(n + 3, None)
+        assert self.producer.flush(20) == 0
+        self.rounds += 1
+
+    def truth(self) -> dict:
+        assert len(self.events) == self.sent  # each message once
+        return self.table
+
+    def verify(self) -> None:
+        truth = self.truth()
+        assert self.events.event_id.is_unique and self.state() == truth
+
+
+class Log(Project):
+    """The log of a real process, rotated by size while it writes."""
+    kind = "log"
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, "log/desk.jsonl*")
+        (folder / "log").mkdir()
+        self.handler = logging.handlers.RotatingFileHandler(folder / "log" / "desk.jsonl", maxBytes=2_000, backupCount=1_000)
+        self.table = {}
+
+    def change(self) -> None:
+        for loan in range(self.rounds * 40, self.rounds * 40 + 40):
+            self.table[loan] = (f"{loan:03d}", loan % 5)
+            self.handler.emit(logging.makeLogRecord({"msg": json.dumps({"loan": loan, "reader": f"{loan:03d}", "days_late": loan % 5})}))
+        self.rounds += 1
+
+    def truth(self) -> dict:
+        assert len(self.events) == len(self.table)
+        return self.table
+
+
 STEPS = ("workspace.py", "run.py", "collect.py")  # between whose calls and returns a process may be killed
 
 
@@ -206,7 +276,7 @@ class Nights:
     def __init__(self, project: Project, seed: int):
         self.project, self.random, self.seconds, self.steps = project, random.Random(seed), [], []
         self.server = multiprocessing.get_context("forkserver")
-        self.server.set_forkserver_preload(["mlops_lifecycle.collect", "mlops_lifecycle.core.run", "deltalake", "pyarrow.dataset", "sqlalchemy", "psycopg"])  # imported once, forked many times
+        self.server.set_forkserver_preload(["mlops_lifecycle.collect", "mlops_lifecycle.core.run", "deltalake", "pyarrow.dataset", "sqlalchemy", "psycopg", "confluent_kafka"])  # imported once, forked many times
 
     def night(self, kill: str = "") -> int:
         """The exit code; a killed process has minus nine."""

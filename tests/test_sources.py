@@ -1,6 +1,8 @@
 """Every kind of source against the real thing, and killed between any two steps."""
+import pandas as pd
 import pytest
-from kinds import COLUMNS, Debezium, Nights, Postgres, PostgresTable, Slot, Table
+from confluent_kafka import TopicPartition
+from kinds import COLUMNS, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Slot, Stream, Table
 
 from mlops_lifecycle.core.changes import latest
 from mlops_lifecycle.core.files import Column, SourceError
@@ -11,17 +13,24 @@ def postgres():
     with Postgres() as server: yield server
 
 
+@pytest.fixture(scope="module")
+def brokers():
+    with Brokers() as cluster: yield cluster
+
+
 MADE = {
     "a table in SQLite": lambda folder, server: Table(folder),
-    "a table in PostgreSQL": lambda folder, server: PostgresTable(folder, server()),
-    "PostgreSQL's log": lambda folder, server: Slot(folder, server(), group="killed"),
+    "a table in PostgreSQL": lambda folder, server: PostgresTable(folder, server("postgres")),
+    "PostgreSQL's log": lambda folder, server: Slot(folder, server("postgres"), group="killed"),
     "Debezium in files": lambda folder, server: Debezium(folder),
+    "a stream": lambda folder, server: Stream(folder, server("brokers"), topic="killed"),
+    "a rotated log": lambda folder, server: Log(folder),
 }
 
 
 @pytest.mark.parametrize("what", MADE)
 def test_killed_at_random_nothing_is_lost_and_nothing_doubled(what, tmp_path, request):
-    project = MADE[what](tmp_path, lambda: request.getfixturevalue("postgres"))
+    project = MADE[what](tmp_path, request.getfixturevalue)
     assert Nights(project, seed=len(what)).run(kills=3) >= 1
 
 
@@ -82,6 +91,46 @@ def test_a_change_that_comes_late_never_wins_and_the_dead_stay_dead(tmp_path):
     project.verify()
     table, _ = latest(project.events, COLUMNS["loans"], "loans")
     assert sorted(table[table.deleted].loan) == [3, 13, 23, 33]
+
+
+def committed(stream: Stream) -> dict[int, int]:
+    from mlops_lifecycle.core.settings import load_settings
+    from mlops_lifecycle.core.streams import consumer_of
+    consumer = consumer_of(load_settings(stream.folder, environ={}).source["loans"])
+    try: return {p.partition: p.offset for p in consumer.committed([TopicPartition(stream.topic, n) for n in range(4)], timeout=10)}
+    finally: consumer.close()
+
+
+def test_offsets_are_committed_only_after_bronze_is_published(brokers, tmp_path, monkeypatch):
+    stream = Stream(tmp_path, brokers, topic="committed")
+    stream.change(); stream.nightly()
+    before, events = committed(stream), len(stream.events)
+    assert sum(before.values()) == events == stream.sent
+    stream.change()
+    monkeypatch.setattr("mlops_lifecycle.core.workspace.Workspace.publish", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"): stream.nightly()
+    assert committed(stream) == before and len(stream.events) == events
+    monkeypatch.undo()
+    stream.nightly(); stream.verify()
+    assert sum(committed(stream).values()) == stream.sent
+
+
+def test_a_new_workspace_reads_the_stream_from_its_beginning_whatever_was_committed(brokers, tmp_path):
+    for name in ("one", "two"): (tmp_path / name).mkdir()
+    first = Stream(tmp_path / "one", brokers, topic="again")
+    first.change(); first.nightly()
+    second = Stream(tmp_path / "two", brokers, topic="again")
+    second.nightly()
+    pd.testing.assert_frame_equal(*[p.events.sort_values("event_id", ignore_index=True) for p in (first, second)])
+
+
+def test_messages_that_are_gone_are_said_to_be_gone(brokers, tmp_path):
+    stream = Stream(tmp_path, brokers, topic="lost")
+    stream.change(); stream.nightly()
+    entry = stream.workspace.published()["names"]["bronze.loans"]
+    stream.workspace.publish({"bronze.loans": entry | {"cursor": {"offsets": {"0": 99}}}})  # as if the topic had been made anew
+    with pytest.raises(SourceError, match="bronze goes on at 99: what lies between is lost"): stream.nightly()
+    assert stream.workspace.published()["names"]["bronze.loans"]["cursor"] == {"offsets": {"0": 99}}
 
 
 def test_a_row_committed_late_is_found_within_the_overlap(tmp_path):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UtcTime', 'CommaList', 'SECTIONS', 'number', 'words', 'as_utc', 'comma_list', 'Section', 'ProjectSettings',
-           'CostSettings', 'offset_alias', 'ClockSettings', 'Source', 'TrainSettings', 'EvaluateSettings',
-           'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings', 'MonitorSettings', 'RunSettings',
-           'Settings', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put', 'overrides', 'find_settings',
-           'load_settings']
+           'CostSettings', 'offset_alias', 'ClockSettings', 'Source', 'PrivacySettings', 'TrainSettings',
+           'EvaluateSettings', 'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings',
+           'MonitorSettings', 'RunSettings', 'Settings', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put',
+           'overrides', 'find_settings', 'load_settings']
 
 # %% ../../nbs/core/settings.ipynb #set-imports
 import configparser
@@ -112,6 +112,13 @@ class Source(Section):
         if bool(self.arrival) != bool(self.arrival_start): raise ValueError("arrival and arrival_start go together: give both or neither")
         return self
 
+# %% ../../nbs/core/settings.ipynb #set-privacy
+class PrivacySettings(Section):
+    "What readers may see of single rows."
+    k: int = number(5, "rows that must be alike in all quasi-identifiers where rows are shown", "rows", 2, 1_000_000)
+    quasi_identifiers: CommaList = words((), "columns that outsiders may know of a row", "column names with commas between")
+    shown: CommaList = words((), "columns of the examples that readers may see row by row", "column names with commas between")
+
 # %% ../../nbs/core/settings.ipynb #set-learn
 class TrainSettings(Section):
     "How much to learn from, and with which seed."
@@ -172,6 +179,7 @@ class Settings(Section):
     project: ProjectSettings
     clock: ClockSettings
     costs: CostSettings = CostSettings()
+    privacy: PrivacySettings = PrivacySettings()
     source: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")], Source] = {}
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

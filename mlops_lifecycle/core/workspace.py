@@ -111,6 +111,7 @@ def store(self: Workspace,
     name: str,                     # "silver.loans" for a table, "plan" for a document
     content: pd.DataFrame | dict,
     gates: dict = None,            # of a table: when its values became known, see `core.clock`
+    schema=None,                   # of a table: the Arrow schema it must have, comments included; none takes what comes
 ) -> dict:                         # the entry for `publish`: version, and what a reader needs
     "Write a new version that nobody sees yet."
     before = self.published()["names"].get(name, {})
@@ -119,7 +120,7 @@ def store(self: Workspace,
         atomic_write(self.root / "documents" / name / f"{version}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         return {"version": version}
     from deltalake import DeltaTable, write_deltalake
-    table = to_arrow(content); entry = {"digest": digest(table), "rows": len(content), "gates": gates or {}}
+    table = to_arrow(content); table = table if schema is None else table.cast(schema); entry = {"digest": digest(table), "rows": len(content), "gates": gates or {}}
     if before.get("digest") == entry["digest"]: return entry | {"version": before["version"]}
     path = self.root / "lake" / name.replace(".", "/"); path.parent.mkdir(parents=True, exist_ok=True)
     write_deltalake(path, table, mode="overwrite", schema_mode="overwrite")

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ import pandas as pd
 import mlops_lifecycle.core.export  # noqa: F401 -- warns a person whose package is behind its notebooks
 from .clock import moment
 from .settings import Settings, load_settings
-from .stages import GoBack, covers, stage
+from .stages import GoBack, covers, in_words, stage
 from .workspace import Workspace, atomic_write, digest, outside
 
 # %% ../../nbs/core/run.ipynb #d86c3618
@@ -107,9 +108,10 @@ def read(self: StageRun,
 def tables(self: StageRun,
     zone: str,                          # "bronze"
     as_of: pd.Timestamp | str = None,
+    without: Iterable[str] = (),        # short names of tables that are not wanted
 ) -> dict[str, pd.DataFrame]:           # {short name: table}
     "All published tables of a zone, as they were known then."
-    names = [n for n in self.workspace.published()["names"] if n.startswith(f"{zone}.")]
+    names = {n for n in self.workspace.published()["names"] if n.startswith(f"{zone}.")} - {f"{zone}.{n}" for n in without}
     return {n.partition(".")[2]: self.read(n, as_of) for n in sorted(names)}
 
 def load(self: StageRun,
@@ -247,8 +249,7 @@ def _repr_html_(self: StageRun) -> str:
             f"<small>left {html.escape(left)}</small></div>")
 
 def _short(value) -> str:
-    if isinstance(value, float): return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = in_words(value)
     return text if len(text) <= 200 else text[:199] + "…"
 
 def _display(error: GoBack) -> None:

@@ -453,6 +453,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlops_lifecycle/core/mend.py')},
             'mlops_lifecycle.core.privacy': { 'mlops_lifecycle.core.privacy.anonymity': ( 'core/privacy.html#anonymity',
                                                                                           'mlops_lifecycle/core/privacy.py'),
+                                              'mlops_lifecycle.core.privacy.as_words': ( 'core/privacy.html#as_words',
+                                                                                         'mlops_lifecycle/core/privacy.py'),
                                               'mlops_lifecycle.core.privacy.guard': ( 'core/privacy.html#guard',
                                                                                       'mlops_lifecycle/core/privacy.py'),
                                               'mlops_lifecycle.core.privacy.in_the_clear': ( 'core/privacy.html#in_the_clear',

@@ -292,7 +292,7 @@ class Request(Entity):
     origin: str = Field(description="airport of departure, IATA code", pattern=r"^[A-Z]{3}$", examples=["EWR", "LGA", "JFK"])
     destination: str = Field(description="airport of arrival, IATA code", pattern=r"^[A-Z]{3}$", examples=["IAH", "MIA", "BOS", "LAX", "ATL"])
     scheduled_departure: Moment = Field(description="scheduled departure with the offset of the airport's local clock", examples=[
-        "2013-07-01T05:45:00-04:00", "2013-07-01T08:30:00-04:00", "2013-07-02T12:15:00-04:00", "2013-07-02T16:40:00-04:00", "2013-07-03T20:05:00-04:00"])
+        "2014-01-06T05:45:00-05:00", "2014-01-06T08:30:00-05:00", "2014-01-07T12:15:00-05:00", "2014-01-07T16:40:00-05:00", "2014-01-08T20:05:00-05:00"])
     distance: float = Field(description="miles between the airports", ge=1, le=12_000, examples=[1400.0, 1089.0, 187.0, 2475.0, 762.0])
     tail_number: str | None = Field(default=None, description="registration of the aircraft, if known", pattern=r"^[A-Z0-9]{1,8}$",
                                     examples=["N00001", "N00002", None], json_schema_extra={"personal": True})

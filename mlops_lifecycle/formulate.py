@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from scipy.stats import kendalltau
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .core.features import source_of
 from .core.stages import GoBack
@@ -104,10 +104,10 @@ def best_threshold(
 METRICS: dict[str, Callable] = {  # (what happened, scores, threshold) -> figure; higher is better
     "area under the ROC curve": lambda y, score, threshold: roc_auc_score(y, score),
     "average precision": lambda y, score, threshold: average_precision_score(y, score),
-    "log loss": lambda y, score, threshold: -log_loss(y, np.clip(score, 1e-9, 1 - 1e-9), labels=[0, 1]),
+    "log loss": lambda y, score, threshold: float(np.log(np.where(y, np.clip(score, 1e-9, 1), 1 - np.clip(score, 0, 1 - 1e-9))).mean()),
     "Brier score": lambda y, score, threshold: -float(np.mean((np.clip(score, 0, 1) - y) ** 2)),
-    "F1": lambda y, score, threshold: f1_score(y, score >= threshold, zero_division=0),
-    "balanced accuracy": lambda y, score, threshold: balanced_accuracy_score(y, score >= threshold),
+    "F1": lambda y, score, threshold: 2 * float((y & (score >= threshold)).sum() / max(1, y.sum() + (score >= threshold).sum())),
+    "balanced accuracy": lambda y, score, threshold: float(((score >= threshold)[y == 1].mean() + (score < threshold)[y == 0].mean()) / 2),
     "accuracy": lambda y, score, threshold: float(np.mean((score >= threshold) == y)),
 }
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['drawn_gains', 'interval', 'over_threshold', 'calibration_table', 'gain_table', 'over_time', 'find_slices', 'leaves',
-           'shuffled_scores', 'importance', 'dependence', 'explain_row']
+           'scores_of', 'shuffled_scores', 'importance', 'dependence', 'explain_row']
 
 # %% ../../nbs/core/judge.ipynb #jdg-imports
 from collections.abc import Callable
@@ -127,7 +127,7 @@ def leaves(
     def side(name, cut, lower, gap):
         if name not in order: return f"{name} {'up to' if lower else 'above'} {cut:.4g}" + (" or missing" if gap else "")
         there = order[name][:int(cut) + 1] if lower else order[name][int(cut) + 1:]
-        return f"{name} {', '.join(sorted(there)[:4])}" + (f" and {len(there) - 4} more" if len(there) > 4 else "")
+        return f"{name} {', '.join(sorted(there)[:3])}" + (f" or {len(there) - 3} more" if len(there) > 3 else "")
     def walk(node, way):
         if tree.children_left[node] < 0: return {node: " and ".join(way) or "all"}
         name, cut, left = names[tree.feature[node]], tree.threshold[node], bool(tree.missing_go_to_left[node])
@@ -135,15 +135,26 @@ def leaves(
         return walk(tree.children_left[node], [*way, lower]) | walk(tree.children_right[node], [*way, upper])
     return walk(0, [])
 
+# %% ../../nbs/core/judge.ipynb #jdg-many-code
+def scores_of(
+    score: Callable,                   # table -> scores
+    tables: dict[Any, pd.DataFrame],   # all with the same columns
+) -> dict[Any, np.ndarray]:
+    "Score many tables in a single call, which for most models costs little more than one."
+    if not tables: return {}
+    scored = np.asarray(score(pd.concat(tables.values(), ignore_index=True)), dtype=float)
+    return dict(zip(tables, np.split(scored, np.cumsum([len(t) for t in tables.values()])[:-1])))
+
 # %% ../../nbs/core/judge.ipynb #jdg-importance-code
 def shuffled_scores(
     score: Callable,      # table -> scores
-    table: pd.DataFrame,  # features
+    table: pd.DataFrame,
+    names: list[str],     # the features among its columns
     seed: int = 0,
 ) -> dict[str, np.ndarray]:  # by feature: the scores without it
     "Score the rows once for each feature, with that feature's values dealt out to other rows."
     order = np.random.default_rng(seed).permutation(len(table))
-    return {name: np.asarray(score(table.assign(**{name: table[name].to_numpy()[order]}))) for name in table}
+    return scores_of(score, {name: table.assign(**{name: table[name].array[order]}) for name in names})
 
 # %% ../../nbs/core/judge.ipynb #jdg-importance-table-code
 def importance(
@@ -166,18 +177,19 @@ def dependence(
     values = table[feature].dropna()
     at = values.value_counts().index[:points].tolist() if not pd.api.types.is_numeric_dtype(values) else np.unique(np.quantile(values.to_numpy(float), np.linspace(0.02, 0.98, points))).tolist()
     some = table.sample(min(rows, len(table)), random_state=seed)
-    many = pd.concat([some.assign(**{feature: value}) for value in at], ignore_index=True)
-    return pd.Series(np.asarray(score(many)).reshape(len(at), len(some)).mean(1), index=pd.Index(at, name=feature), name="mean score")
+    scores = scores_of(score, {value: some.assign(**{feature: value}) for value in at})
+    return pd.Series({value: s.mean() for value, s in scores.items()}, name="mean score").rename_axis(feature)
 
 # %% ../../nbs/core/judge.ipynb #jdg-why-code
 def explain_row(
     score: Callable, row: pd.DataFrame,  # table -> scores; a table of one row
     table: pd.DataFrame,                 # other rows, from which the ordinary is drawn
+    names: list[str] = None,             # the features among its columns; None: all
     orders: int = 30, seed: int = 0,
 ) -> pd.Series:                          # by feature: what its value adds to the score; `ordinary` first
     "What each value of a row adds to its score."
-    rng, names = np.random.default_rng(seed), list(table)
-    ordinary = table.sample(orders, random_state=seed, replace=True)
+    rng, names = np.random.default_rng(seed), names or list(table)
+    ordinary = table[names].sample(orders, random_state=seed, replace=True)
     place = np.array([rng.permutation(len(names)) for _ in range(orders)])  # when each feature is added
     taken = place[:, None, :] < np.arange(len(names) + 1)[None, :, None]    # order, step, feature
     mixed = {}

@@ -392,7 +392,7 @@ def leave(
         if source.kind == "file": run.file(source.where)
         elif source.where not in LOG_COLUMNS: run.inputs[f"live:{name}"] = None
     for name, table in bronze.tables.items(): run.write(f"bronze.{name}", table, bronze.gates[name])
-    for name, batches in bronze.events.items(): run.append(f"bronze.{name}", batches, bronze.gates[name])
+    for name, batches in bronze.events.items(): run.append_events(f"bronze.{name}", batches, bronze.gates[name])
     run.write("bronze.quarantine", bronze.quarantine)
     loads = {name: load.record() for name, load in bronze.loads.items()}
     rows = {name: load["rows"] for name, load in loads.items()}

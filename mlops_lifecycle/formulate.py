@@ -226,6 +226,9 @@ def key_of(
     columns: Mapping,  # arrays of one length, or single values; times as naive UTC datetime64
 ) -> Any:              # one text, or an array of texts
     "The text that names an entity: its key fields joined by |."
+    single = [columns[name] for name in problem.key]
+    if all(isinstance(v, (str, int, float, np.datetime64)) for v in single):  # one request, thousands of times a second
+        return "|".join([str(v.astype("datetime64[s]")) if isinstance(v, np.datetime64) else str(v) for v in single])
     parts = []
     for name in problem.key:
         values = np.asarray(columns[name])

@@ -10,10 +10,12 @@ __all__ = ['atomic_write', 'outside', 'to_arrow', 'digest', 'Workspace', 'store'
 import fcntl
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,7 +111,7 @@ class Workspace:
 # %% ../../nbs/core/workspace.ipynb #81bb2c45
 def store(self: Workspace,
     name: str,                     # "silver.loans" for a table, "plan" for a document
-    content: pd.DataFrame | dict,
+    content: pd.DataFrame | Iterator | dict,  # a table larger than memory comes as an iterator of its parts
     gates: dict = None,            # of a table: when its values became known, see `core.clock`
     schema=None,                   # of a table: the Arrow schema it must have, comments included; none takes what comes
 ) -> dict:                         # the entry for `publish`: version, and what a reader needs
@@ -120,13 +122,30 @@ def store(self: Workspace,
         atomic_write(self.root / "documents" / name / f"{version}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         return {"version": version}
     from deltalake import DeltaTable, write_deltalake
+    path = self.root / "lake" / name.replace(".", "/"); path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(content, pd.DataFrame): return {"gates": gates or {}} | self._store_parts(path, content, before)
     table = to_arrow(content); table = table if schema is None else table.cast(schema); entry = {"digest": digest(table), "rows": len(content), "gates": gates or {}}
     if before.get("digest") == entry["digest"]: return entry | {"version": before["version"]}
-    path = self.root / "lake" / name.replace(".", "/"); path.parent.mkdir(parents=True, exist_ok=True)
     write_deltalake(path, table, mode="overwrite", schema_mode="overwrite")
     return entry | {"version": DeltaTable(path).version()}
 
 Workspace.store = store
+
+# %% ../../nbs/core/workspace.ipynb #ws-parts
+def _store_parts(self: Workspace, path: Path, parts: Iterator[pd.DataFrame], before: dict) -> dict:
+    "Write a table part by part, as one new version."
+    import pyarrow as pa
+    from deltalake import DeltaTable, WriterProperties, write_deltalake
+    seen, first = {"rows": 0, "digest": ""}, to_arrow(next(parts))
+    def batches():
+        for table in itertools.chain([first], (to_arrow(part).cast(first.schema) for part in parts)):
+            seen["rows"] += len(table); seen["digest"] = digest([seen["digest"], digest(table)])
+            yield from table.to_batches()
+    write_deltalake(path, pa.RecordBatchReader.from_batches(first.schema, batches()), mode="overwrite", schema_mode="overwrite",
+                    writer_properties=WriterProperties(max_row_group_size=1 << 15))  # rows that the writer holds
+    return seen | {"version": before["version"] if before.get("digest") == seen["digest"] else DeltaTable(path).version()}
+
+Workspace._store_parts = _store_parts
 
 # %% ../../nbs/core/workspace.ipynb #7fec1464
 def publish(self: Workspace,
@@ -149,7 +168,10 @@ def read(self: Workspace,
     from deltalake import DeltaTable
     entry = self._entry(name)
     path = self.root / "lake" / name.replace(".", "/")
-    frame = DeltaTable(path, version=entry["version"] if version is None else version).to_pyarrow_table().to_pandas(integer_object_nulls=True)
+    table = DeltaTable(path, version=entry["version"] if version is None else version).to_pyarrow_table()
+    hidden = [c for c in table.column_names if c.startswith("_")]
+    if hidden: table = table.sort_by([(c, "ascending") for c in hidden]).drop_columns(hidden)
+    frame = table.to_pandas(integer_object_nulls=True)
     for column in frame.select_dtypes(object): frame[column] = frame[column].convert_dtypes()
     return frame if as_of is None else known(frame, as_of, entry["gates"])
 
@@ -168,7 +190,7 @@ Workspace.read, Workspace.load, Workspace._entry = read, load, _entry
 
 # %% ../../nbs/core/workspace.ipynb #b2aa5111
 def version(self: Workspace,
-    name: str,  # "plan", "silver.loans", "file:WHERE" or "log:serving"
+    name: str,  # "plan", "silver.loans", "file:WHERE", "log:serving" or "live:SOURCE"
 ) -> str | int | None:  # None when there is no such thing
     "The version of a thing that counts now."
     kind, _, where = name.partition(":")
@@ -177,6 +199,7 @@ def version(self: Workspace,
         except FileNotFoundError: return None
         return digest([[p.name, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
     if kind == "log": return _log_version(self.serving_db)
+    if kind == "live": return secrets.token_hex(6)
     return self.published()["names"].get(name, {}).get("version")
 
 def _log_version(path: Path) -> str | None:

@@ -10,10 +10,12 @@ __all__ = ['atomic_write', 'outside', 'to_arrow', 'digest', 'from_arrow', 'Works
 import fcntl
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,7 +101,7 @@ class Workspace:
     "The state of a project under one folder; nothing is made until something is written."
     def __init__(self,
         root: Path | str,  # the folder, usually `settings.workspace_path`
-    ): self.root = Path(root).resolve()
+    ): self.root, self._key = Path(root).resolve(), None
 
     def __repr__(self): return f"Workspace({self.root.name}: {len(self.published()['names'])} names published)"
 
@@ -108,7 +110,9 @@ class Workspace:
     @property
     def releases(self) -> Path: return self.root / "releases"
     @property
-    def serving_db(self) -> Path: return self.root / "serving.db"
+    def serving_db(self) -> Path | str: return os.environ.get("MLOPS_DATABASE") or self.root / "serving.db"  # the URL of a PostgreSQL, with its password, or a file
+    @property
+    def has_log(self) -> bool: return isinstance(self.serving_db, str) or self.serving_db.exists()
 
     def published(self) -> dict:  # {"names": {name: {version, …}}, "passed": {stage: its last record that passed}}
         "What counts now."
@@ -118,8 +122,9 @@ class Workspace:
 # %% ../../nbs/core/workspace.ipynb #81bb2c45
 def store(self: Workspace,
     name: str,                     # "silver.loans" for a table, "plan" for a document
-    content: pd.DataFrame | dict,
+    content: pd.DataFrame | Iterator | dict,  # a table larger than memory comes as an iterator of its parts
     gates: dict = None,            # of a table: when its values became known, see `core.clock`
+    schema=None,                   # of a table: the Arrow schema it must have, comments included; none takes what comes
 ) -> dict:                         # the entry for `publish`: version, and what a reader needs
     "Write a new version that nobody sees yet."
     before = self.published()["names"].get(name, {})
@@ -128,13 +133,30 @@ def store(self: Workspace,
         atomic_write(self.root / "documents" / name / f"{version}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         return {"version": version}
     from deltalake import DeltaTable, write_deltalake
-    table = to_arrow(content); entry = {"digest": digest(table), "rows": len(content), "gates": gates or {}}
-    if before.get("digest") == entry["digest"]: return entry | {"version": before["version"]}
     path = self.root / "lake" / name.replace(".", "/"); path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(content, pd.DataFrame): return {"gates": gates or {}} | self._store_parts(path, content, before)
+    table = to_arrow(content); table = table if schema is None else table.cast(schema); entry = {"digest": digest(table), "rows": len(content), "gates": gates or {}}
+    if before.get("digest") == entry["digest"]: return entry | {"version": before["version"]}
     write_deltalake(path, table, mode="overwrite", schema_mode="overwrite")
     return entry | {"version": DeltaTable(path).version()}
 
 Workspace.store = store
+
+# %% ../../nbs/core/workspace.ipynb #ws-parts
+def _store_parts(self: Workspace, path: Path, parts: Iterator[pd.DataFrame], before: dict) -> dict:
+    "Write a table part by part, as one new version."
+    import pyarrow as pa
+    from deltalake import DeltaTable, WriterProperties, write_deltalake
+    seen, first = {"rows": 0, "digest": ""}, to_arrow(next(parts))
+    def batches():
+        for table in itertools.chain([first], (to_arrow(part).cast(first.schema) for part in parts)):
+            seen["rows"] += len(table); seen["digest"] = digest([seen["digest"], digest(table)])
+            yield from table.to_batches()
+    write_deltalake(path, pa.RecordBatchReader.from_batches(first.schema, batches()), mode="overwrite", schema_mode="overwrite",
+                    writer_properties=WriterProperties(max_row_group_size=1 << 15))  # rows that the writer holds
+    return seen | {"version": before["version"] if before.get("digest") == seen["digest"] else DeltaTable(path).version()}
+
+Workspace._store_parts = _store_parts
 
 # %% ../../nbs/core/workspace.ipynb #7fec1464
 def publish(self: Workspace,
@@ -157,7 +179,10 @@ def read(self: Workspace,
     from deltalake import DeltaTable
     entry = self._entry(name)
     path = self.root / "lake" / name.replace(".", "/")
-    frame = from_arrow(DeltaTable(path, version=entry["version"] if version is None else version).to_pyarrow_table())
+    table = DeltaTable(path, version=entry["version"] if version is None else version).to_pyarrow_table()
+    hidden = [c for c in table.column_names if c.startswith("_")]
+    if hidden: table = table.sort_by([(c, "ascending") for c in hidden]).drop_columns(hidden)
+    frame = from_arrow(table)
     return frame if as_of is None else known(frame, as_of, entry["gates"])
 
 def load(self: Workspace,
@@ -190,7 +215,8 @@ def read_columns(self: Workspace,
 def head(self: Workspace, name: str) -> pd.DataFrame:  # no rows
     "A table's published columns and their types, without its rows."
     from deltalake import DeltaTable
-    return from_arrow(DeltaTable(self.root / "lake" / name.replace(".", "/"), version=self._entry(name)["version"]).to_pyarrow_dataset().schema.empty_table())
+    schema = DeltaTable(self.root / "lake" / name.replace(".", "/"), version=self._entry(name)["version"]).to_pyarrow_dataset().schema
+    return from_arrow(schema.empty_table().select([column for column in schema.names if not column.startswith("_")]))
 
 Workspace.read_columns, Workspace.head = read_columns, head
 
@@ -213,7 +239,7 @@ Workspace.append = append
 
 # %% ../../nbs/core/workspace.ipynb #b2aa5111
 def version(self: Workspace,
-    name: str,  # "plan", "silver.loans", "file:WHERE" or "log:serving"
+    name: str,  # "plan", "silver.loans", "file:WHERE", "log:serving" or "live:SOURCE"
 ) -> str | int | None:  # None when there is no such thing
     "The version of a thing that counts now."
     kind, _, where = name.partition(":")
@@ -222,9 +248,15 @@ def version(self: Workspace,
         except FileNotFoundError: return None
         return digest([[p.name, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
     if kind == "log": return _log_version(self.serving_db)
+    if kind == "live": return secrets.token_hex(6)
     return self.published()["names"].get(name, {}).get("version")
 
-def _log_version(path: Path) -> str | None:
+def _log_version(path: Path | str) -> str | None:
+    if isinstance(path, str):  # a database server's; its client is only needed there
+        from mlops_lifecycle.core.log import ServingLog
+        log = ServingLog(path)
+        try: return ", ".join(f"{name} {n}" for name, n in log.counts().items())
+        finally: log.close()
     if not path.exists(): return None
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as log:
         tables = {name for name, in log.execute("select name from sqlite_master where type = 'table'")}
@@ -265,7 +297,8 @@ def pseudonyms(self: Workspace,
         try: os.link(beside, path)
         except FileExistsError: pass  # another process was first: its key counts
         finally: beside.unlink()
-    key = path.read_bytes()
+    if self._key is None: self._key = path.read_bytes()
+    key = self._key
     one = lambda value: hmac.new(key, str(value).encode(), hashlib.sha256).hexdigest()[:16]
     if isinstance(values, pd.Series): return values.map({v: one(v) for v in values.dropna().unique()}).astype("str")
     return None if values is None else one(values)

@@ -66,7 +66,7 @@ def calibrated(
     return 1 / (1 + np.exp(-(calibration["slope"] * np.log(p / (1 - p)) + calibration["intercept"])))
 
 # %% ../../nbs/core/release.ipynb #rel-id-code
-DECIDES = ("name", "threshold", "encoder", "calibration", "features", "rule")  # entries of a manifest that change an answer
+DECIDES = ("name", "threshold", "review", "encoder", "calibration", "features", "rule")  # entries of a manifest that change an answer
 
 def release_id(
     manifest: Mapping,     # kind, version (a rule's) or as_of (a model's), and the entries of `DECIDES`

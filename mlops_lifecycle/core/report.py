@@ -139,13 +139,15 @@ def page_of(
     number: str = "",     # put before the title: "07"
     lead: str = "",       # HTML that follows the title
 ) -> dict:  # a notebook
-    "A notebook as readers see it."
-    cells = [new for cell in notebook["cells"] for new in as_read(cell, page, known)]
+    "A notebook as readers see it; what the cells tagged `first` show stands before all else."
+    tagged = [cell for cell in notebook["cells"] if "first" in cell["metadata"].get("tags", []) and outputs(cell)]
+    first = [cell | {"source": "# shown first", "outputs": outputs(cell), "metadata": {"tags": ["remove-input"]}} for cell in tagged]
+    cells = [new for cell in notebook["cells"] for new in as_read(cell | {"outputs": [o for o in cell["outputs"] if "ename" in o]} if cell in tagged else cell, page, known)]
     top = next((c for c in cells if c["cell_type"] == "markdown" and c["source"].startswith("# ")), None)
     title, _, rest = (top["source"] if top else f"# {page.split('_')[-1].capitalize()}").removeprefix("# ").partition("\n")
     small = f'<p class="chosen">{" · ".join(_ways_in(cells, values(notebook["cells"])))}</p>'
     head = [_markdown(f"# {number} {title}".replace("#  ", "# ") + f"\n{rest}"), *([_markdown(lead + small)] if lead else [])]
-    cells = [c | {"id": f"cell-{i}"} for i, c in enumerate(head + [c for c in cells if c is not top])]
+    cells = [c | {"id": f"cell-{i}"} for i, c in enumerate(head[:1] + first + head[1:] + [c for c in cells if c is not top])]
     return {"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
 
 def _ways_in(cells: list[dict], chosen: dict) -> list[str]:

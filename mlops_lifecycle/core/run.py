@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['modules_used', 'code_digest', 'new_run', 'write_run', 'StageRun', 'read', 'tables', 'load', 'file', 'log', 'answers',
-           'write', 'save', 'passed', 'record', 'alone']
+           'write', 'save', 'passed', 'append', 'read_columns', 'head', 'record', 'alone']
 
 # %% ../../nbs/core/run.ipynb #5cf784fa
 import ast
@@ -179,6 +179,30 @@ def _leave(self: StageRun, name: str, entry: dict) -> None:
     self.entries[name], self.outputs[name] = entry | {"stage": self.stage.name, "run": self.name}, entry["version"]
 
 StageRun.write, StageRun.save, StageRun.passed, StageRun._leave = write, save, passed, _leave
+
+# %% ../../nbs/core/run.ipynb #run-append
+def append(self: StageRun,
+    name: str,            # a log: "gold.distributions"
+    rows: pd.DataFrame,
+    known: dict = None,   # as for `write`
+) -> None:
+    "Leave rows under those that earlier runs left."
+    self._leave(name, self.workspace.append(name, rows, known))
+
+def read_columns(self: StageRun,
+    name: str,            # "silver.loans"
+    columns: list[str],
+) -> pd.DataFrame:
+    "Some columns of a published table, as they were known then."
+    self._note(name)
+    return self.workspace.read_columns(name, columns, self.as_of)
+
+def head(self: StageRun, name: str) -> pd.DataFrame:
+    "A published table's columns and their types, without its rows."
+    self._note(name)
+    return self.workspace.head(name)
+
+StageRun.append, StageRun.read_columns, StageRun.head = append, read_columns, head
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:

@@ -76,13 +76,18 @@ class ProjectSettings(Section):
     title: str = words("", "what the project is for, in a line", "at most 200 characters", max_length=200)
 
 class CostSettings(Section):
-    "Price of each kind of mistake; a right decision is free. The unit is the project's: money, minutes, goodwill."
+    "Price of each outcome of a decision, a matrix of four. The unit is the project's: money, minutes, goodwill."
     missed: float = number(1.0, "acting was right, and nothing was done", "cost units a decision", 0, 1_000_000)
     needless: float = number(1.0, "nothing was needed, and one acted", "cost units a decision", 0, 1_000_000)
+    caught: float = number(0.0, "acting was right, and one acted", "cost units a decision", 0, 1_000_000)
+    quiet: float = number(0.0, "nothing was needed, and nothing was done", "cost units a decision", 0, 1_000_000)
+    review: float = number(0.0, "a person decides instead, 0 where nobody does", "cost units a decision", 0, 1_000_000)
 
     @model_validator(mode="after")
-    def _not_all_free(self):
-        if self.missed + self.needless == 0: raise ValueError("missed and needless are both 0: every decision would be as good as any other")
+    def _mistakes_cost_more(self):
+        for wrong, right in (("missed", "caught"), ("needless", "quiet")):
+            if (dear := getattr(self, wrong)) < (cheap := getattr(self, right)): raise ValueError(f"{wrong} must cost at least as much as {right}, got {dear:g} and {cheap:g}")
+        if self.missed + self.needless == self.caught + self.quiet: raise ValueError("missed and needless are both 0 above a right decision: every decision would be as good as any other")
         return self
 
 # %% ../../nbs/core/settings.ipynb #set-clock
@@ -152,6 +157,8 @@ class EvaluateSettings(Section):
     fairness_limit: float = number(0.25, "largest difference in the share of missed cases between protected groups", "(share)", 0, 1)
     leak_limit: float = number(0.99, "area under the ROC curve above which a single feature is taken for a leak", "(area)", 0.5, 1)
     least_group: int = number(30, "outcomes of each kind below which a group is not judged", "decisions", 1, 1_000_000)
+    bad_day_limit: float = number(0.25, "how much dearer than without a model a decision may surely get while a table is missing or inputs are off", "(share of the cost without a model)", 0, 10)
+    metric_limit: float = number(0.5, "agreement with the cost that a metric needs to stand for it", "(Kendall's tau)", 0, 1)
 
 class ReleaseSettings(Section):
     "Who says yes."

@@ -226,6 +226,9 @@ def key_of(
     columns: Mapping,  # arrays of one length, or single values; times as naive UTC datetime64
 ) -> Any:              # one text, or an array of texts
     "The text that names an entity: its key fields joined by |."
+    single = [columns[name] for name in problem.key]
+    if all(isinstance(v, (str, int, float, np.datetime64)) for v in single):  # one request, thousands of times a second
+        return "|".join([str(v.astype("datetime64[s]")) if isinstance(v, np.datetime64) else str(v) for v in single])
     parts = []
     for name in problem.key:
         values = np.asarray(columns[name])
@@ -365,7 +368,7 @@ class Request(Entity):
     origin: str = Field(description="airport of departure, IATA code", pattern=r"^[A-Z]{3}$", examples=["EWR", "LGA", "JFK"])
     destination: str = Field(description="airport of arrival, IATA code", pattern=r"^[A-Z]{3}$", examples=["IAH", "MIA", "BOS", "LAX", "ATL"])
     scheduled_departure: Moment = Field(description="scheduled departure with the offset of the airport's local clock", examples=[
-        "2013-07-01T05:45:00-04:00", "2013-07-01T08:30:00-04:00", "2013-07-02T12:15:00-04:00", "2013-07-02T16:40:00-04:00", "2013-07-03T20:05:00-04:00"])
+        "2014-01-06T05:45:00-05:00", "2014-01-06T08:30:00-05:00", "2014-01-07T12:15:00-05:00", "2014-01-07T16:40:00-05:00", "2014-01-08T20:05:00-05:00"])
     distance: float = Field(description="miles between the airports", ge=1, le=12_000, examples=[1400.0, 1089.0, 187.0, 2475.0, 762.0])
     tail_number: str | None = Field(default=None, description="registration of the aircraft, if known", pattern=r"^[A-Z0-9]{1,8}$",
                                     examples=["N00001", "N00002", None], json_schema_extra={"personal": True})

@@ -170,6 +170,14 @@ class ServingSettings(Section):
     max_body_bytes: int = number(1_000_000, "largest request body", "bytes", 1_000, 1_000_000_000)
     max_batch: int = number(1_000, "most rows in a batch", "rows", 1, 100_000)
     latency_limit_ms: float = number(250, "99th percentile of an answer in staging", "milliseconds", 1, 60_000)
+    decision_limit_ms: float = number(500, "how long a model may take before the rule decides", "milliseconds", 1, 60_000)
+    rule_after: float = number(4, "age of a looked-up value from which the rule decides, in times of its max_age", "times", 1, 1_000)
+    body_seconds: float = number(10, "how long a request's body is waited for", "seconds", 0.1, 600)
+    max_inside: int = number(512, "requests that one worker answers at the same time; more are sent away with 503", "requests", 1, 100_000)
+    requests_a_second: float = number(1_000, "what one key may ask of one worker, 0 for as much as it likes", "requests a second", 0, 1_000_000)
+    log_requests: Literal["none", "refused", "all"] = words("refused", "which requests leave a line in the server's log", "none, refused or all")
+    keep_days: int = number(400, "how long predictions and reactions stay in the serving log", "days", 1, 36_500)
+    contract: str = words("1.0", "version of the HTTP contract, raised by hand when a change breaks clients", "two numbers with a point between", pattern=r"^[0-9]+\.[0-9]+$")
 
 def growing_steps(value: tuple[float, ...]) -> tuple[float, ...]:
     "Shares that only grow and end at 100."

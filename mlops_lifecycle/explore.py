@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOUR', 'explorable', 'worth_looking', 'rate_over_time', 'axes', 'draw_rates', 'draw_groups', 'draw_missing',
-           'binned', 'auc_alone', 'rank_features', 'draw_ranking', 'draw_relation', 'twins', 'draw_twins',
-           'drift_over_time', 'draw_drift', 'suspect_leaks', 'known_afterwards', 'decided', 'try_ideas', 'take_ideas',
-           'with_ideas', 'explore']
+           'binned', 'auc_alone', 'rank_features', 'draw_ranking', 'draw_relation', 'relation', 'draw_relations',
+           'twins', 'draw_twins', 'drift_over_time', 'draw_drift', 'suspect_leaks', 'known_afterwards', 'decided',
+           'try_ideas', 'take_ideas', 'with_ideas', 'explore']
 
 # %% ../nbs/06_explore.ipynb #exp-imports
 from collections.abc import Callable, Iterable
@@ -171,17 +171,40 @@ def draw_relation(
     feature: str, target: str,
 ) -> Figure:
     "Share of the target over the values of a feature."
-    numeric = pd.api.types.is_numeric_dtype(examples[feature])
-    groups = binned(examples[feature], 10 if numeric else 20)
-    table = examples.groupby(groups.to_numpy(), sort=False)[target].agg(["mean", "size"]).astype(float)
-    table = table[(table["size"] >= min(50, len(examples) / 20)) & (table.index != "missing")]
-    table = table.sort_index() if numeric else table.sort_values("mean").tail(20)
-    names = [str(t) if not isinstance(t, pd.Interval) else f"{t.mid:.3g}" for t in table.index]
-    ax = axes(f'"{target}" ranges from {table["mean"].min():.0%} to {table["mean"].max():.0%} over {feature}')
-    ax.plot(names, table["mean"], "o-" if numeric else "o", color=COLOUR); ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
+    table, numeric = relation(examples, feature, target), pd.api.types.is_numeric_dtype(examples[feature])
+    ax = axes(f'"{target}" ranges from {table.min():.0%} to {table.max():.0%} over {feature}')
+    ax.plot(table.index, table, "o-" if numeric else "o", color=COLOUR); ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
     ax.set(xlabel=feature + (" (middle of the bin)" if numeric else ""), ylabel=f"share of {target}", ylim=(0, None)); ax.tick_params(axis="x", rotation=45)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
+
+def relation(examples: pd.DataFrame, feature: str, target: str) -> pd.Series:  # by bin in words
+    "Share of the target in each bin of a feature that has enough rows."
+    numeric = pd.api.types.is_numeric_dtype(examples[feature])
+    table = examples.groupby(binned(examples[feature], 10 if numeric else 20).to_numpy(), sort=False)[target].agg(["mean", "size"]).astype(float)
+    table = table[(table["size"] >= min(50, len(examples) / 20)) & (table.index != "missing")]["mean"]
+    table = table.sort_index() if numeric else table.sort_values().tail(20)
+    return table.set_axis([str(t) if not isinstance(t, pd.Interval) else f"{t.mid:.3g}" for t in table.index])
+
+# %% ../nbs/06_explore.ipynb #exp-relations
+def draw_relations(
+    examples: pd.DataFrame,
+    features: Iterable[str], target: str,
+    most: int = 24,
+) -> Figure:
+    "The relation of each feature with the target, as small figures."
+    shares = {f: relation(examples, f, target) for f in features}
+    shares = dict(sorted(((f, s) for f, s in shares.items() if len(s) > 1), key=lambda pair: pair[1].min() - pair[1].max())[:most])
+    rows = -(-max(len(shares), 1) // 4)
+    figure = Figure(figsize=(10, 0.4 + 1.7 * rows), layout="constrained"); panels = figure.subplots(rows, 4, sharey=True, squeeze=False).ravel()
+    first = next(iter(shares), "nothing")
+    figure.suptitle(f'{first} parts "{target}" most: {shares[first].min():.0%} to {shares[first].max():.0%}' if shares else f'Nothing parts "{target}"', x=0.01, ha="left")
+    for ax, name in zip(panels, shares):
+        ax.plot(range(len(shares[name])), shares[name], "-" if pd.api.types.is_numeric_dtype(examples[name]) else "o", ms=3, color=COLOUR); ax.axhline(float(examples[target].mean()), ls="--", lw=1, color="0.5")
+        ax.set_title(name, fontsize="small", loc="left"); ax.spines[["top", "right"]].set_visible(False)
+        ax.set_xticks([0, len(shares[name]) - 1], [shares[name].index[0][:9], shares[name].index[-1][:9]], fontsize="x-small"); ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for ax in panels[len(shares):]: ax.set_visible(False)
+    return figure
 
 # %% ../nbs/06_explore.ipynb #exp-twins
 def twins(

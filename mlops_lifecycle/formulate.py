@@ -305,7 +305,9 @@ def challenge(
     y = judge[target].to_numpy(bool)
     ours, theirs = (np.where(y, costs.missed * (way.decide(judge) == 0), costs.needless * (way.decide(judge) == 1)) for way in (challenger, holder))
     better, least = surely_cheaper(ours, theirs, judge.decision_time.dt.floor("D"))
-    return (challenger if better else holder), least
+    if not better: return holder, least
+    score = learn(labelled[:late], labelled[:late][target].to_numpy(int))  # what has proved itself learns from the newer rows as well
+    return Way(name, score, best_threshold(y, score(judge), costs)), least
 
 # %% ../nbs/01_formulate.ipynb #01-f-climb-code
 def climb(

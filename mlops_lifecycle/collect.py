@@ -270,7 +270,7 @@ def read_log(
 ) -> pd.DataFrame:  # no rows where there is no log
     "One table of the serving log, with the declared types."
     table = pd.DataFrame(columns=list(LOG_COLUMNS[what]))
-    if path.exists():
+    if isinstance(path, str) or path.exists():
         log = ServingLog(path)
         try: table = dict(zip(LOG_COLUMNS, log.frames()))[what]
         finally: log.close()

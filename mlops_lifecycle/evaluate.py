@@ -194,7 +194,7 @@ def spoilt(
     "The judged rows on bad days."
     rows, before, rng = case.rows, case.before, np.random.default_rng(case.seed)
     number = [f.name for f in feature_set.features if not f.categorical]; name = [f.name for f in feature_set.features if f.categorical]
-    from_table = {f"no {t.name}": [f.name for f in feature_set.features if {*f.inputs} & {*t.values}] for t in feature_set.lookups}
+    from_table = {f"no table {t.name}": [f.name for f in feature_set.features if {*f.inputs} & {*t.values}] for t in feature_set.lookups}
     gaps = {f"no {f.name}": [f.name] for f in feature_set.features if rows[f.name].isna().any() and not any(f.name in names for names in from_table.values())}
     amounts = rows[number].astype(float)
     found = {what: rows.assign(**{n: np.nan for n in names}) for what, names in (from_table | gaps).items() if names}
@@ -239,7 +239,7 @@ def behaves(case: Judged, behaviours: Iterable[Behaviour]) -> pd.DataFrame:  # n
 BEHAVIOURS = (
     Behaviour("a later departure in the day", lambda rows: {"hour_of_day": 19.0}, "higher", among=lambda rows: rows["hour_of_day"] < 9),
     Behaviour("a storm", lambda rows: {"visibility": 0.5, "precipitation": 0.3, "wind_speed": 30.0, "humidity": 97.0}, "higher", among=lambda rows: rows["visibility"] >= 9),
-    Behaviour("everything late lately", lambda rows: {"delay_lately": 60.0, "late_lately": 0.7}, "higher", among=lambda rows: rows["late_lately"] < 0.1))
+    Behaviour("everything late lately", lambda rows: dict.fromkeys((c for c in rows if c.endswith(("late_lately", "late_1h", "late_2h", "late_3h", "late_8h"))), 0.6), "higher"))
 
 def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:  # one column a way to cut
     "Groups beside the protected fields that must fare alike."

@@ -101,7 +101,7 @@ class Workspace:
     "The state of a project under one folder; nothing is made until something is written."
     def __init__(self,
         root: Path | str,  # the folder, usually `settings.workspace_path`
-    ): self.root = Path(root).resolve()
+    ): self.root, self._key = Path(root).resolve(), None
 
     def __repr__(self): return f"Workspace({self.root.name}: {len(self.published()['names'])} names published)"
 
@@ -110,7 +110,9 @@ class Workspace:
     @property
     def releases(self) -> Path: return self.root / "releases"
     @property
-    def serving_db(self) -> Path: return self.root / "serving.db"
+    def serving_db(self) -> Path | str: return os.environ.get("MLOPS_DATABASE") or self.root / "serving.db"  # the URL of a PostgreSQL, with its password, or a file
+    @property
+    def has_log(self) -> bool: return isinstance(self.serving_db, str) or self.serving_db.exists()
 
     def published(self) -> dict:  # {"names": {name: {version, …}}, "passed": {stage: its last record that passed}}
         "What counts now."
@@ -281,7 +283,12 @@ def version(self: Workspace,
     if kind == "live": return secrets.token_hex(6)
     return self.published()["names"].get(name, {}).get("version")
 
-def _log_version(path: Path) -> str | None:
+def _log_version(path: Path | str) -> str | None:
+    if isinstance(path, str):  # a database server's; its client is only needed there
+        from mlops_lifecycle.core.log import ServingLog
+        log = ServingLog(path)
+        try: return ", ".join(f"{name} {n}" for name, n in log.counts().items())
+        finally: log.close()
     if not path.exists(): return None
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as log:
         tables = {name for name, in log.execute("select name from sqlite_master where type = 'table'")}
@@ -322,7 +329,8 @@ def pseudonyms(self: Workspace,
         try: os.link(beside, path)
         except FileExistsError: pass  # another process was first: its key counts
         finally: beside.unlink()
-    key = path.read_bytes()
+    if self._key is None: self._key = path.read_bytes()
+    key = self._key
     one = lambda value: hmac.new(key, str(value).encode(), hashlib.sha256).hexdigest()[:16]
     if isinstance(values, pd.Series): return values.map({v: one(v) for v in values.dropna().unique()}).astype("str")
     return None if values is None else one(values)

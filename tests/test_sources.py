@@ -4,6 +4,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from kinds import COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table
 
+from mlops_lifecycle.collect import KINDS
 from mlops_lifecycle.core.changes import latest
 from mlops_lifecycle.core.files import Column, SourceError
 
@@ -244,3 +245,23 @@ def test_a_download_that_breaks_off_is_tried_again_and_else_refused(server, tmp_
     assert file.workspace.published() == before and len(file.loans) == 20
     file.nightly()
     assert len(file.loans) == 3
+
+
+def test_a_kind_of_ones_own_is_a_function_and_with_a_cursor_it_is_asked_only_for_what_is_new(tmp_path, monkeypatch):
+    asked, readings = [], [{"loan": i, "reader": f"{i:03d}", "days_late": i, "changed": i * 10} for i in range(5)]
+    def shelf(name, source, root, after):
+        asked.append(after)
+        return [row for row in readings if after is None or row["changed"] >= after]
+    monkeypatch.setitem(KINDS, "shelf", shelf)
+    class Shelf(Page): kind, more = "shelf", "cursor = changed\n"
+    project = Shelf(tmp_path, "cellar")
+    project.nightly()
+    readings += [{"loan": 2, "reader": "002", "days_late": 9, "changed": 50}]
+    project.nightly()
+    assert asked == [None, 40] and len(project.events) == 6 and project.state()[2] == ("002", 9)
+    whole = tmp_path / "settings.ini"
+    whole.write_text(whole.read_text().replace("cursor = changed\n", ""))
+    project.nightly()
+    assert len(project.loans) == 6 and asked[-1] is None  # read whole again, and no log any more
+    monkeypatch.delitem(KINDS, "shelf")
+    with pytest.raises(SourceError, match='source "loans" is of kind "shelf"; known are file, web'): project.nightly()

@@ -149,8 +149,6 @@ EXPECTATIONS = [
     Expectation("gold.examples", "ExpectColumnDistinctValuesToBeInSet", dict(column="origin", value_set=["EWR", "JFK", "LGA"]), "collect", "the three airports of New York"),
     Expectation("gold.examples", "ExpectColumnMeanToBeBetween", dict(column="late", min_value=0.05, max_value=0.5), "curate", "share of late flights; honest months: 0.1 to 0.3"),
     Expectation("gold.examples", "ExpectColumnValuesToNotBeNull", dict(column="temperature", mostly=0.95), "transform", "the weather at the origin must be found"),
-    Expectation("gold.examples", "ExpectColumnValuesToNotBeNull", dict(column="plane_age", mostly=0.7), "transform", "most aircraft stand in the register"),
-    Expectation("gold.examples", "ExpectColumnValuesToBeBetween", dict(column="plane_age", min_value=-1, max_value=70), "transform", "years"),
     Expectation("silver.weather", "ExpectColumnPairValuesAToBeGreaterThanB", dict(column_A="temp", column_B="dewp", or_equal=True, ignore_row_if="either_value_is_missing"), "collect",
                 "the dew point is never above the temperature; if it seems so, one of the two has another unit"),
 ]

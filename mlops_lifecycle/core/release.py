@@ -43,7 +43,7 @@ def model_bytes(
 
 # %% ../../nbs/core/release.ipynb #rel-types-code
 TRUSTED = frozenset({
-    "functools.partial", "numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.utils.validation.check_array"})
+    "functools.partial", "mlops_lifecycle.core.ensemble.LogOddsMean", "numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.utils.validation.check_array"})
 
 def read_model(
     content: bytes,            # of a skops file

@@ -275,6 +275,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'mlops_lifecycle.core.drift._filled': ( 'core/drift.html#_filled',
                                                                                     'mlops_lifecycle/core/drift.py'),
                                             'mlops_lifecycle.core.drift._gap': ('core/drift.html#_gap', 'mlops_lifecycle/core/drift.py'),
+                                            'mlops_lifecycle.core.drift._ks_probability': ( 'core/drift.html#_ks_probability',
+                                                                                            'mlops_lifecycle/core/drift.py'),
                                             'mlops_lifecycle.core.drift._ordered': ( 'core/drift.html#_ordered',
                                                                                      'mlops_lifecycle/core/drift.py'),
                                             'mlops_lifecycle.core.drift._parts': ( 'core/drift.html#_parts',

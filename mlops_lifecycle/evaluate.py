@@ -128,7 +128,8 @@ def slices(
     "What a decision costs in each group, and whether that is surely more than with theirs."
     y, saved, found = np.asarray(y_true, dtype=int), savings(y_true, ours, theirs, costs), []
     cut = [(c, g, (groups[c].astype("str") == g).to_numpy(bool)) for c in groups for g in sorted(groups[c].dropna().astype("str").unique())]
-    judged = [(c, g) for c, g, rows in cut if least <= y[rows].sum() <= rows.sum() - least]
+    seen = lambda rows: days is None or len(np.unique(np.asarray(days)[rows])) >= min(10, len(np.unique(days)))
+    judged = [(c, g) for c, g, rows in cut if least <= y[rows].sum() <= rows.sum() - least and seen(rows)]
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(judged), 1))
     for column, group, rows in cut:
         one = dict(column=column, group=group, rows=int(rows.sum()), share=float(y[rows].mean()), cost=mean_cost(y[rows], np.asarray(ours)[rows], costs),

@@ -268,12 +268,13 @@ def gate(name: str, figure: float | None, limit: float, passed: bool, stage: str
 
 def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: Any) -> list[dict]:
     "Gates on groups: of `slices` and of `fairness`."
-    worst = by_group.high.astype(float).min() if by_group.high.notna().any() else None
+    dearer = -by_group.high.astype(float) / by_group.other.clip(lower=1e-9)  # as a share of what the group costs without a model
+    worst = float(dearer.max()) if dearer.notna().any() else None
     weak = ", ".join(f"{s.column} {s.group}" for s in by_group.itertuples() if s.weak)
     unequal = max(fair, key=lambda f: -1 if f["difference"] is None else f["difference"], default={"difference": None, "column": ""})
     small = sorted({g for f in fair for g in f["too_small"]})
     said = "".join([f" (most unequal: {unequal['column']})" * (unequal["difference"] is not None), f", too small to judge: {', '.join(small[:6])}" * bool(small)])
-    return [gate("no group is surely worse off" + (f" (but {weak})" if weak else ""), worst, 0.0, worst is not None and worst >= 0, "collect"),
+    return [gate("surely dearer than without a model in one group, as a share" + (f" (dearer: {weak})" if weak else ""), worst, limits.group_limit, worst is not None and worst <= limits.group_limit, "collect"),
             gate(f"misses as many in each group{said}", unequal["difference"], limits.fairness_limit, unequal["difference"] is not None and unequal["difference"] <= limits.fairness_limit, "collect")]
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gates-code

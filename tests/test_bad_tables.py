@@ -121,6 +121,19 @@ def test_dates_of_unknown_order_refuse_the_table(library, orders):
     with pytest.raises(SourceError, match="whose order of day and month cannot be told"): library.bronze({}, *(dict(back=o) for o in orders))
 
 
+def test_what_is_exact_stays_exact(library):
+    big = [2**53 + 1, 2**63 - 1, -(2**63) + 1]
+    silver = library.silver(*(dict(copies=str(n)) for n in big), dict(copies="")).tables["loans"]
+    library.workspace.publish({"silver.loans": library.workspace.store("silver.loans", silver)})
+    for table in (silver, library.workspace.read("silver.loans")):
+        assert [int(n) for n in table.copies.dropna()] == big and table.copies.isna().sum() == 1
+        assert table.branch.tolist() == ["NA"] * 4  # a word in a column of text
+    kept = library.silver(dict(reader="007"), dict(reader="012")).tables["loans"]
+    assert kept.reader.tolist() == [library.workspace.pseudonyms(r) for r in ("007", "012")]  # leading zeros belong to it
+    odd = library.silver({}, dict(copies=str(2**53 + 1), back="2024-09-01T00:00:00Z"))
+    assert json.loads(odd.quarantine.content[0])["copies"] == 2**53 + 1
+
+
 def test_copies_are_dropped_and_counted(library):
     silver = library.silver(dict(loan="1"), dict(loan="1"), dict(loan="2"))
     assert [len(silver.tables["loans"]), silver.dropped["loans"]] == [2, 1]

@@ -102,7 +102,7 @@ def seen(
 
 def hidden_columns(catalog: Mapping) -> set[str]:
     "Names of the columns, in any zone, that lead to people."
-    return {c for columns in catalog.values() for c, entry in columns.items() if entry["personal"]} | set(personal_fields(problem.Request))
+    return {c for columns in catalog.values() for c, entry in columns.items() if entry["personal"] != "no"} | set(personal_fields(problem.Request))
 
 # %% ../nbs/05_validate.ipynb #val-moved
 def moved(

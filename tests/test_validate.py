@@ -99,8 +99,8 @@ def test_an_alarm_stops_the_run_and_is_told_once_and_the_log_only_grows(lived, t
         assert done.returncode == 2 and "05_validate goes back to collect" in said and "Open nbs/02_collect.ipynb" in said and "rows of bronze.flights is" in said, said
     assert workspace.published() == before and files(workspace.root) == log
     assert len(server.told) == 1 and "flights: rows of bronze.flights is 0." in server.told[0]["text"] and "since 2013-05-01; back to collect" in server.told[0]["text"]
-    lines = [json.loads(line) for line in (workspace.root / "alerts.jsonl").read_text().splitlines()]
-    assert len([e for e in lines if e.get("alarm", {}).get("figure") == "rows"]) == 2 and len({e["run"] for e in lines}) == 2
+    found = [e for e in map(json.loads, (workspace.root / "alerts.jsonl").read_text().splitlines()) if e.get("alarm", {}).get("figure") == "rows"]
+    assert len(found) == 2 and len({e["run"] for e in found}) == 2
     passed(mlops("run", "validate", "--force", **here | {"MLOPS_DRIFT__GO_BACK_ON": "new"}))  # the same, where it need not stop
     after = files(workspace.root)
     assert log.items() < after.items()

@@ -1,4 +1,5 @@
 """The year 2013 as 05 would have seen it month by month: honest, or with a fault put into one of its zones."""
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ PERSONAL = {"tailnum", *personal_fields(problem.Request)}
 
 def secret(values):
     """Pseudonyms of nobody's workspace."""
-    return values.map({v: f"{abs(hash(v)):x}" for v in values.dropna().unique()}).astype("str")
+    return values.map({v: hashlib.sha256(str(v).encode()).hexdigest()[:16] for v in values.dropna().unique()}).astype("str")
 
 
 @cache
@@ -33,8 +34,9 @@ def lived(as_of: pd.Timestamp, bronze_fault=None, silver_fault=None, gold_fault=
     """The log of distributions of all zones at `as_of`; a fault takes the tables of its zone and gives them back."""
     def broken(tables, fault): return tables | fault(tables) if fault else tables
     sources = bronze()
-    came = broken({n: known(t, as_of, sources.gates.get(n, {})) for n, t in sources.tables.items()}, bronze_fault)
-    silver = curate(came, SOURCES, secret)
+    came = {n: known(t[[c for c in t if not c.startswith("_")]], as_of, sources.gates.get(n, {})) for n, t in sources.tables.items()}
+    came = broken(came, bronze_fault)
+    silver = curate(came, SOURCES, secret, as_of)
     clean = broken(dict(silver.tables), silver_fault)
     gold = transform(clean, as_of)
     made = broken({"examples": gold.examples}, gold_fault)

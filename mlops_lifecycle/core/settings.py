@@ -159,6 +159,7 @@ class EvaluateSettings(Section):
     leak_limit: float = number(0.99, "area under the ROC curve above which a single feature is taken for a leak", "(area)", 0.5, 1)
     least_group: int = number(30, "outcomes of each kind below which a group is not judged", "decisions", 1, 1_000_000)
     bad_day_limit: float = number(0.25, "how much dearer than without a model a decision may surely get while a table is missing or inputs are off", "(share of the cost without a model)", 0, 10)
+    group_limit: float = number(0.1, "how much dearer than without a model decisions on a group may surely get", "(share of the group's cost without a model)", 0, 10)
     metric_limit: float = number(0.5, "agreement with the cost that a metric needs to stand for it", "(Kendall's tau)", 0, 1)
 
 class ReleaseSettings(Section):

@@ -17,10 +17,11 @@ import pyarrow as pa
 
 from .collect import COLUMNS, GATES, LOG_COLUMNS
 from .core.catalog import Table, catalog_of
+from .core.files import Column
 from .core.labels import Question, put_labels, queue, settle
 from .core.mend import Clock, Fill, blank, clocks, fill, filled_columns, in_units
 from .core.privacy import guard
-from .core.schema import ASIDE, Column, aside_rows, conform, schema_of
+from .core.schema import ASIDE, aside_rows, conform, schema_of
 from .core.stages import GoBack
 
 # %% ../nbs/03_curate.ipynb #curate-hide

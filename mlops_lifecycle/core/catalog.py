@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from .files import Column
 from .mend import Clock, Fill
-from .schema import Column
 from .stages import GoBack
 
 # %% ../../nbs/core/catalog.ipynb #catalog-table

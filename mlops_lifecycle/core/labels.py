@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RULES', 'QUEUE', 'ANSWER', 'Question', 'items', 'queue', 'AnswerBook', 'LabelError', 'check_answers', 'last_words',
-           'next_for', 'agreement', 'verdict', 'settle', 'put_labels', 'to_csv', 'from_csv']
+           'next_for', 'agreement', 'verdict', 'settle', 'put_labels', 'to_csv', 'from_csv', 'as_table', 'LabelForm']
 
 # %% ../../nbs/core/labels.ipynb #labels-imports
 import csv
+import html
 import io
 import json
 import os
@@ -197,7 +198,7 @@ def to_csv(
     "The queue as a table to fill in: item, question, answers, answer, and what is known of the row."
     content = [json.loads(c) for c in waiting.content]
     names, out = list(dict.fromkeys(n for c in content for n in c)), io.StringIO()
-    safe = lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    from mlops_lifecycle.core.cli import harmless as safe
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["item", "question", "answers", "answer", *map(safe, names)])
     writer.writerows([r.item, safe(r.asks), r.answers, "", *(safe(c.get(n)) for n in names)] for r, c in zip(waiting.itertuples(), content))
@@ -217,3 +218,49 @@ def from_csv(
         try: answers.append({"table": table, "item": row["item"], "label": int(answer), "annotator": annotator, "at": at})
         except ValueError: raise LabelError(f'row {line}: the answer must be a whole number, got "{answer}"') from None
     return answers
+
+# %% ../../nbs/core/labels.ipynb #labels-form
+def as_table(
+    content: dict,
+) -> str:  # HTML
+    "What is known of a row, a line each."
+    return "<table>" + "".join(f"<tr><th>{html.escape(str(n))}</th><td>{html.escape('' if v is None else str(v))}</td></tr>" for n, v in content.items()) + "</table>"
+
+class LabelForm:
+    "The rows that wait for one person, one after another, to be clicked through in JupyterLab."
+    def __init__(self,
+        waiting: pd.DataFrame,  # the queue
+        book: AnswerBook,
+        table: str,             # of silver
+        annotator: str,
+        annotators: int = 2,    # people asked for each row
+    ):
+        try: from ipywidgets import HTML, Button, HBox, VBox
+        except ImportError: raise ImportError('the form needs ipywidgets; install it with pip install "mlops_lifecycle[lab]"') from None
+        self.left, self.book, self.table, self.annotator = next_for(annotator, waiting, book.frame(), annotators), book, table, annotator
+        self.shown, self.buttons = HTML(), HBox()
+        self.box, self._button = VBox([self.shown, self.buttons]), Button
+        self.show()
+
+    def show(self) -> None:
+        "The row in front, or that there is none."
+        if not len(self.left): self.shown.value, self.buttons.children = "<p>Nothing waits for you.</p>", (); return
+        row, buttons = self.left.iloc[0], []
+        self.shown.value = f"<p><b>{html.escape(row.asks)}</b> ({len(self.left)} to go)</p>{as_table(json.loads(row.content))}"
+        for answer in [*json.loads(row.answers), None]:
+            buttons.append(self._button(description="pass" if answer is None else str(answer)))
+            buttons[-1].on_click(lambda _, answer=answer: self.answer(answer))
+        self.buttons.children = tuple(buttons)
+
+    def answer(self,
+        label: int | None,  # None: pass the row by
+    ) -> None:
+        "Write an answer down and go on."
+        row, now = self.left.iloc[0], pd.Timestamp.now(tz="UTC")
+        if label is not None:
+            said = {"table": self.table, "item": row["item"], "label": label, "annotator": self.annotator, "at": now.isoformat()}
+            check_answers([said], self.left, now); self.book.add([said])
+        self.left = self.left.iloc[1:].reset_index(drop=True)
+        self.show()
+
+    def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .schema import Column
+from .files import Column
 
 # %% ../../nbs/core/mend.ipynb #mend-blank
 def blank(

@@ -6,8 +6,8 @@
 __all__ = ['UtcTime', 'CommaList', 'NEEDS', 'SECTIONS', 'number', 'words', 'as_utc', 'comma_list', 'Section', 'ProjectSettings',
            'CostSettings', 'offset_alias', 'ClockSettings', 'Source', 'PrivacySettings', 'TrainSettings',
            'EvaluateSettings', 'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings',
-           'MonitorSettings', 'RunSettings', 'Settings', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put',
-           'overrides', 'find_settings', 'load_settings']
+           'MonitorSettings', 'RunSettings', 'zone_name', 'DriftSettings', 'Settings', 'SettingsError', 'nearest',
+           'explain', 'read_ini', 'put', 'overrides', 'find_settings', 'load_settings']
 
 # %% ../../nbs/core/settings.ipynb #set-imports
 import configparser
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 from pandas.tseries.frequencies import to_offset
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -165,6 +166,7 @@ class EvaluateSettings(Section):
     leak_limit: float = number(0.99, "area under the ROC curve above which a single feature is taken for a leak", "(area)", 0.5, 1)
     least_group: int = number(30, "outcomes of each kind below which a group is not judged", "decisions", 1, 1_000_000)
     bad_day_limit: float = number(0.25, "how much dearer than without a model a decision may surely get while a table is missing or inputs are off", "(share of the cost without a model)", 0, 10)
+    group_limit: float = number(0.1, "how much dearer than without a model decisions on a group may surely get", "(share of the group's cost without a model)", 0, 10)
     metric_limit: float = number(0.5, "agreement with the cost that a metric needs to stand for it", "(Kendall's tau)", 0, 1)
 
 class ReleaseSettings(Section):
@@ -214,6 +216,22 @@ class RunSettings(Section):
     max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
     stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
 
+# %% ../../nbs/core/settings.ipynb #set-drift
+def zone_name(value: str) -> str:
+    "A time zone's IANA name as it was written; refuses one that nobody knows."
+    try: ZoneInfo(value)
+    except (KeyError, ValueError, OSError): raise ValueError(f"a time zone has an IANA name such as UTC or Europe/Paris, got {value}") from None
+    return value
+
+class DriftSettings(Section):
+    "When a change of the data is an alarm."
+    false_alarms: float = number(0.05, "one alarm or more in a period in which nothing is wrong", "(probability)", 1e-6, 0.5)
+    warm_up_days: int = number(56, "how long a column must be known before it is judged", "days", 1, 3_660)
+    least_rows: int = number(500, "rows of a period below which its distributions are not judged", "rows", 20, 1_000_000_000)
+    zone: Annotated[str, AfterValidator(zone_name)] = words("UTC", "on whose clock the hours of the day are compared", "IANA name of a time zone")
+    go_back_on: Annotated[tuple[Literal["rows", "missing", "new", "commonest", "spread", "psi"], ...], BeforeValidator(comma_list)] = words(
+        ("rows",), "figures whose alarm stops the run and leads back", "any of: rows, missing, new, commonest, spread, psi")
+
 # %% ../../nbs/core/settings.ipynb #set-settings
 class Settings(Section):
     "The project's settings, as read by `load_settings`."
@@ -227,6 +245,7 @@ class Settings(Section):
     release: ReleaseSettings = ReleaseSettings()
     serving: ServingSettings = ServingSettings()
     canary: CanarySettings = CanarySettings()
+    drift: DriftSettings = DriftSettings()
     monitor: MonitorSettings = MonitorSettings()
     run: RunSettings = RunSettings()
     root: Path = Field(Path("."), exclude=True, repr=False)

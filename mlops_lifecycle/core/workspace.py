@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'outside', 'to_arrow', 'digest', 'from_arrow', 'Workspace', 'store', 'publish', 'read', 'load',
-           'read_columns', 'head', 'append', 'version', 'Busy', 'lock', 'pseudonyms']
+           'read_columns', 'head', 'append', 'append_events', 'version', 'Busy', 'lock', 'pseudonyms']
 
 # %% ../../nbs/core/workspace.ipynb #a8336a6b
 import fcntl
@@ -236,6 +236,38 @@ def append(self: Workspace,
     return {"digest": digest([before["digest"], digest(table)]), "rows": before["rows"] + len(rows), "gates": gates or {}, "version": DeltaTable(path).version()}
 
 Workspace.append = append
+
+# %% ../../nbs/core/workspace.ipynb #ws-events
+def append_events(self: Workspace,
+    name: str,                 # a table with the columns `event_id` and `position`
+    batches: Iterator,         # with `events`, a frame, and `cursor`, where to go on after it
+    gates: dict | None = None,
+) -> dict:                     # the entry for `publish`, with the last cursor
+    "Append what is new of the batches; nobody sees it yet."
+    from deltalake import DeltaTable, write_deltalake
+    path = self.root / "lake" / name.replace(".", "/"); path.parent.mkdir(parents=True, exist_ok=True)
+    entry = self.published()["names"].get(name, {}); there = "cursor" in entry  # else it was written whole, or never
+    entry = (entry if there else {}) | {"gates": gates or {}}
+    if there and DeltaTable(path).version() != entry["version"]: DeltaTable(path).restore(entry["version"])
+    for batch in batches:
+        fresh = batch.events.drop_duplicates("event_id")
+        if there and len(fresh): fresh = fresh[~fresh.event_id.isin(_ids_between(path, fresh.position.min(), fresh.position.max()))]
+        entry["cursor"] = batch.cursor
+        if there and not len(fresh): continue
+        rows = entry.get("rows", 0)
+        table = to_arrow(fresh.assign(_seq=range(rows, rows + len(fresh))))
+        write_deltalake(path, table, mode="append" if there else "overwrite", schema_mode=None if there else "overwrite"); there = True
+        entry |= {"rows": rows + len(fresh), "digest": digest([entry.get("digest"), digest(table)]), "version": DeltaTable(path).version()}
+    return entry
+
+def _ids_between(path: Path, low: int, high: int) -> list[str]:
+    "The ids of the events of these positions."
+    import pyarrow.compute as pc
+    from deltalake import DeltaTable
+    where = (pc.field("position") >= int(low)) & (pc.field("position") <= int(high))
+    return DeltaTable(path).to_pyarrow_dataset().to_table(columns=["event_id"], filter=where)["event_id"].to_pylist()
+
+Workspace.append_events = append_events
 
 # %% ../../nbs/core/workspace.ipynb #b2aa5111
 def version(self: Workspace,

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['METRICS', 'Moment', 'rule', 'problem', 'Costs', 'costs_from', 'costs_of', 'mean_cost', 'calibrated_threshold',
            'cost_curve', 'best_threshold', 'rank_metrics', 'choose_metric', 'Entity', 'personal_fields', 'example_of',
-           'Rule', 'Scope', 'Problem', 'key_of', 'how_to_learn', 'Bar', 'bar', 'formulate', 'Request', 'share_of_day',
-           'three_hours_before']
+           'Rule', 'Scope', 'Problem', 'key_of', 'how_to_learn', 'Bar', 'bar', 'surely_cheaper', 'Way', 'challenge',
+           'climb', 'formulate', 'Request', 'share_of_day', 'three_hours_before']
 
 # %% ../nbs/01_formulate.ipynb #01-f-imports
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from scipy.stats import kendalltau
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from .core.features import source_of
+from .core.features import Encoder, Feature, columns_of, source_of
 from .core.stages import GoBack
 
 # %% ../nbs/01_formulate.ipynb #01-f-costs-code
@@ -226,6 +226,9 @@ def key_of(
     columns: Mapping,  # arrays of one length, or single values; times as naive UTC datetime64
 ) -> Any:              # one text, or an array of texts
     "The text that names an entity: its key fields joined by |."
+    single = [columns[name] for name in problem.key]
+    if all(isinstance(v, (str, int, float, np.datetime64)) for v in single):  # one request, thousands of times a second
+        return "|".join([str(v.astype("datetime64[s]")) if isinstance(v, np.datetime64) else str(v) for v in single])
     parts = []
     for name in problem.key:
         values = np.asarray(columns[name])
@@ -238,10 +241,11 @@ def how_to_learn(
     rows: int,                  # examples at hand
     labels: Mapping[int, int],  # how many of them are labelled 0 and 1: {0: 900, 1: 100}
     least: int = 100,           # of the rarer label
-) -> str:                       # "rule", "unsupervised" or "supervised"
+) -> str:                       # "rule", "unsupervised", "few labels" or "supervised"
     "What the data at hand allows."
     if rows == 0: return "rule"
-    return "supervised" if min(labels.get(0, 0), labels.get(1, 0)) >= least else "unsupervised"
+    if not any(labels.values()): return "unsupervised"
+    return "supervised" if min(labels.get(0, 0), labels.get(1, 0)) >= least else "few labels"
 
 # %% ../nbs/01_formulate.ipynb #01-f-bar-code
 @dataclass(frozen=True)
@@ -267,6 +271,78 @@ def bar(
     cost = {name: mean_cost(y, decision, costs) for name, decision in contenders.items()}
     cheapest = min(cost, key=cost.get)
     return Bar(cheapest, cost[cheapest], cost, np.asarray(contenders[cheapest]).astype(int))
+
+# %% ../nbs/01_formulate.ipynb #01-f-switch-code
+def surely_cheaper(
+    ours: ArrayLike, theirs: ArrayLike,  # price of each decision; shape (n,)
+    days: ArrayLike,                     # of each decision
+    confidence: float = 0.95, draws: int = 500, seed: int = 0,
+) -> tuple[bool, float]:                 # whether, and what is saved at least
+    "Whether ours costs less than theirs, with that confidence."
+    from mlops_lifecycle.core.judge import drawn_gains
+    least = float(np.quantile(drawn_gains(np.asarray(theirs, dtype=float) - np.asarray(ours, dtype=float), days, draws, seed), 1 - confidence))
+    return least > 0, least
+
+# %% ../nbs/01_formulate.ipynb #01-f-challenge-code
+@dataclass(frozen=True)
+class Way:
+    "A way to decide: a score and the threshold from which one acts."
+    name: str
+    score: Callable = field(repr=False)  # rows -> scores
+    threshold: float
+
+    def decide(self, rows: Any) -> np.ndarray: return (np.asarray(self.score(rows)) >= self.threshold).astype(int)
+
+def challenge(
+    holder: Way, name: str, learn: Callable,  # learn: rows, what happened -> score function
+    labelled: Any, target: str, costs: Costs,  # pandas.DataFrame, in order of time, with decision_time
+) -> tuple[Way, float]:                       # who decides from now on; what the challenger saves at least
+    "Fit, choose a threshold and judge, each on later rows; the challenger takes over when it is surely cheaper."
+    half, late = len(labelled) // 2, len(labelled) * 3 // 4
+    fit, choose, judge = labelled[:half], labelled[half:late], labelled[late:]
+    score = learn(fit, fit[target].to_numpy(int))
+    challenger = Way(name, score, best_threshold(choose[target], score(choose), costs))
+    y = judge[target].to_numpy(bool)
+    ours, theirs = (np.where(y, costs.missed * (way.decide(judge) == 0), costs.needless * (way.decide(judge) == 1)) for way in (challenger, holder))
+    better, least = surely_cheaper(ours, theirs, judge.decision_time.dt.floor("D"))
+    if not better: return holder, least
+    score = learn(labelled[:late], labelled[:late][target].to_numpy(int))  # what has proved itself learns from the newer rows as well
+    return Way(name, score, best_threshold(y, score(judge), costs)), least
+
+# %% ../nbs/01_formulate.ipynb #01-f-climb-code
+def climb(
+    examples: Any,                # pandas.DataFrame, like gold.examples; label_known_at: when the outcome came in
+    features: Iterable[Feature], problem: Any, costs: Costs,
+    period: str, ask: int = 50,   # pandas offset alias; how many answers may be asked for in a period
+    least: int = 100, seed: int = 0,
+) -> list[dict]:                  # a period each: rows, labels, rung, decides, saves (what the challenger saves at least), queue, cost, rule
+    "Who decides in each period, as rows and outcomes come in."
+    import pandas as pd
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    from mlops_lifecycle.core.ladder import fit_anomalies, worth_labelling
+    features, told = tuple(features), []
+    holder = Way(problem.rule.name, lambda rows: problem.rule.score(columns_of(rows)), problem.rule.threshold)
+    for start, now in examples.sort_values("decision_time").groupby(pd.Grouper(key="decision_time", freq=period)):
+        before = examples[examples.decision_time < start].sort_values("decision_time", kind="stable")
+        known = (before.label_known_at <= start).to_numpy(bool) & before[problem.target].notna().to_numpy()
+        labelled, saves, queue = before[known], None, []
+        rung = how_to_learn(len(before), labelled[problem.target].value_counts().to_dict(), least)
+        if rung != "rule":
+            encoder = Encoder.fit(before, features)
+            unusual = fit_anomalies(encoder.encode(before)[:: max(1, len(before) // 5000)], seed=seed)
+            anomaly = lambda rows, y=None, unusual=unusual, encoder=encoder: unusual.score(encoder.encode(rows))
+            queue = before.key.iloc[worth_labelling(holder.score(before), holder.threshold, ask, known, seed=seed)].tolist()
+        if rung == "few labels" and labelled[problem.target].nunique() == 2: holder, saves = challenge(holder, "anomaly score", lambda rows, y, score=anomaly: score, labelled, problem.target, costs)
+        if rung == "supervised":
+            def learn(rows, y, encoder=encoder):
+                model = HistGradientBoostingClassifier(max_iter=80, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed).fit(encoder.encode(rows), y)
+                return lambda rows: model.predict_proba(encoder.encode(rows))[:, 1]
+            holder, saves = challenge(holder, "supervised", learn, labelled, problem.target, costs)
+        happened = now[now[problem.target].notna()]
+        cost = {way: mean_cost(happened[problem.target], decision, costs) for way, decision in {"cost": holder.decide(happened), "rule": problem.rule.decide(columns_of(happened))}.items()}
+        told.append({"period": f"{start:%Y-%m-%d}", "rows": len(before), "labels": int(known.sum()), "rung": rung, "decides": holder.name, "saves": saves, "queue": queue, **cost})
+    return told
 
 # %% ../nbs/01_formulate.ipynb #01-f-call-code
 def formulate(

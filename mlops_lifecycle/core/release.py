@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRUSTED', 'DECIDES', 'SUMS', 'model_bytes', 'read_model', 'calibrated', 'release_id', 'write_release', 'verify',
-           'Release', 'score', 'decide']
+           'Release', 'score', 'decide', 'usual_value', 'explain']
 
 # %% ../../nbs/core/release.ipynb #rel-imports
 import hashlib
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from .fast import Trees, quick_form
 from .features import Encoder
 
 # %% ../../nbs/core/release.ipynb #rel-bytes-code
@@ -42,7 +43,9 @@ def model_bytes(
 
 # %% ../../nbs/core/release.ipynb #rel-types-code
 TRUSTED = frozenset({
-    "functools.partial", "numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.utils.validation.check_array"})
+    "functools.partial", "mlops_lifecycle.core.ensemble.LogOddsMean", "numpy.dtype", "sklearn.utils.validation.check_array",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree",
+    "scipy.interpolate._bsplines.BSpline", "scipy._lib.array_api_compat.numpy._aliases.asarray"})
 
 def read_model(
     content: bytes,            # of a skops file
@@ -82,13 +85,17 @@ def write_release(
     parent: Path,                # the folder of all releases
     manifest: dict,              # as `release_id` takes it, and whatever else should be known of it
     files: Mapping[str, bytes],  # more files by name, such as a model card
-    model: Any = None,           # a fitted estimator; a rule has none
+    model: Any = None,           # a fitted estimator, or its skops file; a rule has none
+    allow: Iterable[str] = (),   # as for `read_model`
 ) -> Path:                       # the release's folder
     "Write a release, or find that it is there; raises `ValueError` when that name was given to something else."
     content = dict(files)
     if model is not None: content["model.skops"] = model if isinstance(model, bytes) else model_bytes(model)
     manifest = manifest | {"id": release_id(manifest, content.get("model.skops", b""))}
     folder = Path(parent) / manifest["id"]
+    if model is not None and not folder.exists():
+        trees, manifest["quick"] = quick_form(read_model(model, allow) if isinstance(model, bytes) else model, Encoder.from_dict(manifest["encoder"]).categorical)
+        if trees: content["trees.bin"] = trees
     if folder.exists():
         there = json.loads(verify(folder)["manifest.json"])
         differs = [k for k in DECIDES if there.get(k) != json.loads(json.dumps(manifest.get(k)))]
@@ -143,6 +150,7 @@ class Release:
     estimator: Any = None       # of a model
     encoder: Encoder | None = None
     rule: Callable | None = None  # the score of a rule
+    trees: Trees | None = None    # the quick form of a model; then the estimator is not loaded
 
     @property
     def id(self) -> str: return self.manifest["id"]
@@ -168,7 +176,8 @@ def _load(
     manifest, reference = json.loads(content["manifest.json"]), json.loads(content.get("reference.json", b"{}"))
     if manifest["id"] != Path(path).name: raise ValueError(f"the folder {Path(path).name} holds the release {manifest['id']}")
     if manifest["kind"] == "model":
-        return Release(Path(path), manifest, reference, read_model(content["model.skops"], allow), Encoder.from_dict(manifest["encoder"]))
+        trees = Trees.read(content["trees.bin"]) if "trees.bin" in content else None
+        return Release(Path(path), manifest, reference, None if trees else read_model(content["model.skops"], allow), Encoder.from_dict(manifest["encoder"]), trees=trees)
     if rule is None: raise ValueError(f"{manifest['id']} is a rule; pass the problem's rule to load it")
     if rule.sha != manifest["rule"]: raise ValueError(f"{manifest['id']} was released from another rule than the package has now; release the rule again under a new version")
     return Release(Path(path), manifest, reference, rule=rule.score)
@@ -181,7 +190,11 @@ def score(self: Release,
 ) -> Any:              # an array, or a float for scalars
     "How much speaks for acting; the higher the more."
     if self.kind == "rule": found = np.asarray(self.rule(columns), dtype=float)
-    else: found = calibrated(self.estimator.predict_proba(self.encoder.encode(columns))[:, 1], self.manifest.get("calibration"))
+    else:
+        matrix = self.encoder.encode(columns)
+        if self.trees and len(matrix) == 1: found = np.array([self.trees.one(matrix[0])])
+        else: found = self.trees.table(matrix) if self.trees else self.estimator.predict_proba(matrix)[:, 1]
+        found = calibrated(found, self.manifest.get("calibration"))
     single = all(np.ndim(columns[n]) == 0 for n in self.encoder.names) if self.encoder else found.ndim == 0
     return float(found.reshape(-1)[0]) if single else found
 
@@ -191,3 +204,28 @@ def decide(self: Release, columns: Mapping) -> Any:  # 1 act, 0 wait; an int for
     return found.astype(int) if np.ndim(found) else int(found)
 
 Release.score, Release.decide = score, decide
+
+# %% ../../nbs/core/release.ipynb #rel-explain-code
+def usual_value(
+    cut: Mapping,  # of a feature in reference.json: {"edges"} or {"names"}
+) -> Any:          # NaN where nothing is known
+    "The middle of a distribution, or its most frequent name."
+    parts = cut.get("names") or cut.get("edges") or [np.nan]
+    return parts[0] if "names" in cut else parts[len(parts) // 2]
+
+def explain(self: Release,
+    values: Mapping,  # one scalar a feature
+) -> list[dict]:      # feature, value, usual, effect on the score; the strongest first; none for a rule
+    "What each feature adds to the score, against its usual value."
+    if self.kind == "rule": return []
+    names, known = self.encoder.names, self.reference.get("features", {})
+    given = {n: np.nan if values.get(n) is None else values[n] for n in names}
+    usual = {n: usual_value(known.get(n, {})) for n in names}
+    columns = {n: np.array([given[n]] * (len(names) + 1), dtype=object) for n in names}
+    for i, n in enumerate(names, 1): columns[n][i] = usual[n]
+    base, *changed = self.score(columns)
+    plain = lambda value: None if value != value else value.item() if isinstance(value, np.generic) else value
+    found = [{"feature": n, "value": plain(given[n]), "usual": plain(usual[n]), "effect": float(base - s)} for n, s in zip(names, changed)]
+    return sorted(found, key=lambda e: -abs(e["effect"]))
+
+Release.explain = explain

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['modules_used', 'code_digest', 'new_run', 'write_run', 'StageRun', 'read', 'tables', 'load', 'file', 'log', 'answers',
-           'write', 'save', 'passed', 'append', 'read_columns', 'head', 'record', 'alone']
+           'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'head', 'record', 'alone']
 
 # %% ../../nbs/core/run.ipynb #5cf784fa
 import ast
@@ -189,6 +189,14 @@ def append(self: StageRun,
     "Leave rows under those that earlier runs left."
     self._leave(name, self.workspace.append(name, rows, known))
 
+def append_events(self: StageRun,
+    name: str,            # "bronze.returns"
+    batches,              # of events, see `Workspace.append_events`
+    known: dict = None,   # {column of times: "*" for the row, or the columns whose values it gates}
+) -> None:
+    "Add to a table of events what is new, and remember up to where its source was read."
+    self._leave(name, self.workspace.append_events(name, batches, known))
+
 def read_columns(self: StageRun,
     name: str,            # "silver.loans"
     columns: list[str],
@@ -202,7 +210,7 @@ def head(self: StageRun, name: str) -> pd.DataFrame:
     self._note(name)
     return self.workspace.head(name)
 
-StageRun.append, StageRun.read_columns, StageRun.head = append, read_columns, head
+StageRun.append, StageRun.append_events, StageRun.read_columns, StageRun.head = append, append_events, read_columns, head
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:

@@ -6,8 +6,8 @@
 __all__ = ['UtcTime', 'CommaList', 'NEEDS', 'SECTIONS', 'number', 'words', 'as_utc', 'comma_list', 'Section', 'ProjectSettings',
            'CostSettings', 'offset_alias', 'ClockSettings', 'Source', 'PrivacySettings', 'TrainSettings',
            'EvaluateSettings', 'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings',
-           'MonitorSettings', 'RunSettings', 'Settings', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put',
-           'overrides', 'find_settings', 'load_settings']
+           'MonitorSettings', 'RunSettings', 'zone_name', 'DriftSettings', 'Settings', 'SettingsError', 'nearest',
+           'explain', 'read_ini', 'put', 'overrides', 'find_settings', 'load_settings']
 
 # %% ../../nbs/core/settings.ipynb #set-imports
 import configparser
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 from pandas.tseries.frequencies import to_offset
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -145,9 +146,16 @@ class PrivacySettings(Section):
 
 # %% ../../nbs/core/settings.ipynb #set-learn
 class TrainSettings(Section):
-    "How much to learn from, and with which seed."
+    "How much to learn from, for how long, and with which seed."
     seed: int = number(0, "seed of everything drawn at random", "(no unit)", 0, 2**31 - 1)
     sample: int = number(0, "most rows to learn from, 0 for all", "rows", 0, 10**9)
+    candidates: int = number(0, "most candidates that are tried, 0 for all", "candidates", 0, 100_000)
+    seconds: float = number(0, "time after which no further candidate is tried, 0 for no limit", "seconds", 0, 604_800)
+    keep: int = number(2, "candidates that are fitted on all rows, and averaged where it pays", "candidates", 1, 100)
+    folds: int = number(2, "on which candidates are compared", "folds", 1, 50)
+    split: Literal["time", "grouped", "stratified"] = words("time", "how the folds are cut", "time, grouped or stratified")
+    group: str = words("", "column that ties rows together, of grouped folds", "a column of the examples")
+    half_life: float = number(0, "age at which a row counts half as much, 0 for never", "days", 0, 36_500)
 
 class EvaluateSettings(Section):
     "How sure a model's gain must be."
@@ -158,6 +166,7 @@ class EvaluateSettings(Section):
     leak_limit: float = number(0.99, "area under the ROC curve above which a single feature is taken for a leak", "(area)", 0.5, 1)
     least_group: int = number(30, "outcomes of each kind below which a group is not judged", "decisions", 1, 1_000_000)
     bad_day_limit: float = number(0.25, "how much dearer than without a model a decision may surely get while a table is missing or inputs are off", "(share of the cost without a model)", 0, 10)
+    group_limit: float = number(0.1, "how much dearer than without a model decisions on a group may surely get", "(share of the group's cost without a model)", 0, 10)
     metric_limit: float = number(0.5, "agreement with the cost that a metric needs to stand for it", "(Kendall's tau)", 0, 1)
 
 class ReleaseSettings(Section):
@@ -170,6 +179,14 @@ class ServingSettings(Section):
     max_body_bytes: int = number(1_000_000, "largest request body", "bytes", 1_000, 1_000_000_000)
     max_batch: int = number(1_000, "most rows in a batch", "rows", 1, 100_000)
     latency_limit_ms: float = number(250, "99th percentile of an answer in staging", "milliseconds", 1, 60_000)
+    decision_limit_ms: float = number(500, "how long a model may take before the rule decides", "milliseconds", 1, 60_000)
+    rule_after: float = number(4, "age of a looked-up value from which the rule decides, in times of its max_age", "times", 1, 1_000)
+    body_seconds: float = number(10, "how long a request's body is waited for", "seconds", 0.1, 600)
+    max_inside: int = number(512, "requests that one worker answers at the same time; more are sent away with 503", "requests", 1, 100_000)
+    requests_a_second: float = number(1_000, "what one key may ask of one worker, 0 for as much as it likes", "requests a second", 0, 1_000_000)
+    log_requests: Literal["none", "refused", "all"] = words("refused", "which requests leave a line in the server's log", "none, refused or all")
+    keep_days: int = number(400, "how long predictions and reactions stay in the serving log", "days", 1, 36_500)
+    contract: str = words("1.0", "version of the HTTP contract, raised by hand when a change breaks clients", "two numbers with a point between", pattern=r"^[0-9]+\.[0-9]+$")
 
 def growing_steps(value: tuple[float, ...]) -> tuple[float, ...]:
     "Shares that only grow and end at 100."
@@ -199,6 +216,22 @@ class RunSettings(Section):
     max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
     stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
 
+# %% ../../nbs/core/settings.ipynb #set-drift
+def zone_name(value: str) -> str:
+    "A time zone's IANA name as it was written; refuses one that nobody knows."
+    try: ZoneInfo(value)
+    except (KeyError, ValueError, OSError): raise ValueError(f"a time zone has an IANA name such as UTC or Europe/Paris, got {value}") from None
+    return value
+
+class DriftSettings(Section):
+    "When a change of the data is an alarm."
+    false_alarms: float = number(0.05, "one alarm or more in a period in which nothing is wrong", "(probability)", 1e-6, 0.5)
+    warm_up_days: int = number(56, "how long a column must be known before it is judged", "days", 1, 3_660)
+    least_rows: int = number(500, "rows of a period below which its distributions are not judged", "rows", 20, 1_000_000_000)
+    zone: Annotated[str, AfterValidator(zone_name)] = words("UTC", "on whose clock the hours of the day are compared", "IANA name of a time zone")
+    go_back_on: Annotated[tuple[Literal["rows", "missing", "new", "commonest", "spread", "psi"], ...], BeforeValidator(comma_list)] = words(
+        ("rows",), "figures whose alarm stops the run and leads back", "any of: rows, missing, new, commonest, spread, psi")
+
 # %% ../../nbs/core/settings.ipynb #set-settings
 class Settings(Section):
     "The project's settings, as read by `load_settings`."
@@ -212,6 +245,7 @@ class Settings(Section):
     release: ReleaseSettings = ReleaseSettings()
     serving: ServingSettings = ServingSettings()
     canary: CanarySettings = CanarySettings()
+    drift: DriftSettings = DriftSettings()
     monitor: MonitorSettings = MonitorSettings()
     run: RunSettings = RunSettings()
     root: Path = Field(Path("."), exclude=True, repr=False)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'outside', 'to_arrow', 'digest', 'from_arrow', 'Workspace', 'store', 'publish', 'read', 'load',
-           'read_columns', 'head', 'append', 'version', 'Busy', 'lock', 'pseudonyms']
+           'read_columns', 'head', 'append', 'append_events', 'version', 'Busy', 'lock', 'pseudonyms']
 
 # %% ../../nbs/core/workspace.ipynb #a8336a6b
 import fcntl
@@ -101,7 +101,7 @@ class Workspace:
     "The state of a project under one folder; nothing is made until something is written."
     def __init__(self,
         root: Path | str,  # the folder, usually `settings.workspace_path`
-    ): self.root = Path(root).resolve()
+    ): self.root, self._key = Path(root).resolve(), None
 
     def __repr__(self): return f"Workspace({self.root.name}: {len(self.published()['names'])} names published)"
 
@@ -110,7 +110,9 @@ class Workspace:
     @property
     def releases(self) -> Path: return self.root / "releases"
     @property
-    def serving_db(self) -> Path: return self.root / "serving.db"
+    def serving_db(self) -> Path | str: return os.environ.get("MLOPS_DATABASE") or self.root / "serving.db"  # the URL of a PostgreSQL, with its password, or a file
+    @property
+    def has_log(self) -> bool: return isinstance(self.serving_db, str) or self.serving_db.exists()
 
     def published(self) -> dict:  # {"names": {name: {version, …}}, "passed": {stage: its last record that passed}}
         "What counts now."
@@ -235,6 +237,38 @@ def append(self: Workspace,
 
 Workspace.append = append
 
+# %% ../../nbs/core/workspace.ipynb #ws-events
+def append_events(self: Workspace,
+    name: str,                 # a table with the columns `event_id` and `position`
+    batches: Iterator,         # with `events`, a frame, and `cursor`, where to go on after it
+    gates: dict | None = None,
+) -> dict:                     # the entry for `publish`, with the last cursor
+    "Append what is new of the batches; nobody sees it yet."
+    from deltalake import DeltaTable, write_deltalake
+    path = self.root / "lake" / name.replace(".", "/"); path.parent.mkdir(parents=True, exist_ok=True)
+    entry = self.published()["names"].get(name, {}); there = "cursor" in entry  # else it was written whole, or never
+    entry = (entry if there else {}) | {"gates": gates or {}}
+    if there and DeltaTable(path).version() != entry["version"]: DeltaTable(path).restore(entry["version"])
+    for batch in batches:
+        fresh = batch.events.drop_duplicates("event_id")
+        if there and len(fresh): fresh = fresh[~fresh.event_id.isin(_ids_between(path, fresh.position.min(), fresh.position.max()))]
+        entry["cursor"] = batch.cursor
+        if there and not len(fresh): continue
+        rows = entry.get("rows", 0)
+        table = to_arrow(fresh.assign(_seq=range(rows, rows + len(fresh))))
+        write_deltalake(path, table, mode="append" if there else "overwrite", schema_mode=None if there else "overwrite"); there = True
+        entry |= {"rows": rows + len(fresh), "digest": digest([entry.get("digest"), digest(table)]), "version": DeltaTable(path).version()}
+    return entry
+
+def _ids_between(path: Path, low: int, high: int) -> list[str]:
+    "The ids of the events of these positions."
+    import pyarrow.compute as pc
+    from deltalake import DeltaTable
+    where = (pc.field("position") >= int(low)) & (pc.field("position") <= int(high))
+    return DeltaTable(path).to_pyarrow_dataset().to_table(columns=["event_id"], filter=where)["event_id"].to_pylist()
+
+Workspace.append_events = append_events
+
 # %% ../../nbs/core/workspace.ipynb #b2aa5111
 def version(self: Workspace,
     name: str,  # "plan", "silver.loans", "file:WHERE", "log:serving" or "live:SOURCE"
@@ -249,7 +283,12 @@ def version(self: Workspace,
     if kind == "live": return secrets.token_hex(6)
     return self.published()["names"].get(name, {}).get("version")
 
-def _log_version(path: Path) -> str | None:
+def _log_version(path: Path | str) -> str | None:
+    if isinstance(path, str):  # a database server's; its client is only needed there
+        from mlops_lifecycle.core.log import ServingLog
+        log = ServingLog(path)
+        try: return ", ".join(f"{name} {n}" for name, n in log.counts().items())
+        finally: log.close()
     if not path.exists(): return None
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as log:
         tables = {name for name, in log.execute("select name from sqlite_master where type = 'table'")}
@@ -290,7 +329,8 @@ def pseudonyms(self: Workspace,
         try: os.link(beside, path)
         except FileExistsError: pass  # another process was first: its key counts
         finally: beside.unlink()
-    key = path.read_bytes()
+    if self._key is None: self._key = path.read_bytes()
+    key = self._key
     one = lambda value: hmac.new(key, str(value).encode(), hashlib.sha256).hexdigest()[:16]
     if isinstance(values, pd.Series): return values.map({v: one(v) for v in values.dropna().unique()}).astype("str")
     return None if values is None else one(values)

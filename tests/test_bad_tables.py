@@ -207,8 +207,8 @@ def becomes_silver(row: dict) -> bool:
 def refusable(rows: list[dict]) -> bool:
     """A column without any value that fits, or one key with two contents."""
     if any(not any(fits(r)[c] for r in rows) for c in rows[0]): return True
-    read = lambda r: tuple(None if fits(r)[c] is None else pd.Timestamp(v) if c in ("lent", "back") else float(v) if c == "fee" else int(v) if c in ("loan", "copies") else v for c, v in r.items())
-    good = {read(r) for r in rows if False not in fits(r).values() and fits(r)["lent"]}
+    reads = {"loan": int, "copies": int, "fee": float, "lent": pd.Timestamp, "back": pd.Timestamp}
+    good = {tuple(None if fits(r)[c] is None else reads.get(c, str)(r[c]) for c in GOOD) for r in rows if False not in fits(r).values() and fits(r)["lent"]}
     return len({g[0] for g in good}) < len(good)
 
 

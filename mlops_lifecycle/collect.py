@@ -11,6 +11,7 @@ __all__ = ['KINDS', 'ROWS', 'HHMM', 'COLUMNS', 'ZONES', 'GATES', 'LOG_COLUMNS', 
 # %% ../nbs/02_collect.ipynb #collect-imports
 import itertools
 import json
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from .core.changes import Batch, acknowledge_slot, changes_of_files, changes_of_
 from .core.clock import arrive
 from .core.files import BLOCK, Block, Column, SourceError, blocks_of, fingerprint, fit, infer, refuse_unseen
 from .core.log import ServingLog
-from .core.sources import after_of, as_blocks, by_cursor, rows_of_database
+from .core.sources import after_of, as_blocks, by_cursor, download, pages_of, rows_of_api, rows_of_database
 from .core.stages import GoBack
 from .core.streams import acknowledge_stream, batches_of_log, batches_of_stream
 from .core.workspace import outside
@@ -44,7 +45,7 @@ def files_of(
 
 # %% ../nbs/02_collect.ipynb #collect-kinds
 KINDS = {}  # {kind: function of (name, source, root, after) that gives rows as dicts}; a project adds its own
-ROWS = {"database": rows_of_database}
+ROWS = {"database": rows_of_database, "api": rows_of_api}
 
 def pieces_of(
     name: str,
@@ -52,13 +53,16 @@ def pieces_of(
     root: Path,  # folder from which relative paths start
 ) -> Iterator[tuple[str, Iterator[Block]]]:
     "What a source that is read whole consists of; raises `SourceError` for a kind that nobody knows."
-    if source.kind == "file": yield from files_of(source, root)
+    if source.kind == "web": yield from pages_of(name, source, root)
+    elif source.kind == "file" and "://" in source.where:
+        with tempfile.TemporaryDirectory() as folder: download(source, folder); yield from files_of(source.model_copy(update={"where": "*"}), folder)
+    elif source.kind == "file": yield from files_of(source, root)
     else: yield source.where, as_blocks(rows_of(name, source)(name, source, root, None))
 
 def rows_of(name: str, source):  # a function that gives rows
     "How a source that gives rows is asked for them."
     known = ROWS | KINDS
-    if source.kind not in known: raise SourceError(f'source "{name}" is of kind "{source.kind}"; known are file, log, changes, stream, {", ".join(known)}')
+    if source.kind not in known: raise SourceError(f'source "{name}" is of kind "{source.kind}"; known are file, web, log, changes, stream, {", ".join(known)}')
     return known[source.kind]
 
 # %% ../nbs/02_collect.ipynb #collect-load
@@ -94,10 +98,10 @@ def parts_of(
             if count == 1: columns = declared or infer(block.rows, text); unseen = dict.fromkeys(columns, "is empty")
             else: block = with_columns(block, columns)
             frame, wrong = fit(block.rows, columns, load.source, block.lines, unseen)
-            fits = ~np.isin(block.lines, [w["row"] for w in wrong])
+            lines = np.setdiff1d(block.lines, [w["row"] for w in wrong]) if wrong else block.lines
             load.rows += len(frame); load.set_aside(piece, block.misfits + wrong)
             load.left_out |= dict.fromkeys(c for c in block.rows.column_names if c not in columns)
-            yield frame.assign(_file=piece, _line=block.lines[fits])
+            yield frame.assign(_file=piece, _line=lines)
         load.copies += not count
         refuse_unseen(unseen, load.source)
 
@@ -389,7 +393,7 @@ def leave(
 ) -> None:
     "Write what the sources gave, and say so in the run's record."
     for name, source in run.settings.source.items():
-        if source.kind == "file": run.file(source.where)
+        if source.kind == "file" and "://" not in source.where: run.file(source.where)
         elif source.where not in LOG_COLUMNS: run.inputs[f"live:{name}"] = None
     for name, table in bronze.tables.items(): run.write(f"bronze.{name}", table, bronze.gates[name])
     for name, batches in bronze.events.items(): run.append_events(f"bronze.{name}", batches, bronze.gates[name])

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BEHAVIOURS', 'OURS', 'THEIRS', 'pick', 'Judged', 'best_without', 'judged', 'prices', 'savings', 'review_band',
            'reviewed', 'slices', 'all_slices', 'fairness', 'alone', 'spoilt', 'robustness', 'Behaviour', 'behaves',
-           'declared_groups', 'hangs_on', 'gate', 'group_gates', 'gates_of', 'plain', 'evaluate', 'insist', 'money',
-           'in_words', 'way', 'month_figure', 'page_of', 'curve_figures', 'band', 'days_figure', 'three_rows', 'Page',
-           'readable']
+           'late_lately', 'declared_groups', 'hangs_on', 'gate', 'group_gates', 'gates_of', 'plain', 'evaluate',
+           'insist', 'money', 'in_words', 'way', 'month_figure', 'page_of', 'curve_figures', 'band', 'days_figure',
+           'three_rows', 'Page', 'readable']
 
 # %% ../nbs/08_evaluate.ipynb #08-e-imports
 from collections.abc import Callable, Iterable, Mapping
@@ -79,7 +79,7 @@ def judged(
     before, rows = (part[problem.in_scope(columns_of(part))] for part in (parts["choose"], parts["test"]))
     if not len(rows) or not len(before): raise GoBack("collect", f"the last two periods have {len(before):,} and {len(rows):,} rows within the scope, both need some", {"rows": len(rows)})
     winner, threshold = pick(candidates); score = np.asarray(winner.score(rows), dtype=float)
-    return Judged(winner, threshold, rows, before, score, score >= threshold, rows[problem.target].to_numpy(int), rows.decision_time.dt.floor("D").to_numpy(),
+    return Judged(winner, threshold, rows, before, score, score >= threshold, rows[problem.target].to_numpy(int), pd.factorize(rows.decision_time.dt.floor("D"))[0],
                   best_without(before, rows, problem, costs), costs, settings.evaluate, settings.train.seed)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-savings-code
@@ -128,13 +128,15 @@ def slices(
     "What a decision costs in each group, and whether that is surely more than with theirs."
     y, saved, found = np.asarray(y_true, dtype=int), savings(y_true, ours, theirs, costs), []
     cut = [(c, g, (groups[c].astype("str") == g).to_numpy(bool)) for c in groups for g in sorted(groups[c].dropna().astype("str").unique())]
-    judged = [(c, g) for c, g, rows in cut if least <= y[rows].sum() <= rows.sum() - least]
+    days = None if days is None else pd.factorize(np.asarray(days))[0]
+    seen = lambda rows: days is None or len(pd.unique(days[rows])) >= min(10, days.max() + 1)
+    judged = [(c, g) for c, g, rows in cut if least <= y[rows].sum() <= rows.sum() - least and seen(rows)]
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(judged), 1))
     for column, group, rows in cut:
         one = dict(column=column, group=group, rows=int(rows.sum()), share=float(y[rows].mean()), cost=mean_cost(y[rows], np.asarray(ours)[rows], costs),
                    other=mean_cost(y[rows], np.asarray(theirs)[rows], costs), low=None, high=None, weak=None)
         if (column, group) in judged:
-            drawn = drawn_gains(saved[rows], None if days is None else np.asarray(days)[rows], draws, seed)
+            drawn = drawn_gains(saved[rows], None if days is None else days[rows], draws, seed)
             low, high = saved[rows].mean() - z * drawn.std(), saved[rows].mean() + z * drawn.std()
             one |= dict(low=float(low), high=float(high), weak=bool(high < 0))
         found.append(one)
@@ -236,10 +238,14 @@ def behaves(case: Judged, behaviours: Iterable[Behaviour]) -> pd.DataFrame:  # n
     return pd.DataFrame(found, columns=["name", "expect", "rows", "low", "mean", "high"])
 
 # %% ../nbs/08_evaluate.ipynb #08-e-yours-code
+def late_lately(rows: pd.DataFrame, share: float) -> dict[str, float]:
+    "Everything that says how many flights were late in the last hours."
+    return dict.fromkeys((c for c in rows if c.endswith(("late_lately", "late_1h", "late_2h", "late_3h", "late_8h"))), share)
+
 BEHAVIOURS = (
-    Behaviour("a later departure in the day", lambda rows: {"hour_of_day": 19.0}, "higher", among=lambda rows: rows["hour_of_day"] < 9),
+    Behaviour("a later departure in the day", lambda rows: {"hour_of_day": 17.5} | late_lately(rows, 0.25), "higher", among=lambda rows: rows["hour_of_day"] < 9),
     Behaviour("a storm", lambda rows: {"visibility": 0.5, "precipitation": 0.3, "wind_speed": 30.0, "humidity": 97.0}, "higher", among=lambda rows: rows["visibility"] >= 9),
-    Behaviour("everything late lately", lambda rows: dict.fromkeys((c for c in rows if c.endswith(("late_lately", "late_1h", "late_2h", "late_3h", "late_8h"))), 0.6), "higher"))
+    Behaviour("everything late", lambda rows: late_lately(rows, 0.6), "higher"))
 
 def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:  # one column a way to cut
     "Groups beside the protected fields that must fare alike."
@@ -254,7 +260,8 @@ def hangs_on(
     without = shuffled_scores(case.winner.score, rows, [f.name for f in feature_set.features], case.seed)
     price = lambda score: prices(y, score >= case.threshold, case.costs)
     table = importance(price(case.score[place]), {name: price(score) for name, score in without.items()}, case.days[place], case.limits.confidence, case.limits.draws, case.seed)
-    models = {f"without {name}": score for name, score in without.items() if not np.array_equal(score, case.score[place])}
+    most = table.dearer.abs().nlargest(16).index
+    models = {f"without {name}": without[name] for name in table.feature[most] if not np.array_equal(without[name], case.score[place])}
     threshold = dict.fromkeys(models, case.threshold)
     for one in candidates: models[one.name], threshold[one.name] = np.asarray(one.score(rows)), one.metrics["threshold"]
     models[problem.rule.name], threshold[problem.rule.name] = np.asarray(problem.rule.score(columns_of(rows)), dtype=float), problem.rule.threshold
@@ -325,7 +332,7 @@ def evaluate(
     fair = fairness(protected, y, case.decision, case.limits.fairness_limit, case.limits.least_group)
     table, metrics = hangs_on(case, candidates, feature_set, problem)
     labelled = examples[examples[problem.target].notna()]
-    found = {"without": case.best.cost, "leak": alone(labelled.iloc[:: max(1, len(labelled) // 20_000)], feature_set, problem.target), "against": against, "cost": cost, "fairness": fair, "metrics": metrics,
+    found = {"without": case.best.cost, "leak": alone(labelled.iloc[:: max(1, len(labelled) // 8_000)], feature_set, problem.target), "against": against, "cost": cost, "fairness": fair, "metrics": metrics,
              "groups": all_slices(case, feature_set, protected.join(rows[names])), "robustness": robustness(case, feature_set), "behaviour": behaves(case, behaviours)}
     gates, (metric, agreement) = gates_of(found, problem, plan, settings, formulated), choose_metric(metrics, case.limits.metric_limit)
     (low, saving, high), (start, end) = against[case.best.name], windows(as_of, settings.clock.period)["test"]

@@ -6,10 +6,10 @@
 __all__ = ['COLOUR', 'explorable', 'worth_looking', 'rate_over_time', 'axes', 'draw_rates', 'draw_groups', 'draw_missing',
            'binned', 'auc_alone', 'rank_features', 'draw_ranking', 'draw_relation', 'relation', 'draw_relations',
            'twins', 'draw_twins', 'drift_over_time', 'draw_drift', 'suspect_leaks', 'known_afterwards', 'decided',
-           'try_ideas', 'take_ideas', 'with_ideas', 'explore']
+           'try_ideas', 'take_ideas', 'explore']
 
 # %% ../nbs/06_explore.ipynb #exp-imports
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from statistics import NormalDist
 from typing import Any
 
@@ -23,7 +23,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from .core.drift import psi
-from .core.features import Encoder, Feature, FeatureSet
+from .core.features import Encoder, Feature
 from .core.judge import drawn_gains
 from .core.stages import GoBack
 from .formulate import best_threshold
@@ -337,17 +337,6 @@ def take_ideas(
     best = gaining.iloc[0]
     raise GoBack("transform", f'the idea "{best.idea}" surely saves {best.low:.3f} to {best.high:.3f} a decision: it should be a feature',
                  {t.idea: {"figure": t.low, "limit": 0.0} for t in gaining.itertuples()}, {"ideas": ", ".join([*taken, *gaining.idea])})
-
-# %% ../nbs/06_explore.ipynb #exp-values
-def with_ideas(
-    past: pd.DataFrame,
-    ideas: Iterable[Feature], feature_set: FeatureSet,
-    read: Callable[[str], pd.DataFrame],  # name of a lookup -> its table
-) -> pd.DataFrame:
-    "The rows with a column for each idea."
-    ideas = tuple(ideas)
-    needed = tuple(t for t in feature_set.lookups if any({*idea.inputs} & {*t.values} for idea in ideas))
-    return past if not ideas else past.join(FeatureSet(ideas, needed).add(past, {t.name: read(t.name) for t in needed})[[i.name for i in ideas]])
 
 # %% ../nbs/06_explore.ipynb #exp-call
 def explore(

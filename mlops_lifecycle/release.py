@@ -123,7 +123,7 @@ def release_model(
     if hashlib.sha256(content).hexdigest() != candidate["sha256"]: raise GoBack("train", f"{candidate['model']} is not the model that was judged: its checksum differs", evidence={"model": candidate["model"]})
     band = verdict.get("review")  # scores between which a person decides
     manifest = {"kind": "model", "name": candidate["name"], "as_of": as_of, "threshold": verdict["threshold"], "encoder": candidate["encoder"], "calibration": candidate["calibration"],
-                "features": dict(features), "problem": problem.name, "costs": {"missed": costs.missed, "needless": costs.needless},
+                "features": dict(features), "recipes": candidate.get("recipes", []), "problem": problem.name, "costs": {"missed": costs.missed, "needless": costs.needless},
                 "review": band and [band["low"], band["high"]],
                 "verdict": {k: verdict[k] for k in ("cost", "bar", "gain", "saving", "rows")}, "lineage": dict(lineage), "environment": environment()}
     files = {"card.md": model_card(manifest, plan, verdict, problem).encode(), "reference.json": json.dumps(world, indent=1, allow_nan=False).encode()}

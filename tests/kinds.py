@@ -14,8 +14,11 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
 
@@ -253,6 +256,73 @@ class Log(Project):
         return self.table
 
 
+class Server(ThreadingHTTPServer):
+    """A web server on loopback that pages, fails and stalls as it is told; `seen` says when it was asked for what."""
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.seen, self.faults, self.robots, self.rows = [], [], (200, "User-agent: *\nDisallow: /private\n"), []
+        self.home = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, *_): pass  # a client that was killed
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path, query = urlsplit(self.path).path, dict(parse_qsl(urlsplit(self.path).query))
+        self.server.seen.append((time.monotonic(), self.path))
+        if path == "/robots.txt": return self.give(*self.server.robots, "text/plain")
+        fault = self.server.faults.pop(0) if self.server.faults else None
+        if fault == "stall": time.sleep(1.5); return self.give(200, "{}")
+        if fault == "cut": return self.give(200, '{"items": [', extra={"Content-Length": "9999"})
+        if fault: return self.give(fault, "not now", "text/plain", {"Retry-After": "0"})
+        if path.endswith(".csv"): return self.give(200, "loan,reader,days_late\n" + "".join(f"{r['loan']},{r['reader']},{r['days_late']}\n" for r in self.server.rows), "text/csv")
+        size, page = int(query.get("size", 7)), int(query.get("page", 1))
+        rows = [row for row in self.server.rows if row["changed"] >= int(query.get("since", 0))]
+        more, some = page * size < len(rows), rows[(page - 1) * size:page * size]
+        onward = f"{path}?page={page + 1}&size={size}&since={query.get('since', 0)}"
+        if path == "/loans": return self.give(200, json.dumps({"total": len(rows), "items": some, "next": self.server.home + onward if more else None}))
+        if path == "/linked": return self.give(200, json.dumps(some), extra={"Link": f'<{self.server.home}/linked{onward[7:]}>; rel="next"'} if more else {})
+        cells = "".join(f"<tr><td>{row['loan']}</td><td>{row['reader']}</td><td>{'' if row['days_late'] is None else row['days_late']}</td></tr>" for row in some)
+        self.give(200, f"<table><tr><th>loan</th><th>reader</th><th>days_late</th></tr>{cells}</table>" + (f'<a rel="next" href="{onward}">next</a>' if more else ""), "text/html")
+
+    def give(self, code: int, text: str, kind: str = "application/json", extra: dict | None = None):
+        self.send_response(code)
+        for name, value in ({"Content-Type": kind, "Content-Length": str(len(text.encode()))} | (extra or {})).items(): self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+        self.close_connection = "Content-Length" in (extra or {})
+
+    def log_message(self, *_): pass
+
+
+class Api(Project):
+    """An API with a cursor, on a server that fails now and then."""
+    kind = "api"
+
+    def __init__(self, folder: Path, server: Server, more: str = ""):
+        self.more, self.server = f"cursor = changed\ncursor_parameter = since\nrate = 500\ntimeout = 1\n{more}", server
+        server.rows = []
+        super().__init__(folder, f"{server.home}/loans")
+
+    def change(self) -> None:
+        for row in self.server.rows:
+            if row["loan"] % 7 == self.rounds % 7: row |= {"days_late": self.rounds, "changed": self.rounds}
+        self.server.rows += [{"loan": self.rounds * 10 + i, "reader": f"{i:03d}", "days_late": None, "changed": self.rounds} for i in range(10)]
+        self.server.faults = [429, None, 503] if self.rounds % 2 else []
+        self.rounds += 1
+
+    def truth(self) -> dict: return {row["loan"]: (row["reader"], row["days_late"]) for row in self.server.rows}
+
+
 STEPS = ("workspace.py", "run.py", "collect.py")  # between whose calls and returns a process may be killed
 
 
@@ -276,7 +346,8 @@ class Nights:
     def __init__(self, project: Project, seed: int):
         self.project, self.random, self.seconds, self.steps = project, random.Random(seed), [], []
         self.server = multiprocessing.get_context("forkserver")
-        self.server.set_forkserver_preload(["mlops_lifecycle.collect", "mlops_lifecycle.core.run", "deltalake", "pyarrow.dataset", "sqlalchemy", "psycopg", "confluent_kafka"])  # imported once, forked many times
+        self.server.set_forkserver_preload(["mlops_lifecycle.collect", "mlops_lifecycle.core.run", "deltalake", "pyarrow.dataset", "sqlalchemy", "psycopg",
+                                             "confluent_kafka", "dlt.sources.helpers.rest_client"])  # imported once, forked many times
 
     def night(self, kill: str = "") -> int:
         """The exit code; a killed process has minus nine."""

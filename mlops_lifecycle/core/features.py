@@ -34,6 +34,7 @@ class Feature:
     function: Callable = field(default=identity, repr=False)  # of as many arguments as there are inputs
     unit: str = ""                            # for readers: "h", "USD", "share"
     categorical: bool = False                 # values are names, not amounts
+    idea: bool = False                        # computed, but only learned from once it was taken up
 
     def __post_init__(self):
         if not self.inputs: object.__setattr__(self, "inputs", (self.name,))
@@ -167,6 +168,12 @@ class FeatureSet:
     @property
     def names(self) -> list[str]: return [f.name for f in self.features]
 
+    def learned(self, taken: Iterable[str] = ()) -> "FeatureSet":
+        "The set without the ideas that were not taken up; refuses a name that is no idea."
+        taken, ideas = set(taken), {f.name for f in self.features if f.idea}
+        if unknown := sorted(taken - ideas): raise ValueError(f"{', '.join(unknown)} is no idea; ideas are {', '.join(sorted(ideas)) or 'none'}")
+        return FeatureSet(tuple(f for f in self.features if not f.idea or f.name in taken), self.lookups)
+
 # %% ../../nbs/core/features.ipynb #feat-compute
 def look_up(
     self: FeatureSet,
@@ -243,7 +250,7 @@ def describe(
     "The set as a document."
     source = "\n".join(f"{f.name}={source_of(f.function)}" for f in self.features)
     return dict(
-        features=[dict(name=f.name, inputs=list(f.inputs), unit=f.unit, categorical=f.categorical) for f in self.features],
+        features=[dict(name=f.name, inputs=list(f.inputs), unit=f.unit, categorical=f.categorical) | ({"idea": True} if f.idea else {}) for f in self.features],
         lookups=[dict(name=v.name, key=list(v.key), values=list(v.values), max_age=v.max_age) for v in self.lookups],
         source=hashlib.sha256(source.encode()).hexdigest()[:12])
 

@@ -146,9 +146,16 @@ class PrivacySettings(Section):
 
 # %% ../../nbs/core/settings.ipynb #set-learn
 class TrainSettings(Section):
-    "How much to learn from, and with which seed."
+    "How much to learn from, for how long, and with which seed."
     seed: int = number(0, "seed of everything drawn at random", "(no unit)", 0, 2**31 - 1)
     sample: int = number(0, "most rows to learn from, 0 for all", "rows", 0, 10**9)
+    candidates: int = number(0, "most candidates that are tried, 0 for all", "candidates", 0, 100_000)
+    seconds: float = number(0, "time after which no further candidate is tried, 0 for no limit", "seconds", 0, 604_800)
+    keep: int = number(2, "candidates that are fitted on all rows, and averaged where it pays", "candidates", 1, 100)
+    folds: int = number(2, "on which candidates are compared", "folds", 1, 50)
+    split: Literal["time", "grouped", "stratified"] = words("time", "how the folds are cut", "time, grouped or stratified")
+    group: str = words("", "column that ties rows together, of grouped folds", "a column of the examples")
+    half_life: float = number(0, "age at which a row counts half as much, 0 for never", "days", 0, 36_500)
 
 class EvaluateSettings(Section):
     "How sure a model's gain must be."

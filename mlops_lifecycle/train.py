@@ -34,7 +34,7 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import make_column_transformer
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
-from sklearn.impute import SimpleImputer
+from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -108,9 +108,8 @@ variations = {}  # {family: {parameter: values to try}}
 def logistic_regression(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
     "One weight a category, a smooth curve an amount; the missing filled with the mean and marked."
     names, amounts = np.flatnonzero(categorical).tolist(), np.flatnonzero(~np.array(categorical)).tolist()
-    curves = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), SplineTransformer(n_knots=4, knots="quantile", extrapolation="linear"))
-    marks = SimpleImputer(add_indicator=True, keep_empty_features=True)
-    return make_pipeline(make_column_transformer((OneHotEncoder(handle_unknown="ignore"), names), (curves, amounts), (make_pipeline(marks, StandardScaler()), amounts)),
+    curves = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), SplineTransformer(n_knots=3, degree=2, knots="quantile", extrapolation="linear", include_bias=False))
+    return make_pipeline(make_column_transformer((OneHotEncoder(handle_unknown="ignore"), names), (curves, amounts), (MissingIndicator(features="all"), amounts)),
                          LogisticRegression(**{"C": 0.01, "tol": 0.01, "max_iter": 200, "random_state": seed} | changes))
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting

@@ -123,6 +123,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'mlops_lifecycle/core/changes.py'),
                                               'mlops_lifecycle.core.changes.slot_of': ( 'core/changes.html#slot_of',
                                                                                         'mlops_lifecycle/core/changes.py'),
+                                              'mlops_lifecycle.core.changes.states': ( 'core/changes.html#states',
+                                                                                       'mlops_lifecycle/core/changes.py'),
                                               'mlops_lifecycle.core.changes.unreadable': ( 'core/changes.html#unreadable',
                                                                                            'mlops_lifecycle/core/changes.py'),
                                               'mlops_lifecycle.core.changes.values_of': ( 'core/changes.html#values_of',

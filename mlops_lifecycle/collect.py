@@ -98,10 +98,10 @@ def parts_of(
             if count == 1: columns = declared or infer(block.rows, text); unseen = dict.fromkeys(columns, "is empty")
             else: block = with_columns(block, columns)
             frame, wrong = fit(block.rows, columns, load.source, block.lines, unseen)
-            fits = ~np.isin(block.lines, [w["row"] for w in wrong])
+            lines = np.setdiff1d(block.lines, [w["row"] for w in wrong]) if wrong else block.lines
             load.rows += len(frame); load.set_aside(piece, block.misfits + wrong)
             load.left_out |= dict.fromkeys(c for c in block.rows.column_names if c not in columns)
-            yield frame.assign(_file=piece, _line=block.lines[fits])
+            yield frame.assign(_file=piece, _line=lines)
         load.copies += not count
         refuse_unseen(unseen, load.source)
 

@@ -1,11 +1,16 @@
 """Every kind of source against the real thing, and killed between any two steps."""
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 from confluent_kafka import TopicPartition
 from kinds import COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table
 
-from mlops_lifecycle.core.changes import latest
+from mlops_lifecycle.collect import KINDS
+from mlops_lifecycle.core.catalog import Table as Described
+from mlops_lifecycle.core.changes import latest, states
 from mlops_lifecycle.core.files import Column, SourceError
+from mlops_lifecycle.curate import curate
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +249,39 @@ def test_a_download_that_breaks_off_is_tried_again_and_else_refused(server, tmp_
     assert file.workspace.published() == before and len(file.loans) == 20
     file.nightly()
     assert len(file.loans) == 3
+
+
+def test_a_kind_of_ones_own_is_a_function_and_with_a_cursor_it_is_asked_only_for_what_is_new(tmp_path, monkeypatch):
+    asked, readings = [], [{"loan": i, "reader": f"{i:03d}", "days_late": i, "changed": i * 10} for i in range(5)]
+    def shelf(name, source, root, after):
+        asked.append(after)
+        return [row for row in readings if after is None or row["changed"] >= after]
+    monkeypatch.setitem(KINDS, "shelf", shelf)
+    class Shelf(Page): kind, more = "shelf", "cursor = changed\n"
+    project = Shelf(tmp_path, "cellar")
+    project.nightly()
+    readings += [{"loan": 2, "reader": "002", "days_late": 9, "changed": 50}]
+    project.nightly()
+    assert asked == [None, 40] and len(project.events) == 6 and project.state()[2] == ("002", 9)
+    whole = tmp_path / "settings.ini"
+    whole.write_text(whole.read_text().replace("cursor = changed\n", ""))
+    project.nightly()
+    assert len(project.loans) == 6 and asked[-1] is None  # read whole again, and no log any more
+    monkeypatch.delitem(KINDS, "shelf")
+    with pytest.raises(SourceError, match='source "loans" is of kind "shelf"; known are file, web'): project.nightly()
+
+
+def test_deletes_reach_silver_as_tombstones_and_silver_then_says_what_was_known_then(tmp_path):
+    project = Debezium(tmp_path)
+    for _ in range(3): project.change(); project.nightly()
+    project.verify()
+    moment = project.events.known_at.sort_values().iloc[30]
+    mine = dict(about={"loans": Described("the desk", ("features",))}, label=lambda tables: tables, label_columns={}, gates={}, label_gates={}, question=None)
+    def silver(as_of):
+        tables, columns, aside = states({"loans": project.workspace.read("bronze.loans", as_of)}, COLUMNS)
+        assert not len(aside)
+        return curate(tables, {"loans": SimpleNamespace(key=("loan",))}, project.workspace.pseudonyms, columns=columns, **mine)
+    now, then = silver("2030-01-01T00:00Z"), silver(moment)
+    assert sorted(now.tables["loans"].query("deleted").loan) == [3, 13, 23] and now.gates["loans"] == {"known_at": "*"}
+    assert len(then.tables["loans"]) < len(now.tables["loans"]) and then.tables["loans"].known_at.max() <= moment
+    assert {"deleted", "position", "known_at"} <= set(now.catalog["loans"])

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['EVENT_COLUMNS', 'LATEST_COLUMNS', 'OPS', 'NOT_SENT', 'SLOT', 'MAKE', 'PEEK', 'ADVANCE', 'is_events', 'cell_of',
-           'instant', 'event', 'unreadable', 'event_table', 'values_of', 'latest', 'Batch', 'Line', 'new_lines', 'lsn',
-           'position_of', 'change_of', 'batches_of', 'changes_of_files', 'client', 'secret_of', 'connect',
-           'events_of_wal', 'slot_of', 'copy_of', 'changes_of_slot', 'ended', 'acknowledge_slot', 'reachable', 'quoted']
+           'instant', 'event', 'unreadable', 'event_table', 'values_of', 'latest', 'states', 'Batch', 'Line',
+           'new_lines', 'lsn', 'position_of', 'change_of', 'batches_of', 'changes_of_files', 'client', 'secret_of',
+           'connect', 'events_of_wal', 'slot_of', 'copy_of', 'changes_of_slot', 'ended', 'acknowledge_slot',
+           'reachable', 'quoted']
 
 # %% ../../nbs/core/changes.ipynb #changes-imports
 import datetime
@@ -124,6 +125,19 @@ def latest(
     state = state[~np.isin(np.arange(len(last)), [a["row"] for a in aside])].reset_index(drop=True)
     aside += [dict(row=int(p)) | json.loads(row) for p, row in zip(broken.position, broken.row)]
     return table.assign(**{c: state[c].astype(bool) if c == "deleted" else state[c] for c in state}), aside
+
+# %% ../../nbs/core/changes.ipynb #changes-states
+def states(
+    bronze: Mapping[str, pd.DataFrame],           # tables as known at one moment, logs of events among them
+    columns: Mapping[str, Mapping[str, Column]],  # what is declared, by table
+) -> tuple[dict[str, pd.DataFrame], dict[str, Mapping[str, Column]], pd.DataFrame]:  # tables; what is declared of them; rows aside: source, row, reason, content
+    "The tables with the latest state in the place of each log."
+    tables, declared, aside = dict(bronze), dict(columns), []
+    for name in (n for n, table in bronze.items() if is_events(table)):
+        tables[name], misfits = latest(bronze[name], columns.get(name, {}), name)
+        declared[name] = {**columns.get(name, {}), **LATEST_COLUMNS}
+        aside += [dict(source=name, row=m["row"], reason=m["reason"].partition(', got "')[0], content="") for m in misfits]
+    return tables, declared, pd.DataFrame(aside, columns=["source", "row", "reason", "content"]).astype({"source": "str", "row": "int64", "reason": "str", "content": "str"})
 
 # %% ../../nbs/core/changes.ipynb #changes-batch
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ FIGURES = {  # figure: (least change that matters, the change when nothing is le
     "missing": (0.1, 1, "change of the share of missing values"),
     "new": (0.01, 1, "share of names never seen before"),
     "commonest": (0.1, 1, "change of the share of the commonest value"),
-    "spread": (0.25, np.inf, "logarithm of the ratio of the widths that hold the middle 90 %"),
+    "spread": (0.35, np.inf, "logarithm of the ratio of the mean distances from the median, the outer tenth left out"),
     "psi": (0.1, 8, "population stability index; 8 where ten equal parts fall into one of them"),
     "jensen_shannon": (0.1, np.sqrt(np.log(2)), "distance of Jensen and Shannon"),
     "kolmogorov_smirnov": (0.1, 1, "distance of Kolmogorov and Smirnov"),
@@ -128,8 +128,8 @@ def change(
     if now["kind"] in ("number", "time") and len(before["quantiles"]) and len(now["quantiles"]):
         old, new = before["quantiles"], now["quantiles"]
         shares = [np.diff(np.r_[0, np.searchsorted(q, np.unique(old[10:100:10]), side="right") / len(q), 1]) for q in (old, new)]
-        widths = [q[95] - q[5] for q in (old, new)]
-        if all(widths) and now["kind"] == "number": found["spread"] = abs(np.log(widths[1] / widths[0]))
+        widths = [np.abs(q[5:96] - q[50]).mean() for q in (old, new)]
+        if now["kind"] == "number" and min(widths) > 0: found["spread"] = abs(np.log(widths[1] / widths[0]))
         found["kolmogorov_smirnov"] = ks_distance(old, new)
     elif now["kind"] == "name" and before["names"] and now["names"]:
         shares = [np.array([d["names"].get(n, 0.0) for n in before["names"] | now["names"]]) for d in (before, now)]

@@ -155,9 +155,10 @@ def blocks_of_csv(
     with opened(path) as stream:
         number, told = 2, 0
         for table in parsed_csv(stream, header, size, quoted, keep, path.name):
-            numbers = np.setdiff1d(np.arange(number, number + len(table) + len(bad)), [r.number for r in bad])[:len(table)]
+            numbers = np.arange(number, number + len(table) + len(bad))
+            if bad: numbers = np.setdiff1d(numbers, [r.number for r in bad])[:len(table)]
             some = np.logical_or.reduce([column.is_valid().to_numpy() for column in table.columns])
-            yield Block(table.filter(pa.array(some)), lines(numbers[some]), misfits(bad[told:]))
+            yield Block(table if some.all() else table.filter(pa.array(some)), lines(numbers[some]), misfits(bad[told:]))
             number, told = int(numbers[-1]) + 1, len(bad)
         if told < len(bad): yield Block(pa.table({c: pa.array([], pa.string()) for c in header}), np.array([], int), misfits(bad[told:]))
 
@@ -285,16 +286,16 @@ def convert(
     "Cells as values of a type; what does not fit is missing and marked."
     cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
     if type == "text": return cells, np.zeros(len(cells), bool)
-    cells = pc.if_else(pc.is_in(cells, pa.array(MISSING)), None, cells)
-    fits, digits = pc.match_substring_regex(cells, PATTERNS[type]), pc.utf8_ltrim(cells, "+-")
+    coded = cells.dictionary_encode()  # each different cell is looked at once, however often it comes
+    known = pc.if_else(pc.is_in(coded.dictionary, pa.array(MISSING)), None, coded.dictionary)
+    fits, digits = pc.match_substring_regex(known, PATTERNS[type]), pc.utf8_ltrim(known, "+-")
     if type == "integer": fits = pc.and_(fits, pc.or_(pc.less(pc.utf8_length(digits), len(LARGEST)), pc.less_equal(digits, LARGEST)))
-    clean = pc.if_else(pc.fill_null(fits, False), pc.utf8_ltrim(cells, "+"), None)
-    if type == "time":
-        unique = pc.unique(clean); times = pd.to_datetime(unique.to_pandas(), format="ISO8601", utc=True, errors="coerce")
-        values = pa.array(times.dt.as_unit("us")).take(pc.index_in(clean, unique))
+    clean = pc.if_else(pc.fill_null(fits, False), pc.utf8_ltrim(known, "+"), None)
+    if type == "time": values = pa.array(pd.to_datetime(clean.to_pandas(), format="ISO8601", utc=True, errors="coerce").dt.as_unit("us"))
     else: values = clean.cast({"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}[type])
     if type == "number": values = pc.if_else(pc.is_finite(values), values, None)
-    return values, pc.and_(pc.is_valid(cells), pc.is_null(values)).to_numpy(zero_copy_only=False)
+    bad = pc.and_(pc.is_valid(known), pc.is_null(values))
+    return values.take(coded.indices), pc.fill_null(bad.take(coded.indices), False).to_numpy(zero_copy_only=False)
 
 # %% ../../nbs/core/files.ipynb #files-infer
 def infer(
@@ -338,18 +339,17 @@ def fit(
     missing, whole = [c for c in columns if c not in rows.column_names], unseen is None
     numbers = np.arange(1, len(rows) + 1) if numbers is None else numbers
     if missing: raise SourceError(f'table "{name}" lacks {missing}; expected {list(columns)}, came {rows.column_names}')
-    values, reasons, unseen = {}, np.full(len(rows), "", object), dict.fromkeys(columns, "is empty") if whole else unseen
+    values, reasons, unseen = {}, {}, dict.fromkeys(columns, "is empty") if whole else unseen
     shown = lambda column, i: "" if columns[column].personal else f', such as "{rows[column][int(i)]}"'
     for column, declared in columns.items():
         values[column], bad = convert(rows[column], declared.type)
         if declared.type == "time" and bad.any(): refuse_orders(rows[column], column, name, numbers, not declared.personal)
         if values[column].null_count < len(rows): unseen.pop(column, None)
         elif bad.any() and column in unseen: unseen[column] = f"must be {declared.type}, no cell is{shown(column, bad.argmax())}"
-        for i in np.flatnonzero(bad & (reasons == "")): reasons[i] = f'"{column}" must be {declared.type}{shown(column, i).replace("such as", "got")}'
+        for i in np.flatnonzero(bad): reasons.setdefault(int(i), f'"{column}" must be {declared.type}{shown(column, i).replace("such as", "got")}')
     if whole: refuse_unseen(unseen, name)
-    wrong = np.flatnonzero(reasons != "")
-    aside = [dict(row=int(numbers[i]), reason=reasons[i], content=json.dumps({c: rows[c][int(i)].as_py() for c in columns})) for i in wrong]
-    return plain_types(pa.table(values).filter(pa.array(reasons == ""))), aside
+    aside = [dict(row=int(numbers[i]), reason=reasons[i], content=json.dumps({c: rows[c][i].as_py() for c in columns})) for i in sorted(reasons)]
+    return plain_types(pa.table(values).take(np.setdiff1d(np.arange(len(rows)), list(reasons))) if reasons else pa.table(values)), aside
 
 def refuse_unseen(
     unseen: Mapping[str, str],  # {column: what is wrong with it}

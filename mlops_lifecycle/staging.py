@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from .core.features import FeatureSet, row_of
+from .core.features import FeatureSet, row_of, within_reach
 from .core.log import ServingLog
 from .core.release import write_release
 from .core.server import served as on_loopback
@@ -195,7 +195,7 @@ def check_skew(
 ) -> Check:
     "Counts feature values of the app that are not training's."
     for lookup in features.lookups:
-        wanted = lookups[lookup.name]
+        wanted = within_reach(lookup, lookups[lookup.name], examples.decision_time)
         for name in lookup.key: wanted = wanted[wanted[name].isin(examples[name].unique())]
         log.online_put(lookup, wanted)
     unequal, compared = {}, 0

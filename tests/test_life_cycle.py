@@ -33,7 +33,7 @@ def test_all_seventeen_stages_pass_and_leave_what_the_table_says(lived):
 
 
 def test_a_run_says_in_plain_words_how_it_went(lived):
-    said = " ".join(lived.done.stdout.split())
+    said = " ".join(lived.said.split())
     assert all(f"{s.notebook}" in said or s.name in said for s in STAGES)
     for words in ("The rule costs", "The model costs", "The canary was", "The monitor advises", "index.html"): assert words in said
     assert lived.site.is_file()
@@ -44,7 +44,8 @@ def test_a_second_run_skips_what_did_not_change(lived, tmp_path):
     settings = lived.copy(tmp_path / "workspace")
     run = json.loads(passed(mlops("run", "--json", **settings)).stdout)
     again = {name for name, status in statuses(run).items() if status != "skipped"}
-    assert run["status"] == "passed" and "collect" in again and again <= {"collect", "curate", "operate", "monitor", "loop"}
+    assert run["status"] == "passed" and "collect" in again and again <= {"collect", "curate", "monitor", "loop"}
+    assert Workspace(tmp_path / "workspace").load("operation")["action"] == lived.run["stages"][14]["words"].partition(":")[0]
     run = json.loads(passed(mlops("run", "--json", **settings)).stdout)
     assert statuses(run) == {s.name: "skipped" for s in STAGES} and run["status"] == "passed"
     changed = passed(mlops("status", "--json", **settings | {"MLOPS_COSTS__MISSED": 6}))

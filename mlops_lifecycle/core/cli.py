@@ -290,7 +290,7 @@ def read_rows(
     path: Path,  # .csv, .jsonl or .parquet, or the folder of a Delta table
 ) -> Any:        # an Arrow table of text
     "The rows of a file."
-    from mlops_lifecycle.collect import read_file
+    from mlops_lifecycle.core.files import read_file
     if not path.exists(): raise _refused(f"there is no {path}")
     if path.is_dir():
         import pyarrow as pa

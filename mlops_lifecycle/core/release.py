@@ -45,7 +45,9 @@ def model_bytes(
 
 # %% ../../nbs/core/release.ipynb #rel-types-code
 TRUSTED = frozenset({
-    "functools.partial", "numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.utils.validation.check_array"})
+    "functools.partial", "mlops_lifecycle.core.ensemble.LogOddsMean", "numpy.dtype", "sklearn.utils.validation.check_array",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree",
+    "scipy.interpolate._bsplines.BSpline", "scipy._lib.array_api_compat.numpy._aliases.asarray"})
 
 def read_model(
     content: bytes,            # of a skops file
@@ -69,7 +71,7 @@ def calibrated(
     return 1 / (1 + np.exp(-(calibration["slope"] * np.log(p / (1 - p)) + calibration["intercept"])))
 
 # %% ../../nbs/core/release.ipynb #rel-id-code
-DECIDES = ("name", "threshold", "encoder", "calibration", "features", "rule")  # entries of a manifest that change an answer
+DECIDES = ("name", "threshold", "review", "encoder", "calibration", "features", "rule")  # entries of a manifest that change an answer
 
 def release_id(
     manifest: Mapping,     # kind, version (a rule's) or as_of (a model's), and the entries of `DECIDES`

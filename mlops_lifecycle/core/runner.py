@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'QUIET', 'Refused', 'choose', 'declared', 'typed', 'assign', 'require_inputs', 'stale', 'code_of',
-           'StageFailed', 'engine', 'mark', 'execute', 'Runner', 'one', 'blank', 'environment', 'cut_off', 'go', 'keep',
-           'follow', 'run_stages', 'in_plain_words', 'outcome', 'status']
+           'StageFailed', 'engine', 'mark', 'kernel_environment', 'execute', 'Runner', 'one', 'blank', 'environment',
+           'cut_off', 'go', 'keep', 'follow', 'run_stages', 'in_plain_words', 'outcome', 'status']
 
 # %% ../../nbs/core/runner.ipynb #892d92b9
 import ast
@@ -25,7 +25,7 @@ from pathlib import Path
 from .clock import moment
 from .run import code_digest, new_run, write_run
 from .settings import Settings
-from .stages import STAGES, Stage, covers, dependents, stage
+from .stages import STAGES, Stage, covers, dependents, in_words, stage
 from .workspace import Workspace
 
 # %% ../../nbs/core/runner.ipynb #edfb5c72
@@ -177,6 +177,14 @@ def mark(
 # %% ../../nbs/core/runner.ipynb #1072b0a5
 QUIET = {"DO_NOT_TRACK": "true", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
+def kernel_environment(
+    more: dict,  # variables of this stage
+) -> dict:
+    "This process's variables as a stage's kernel gets them: libraries are quiet, figures are drawn in the notebook, waiting threads sleep."
+    here = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return {"OMP_WAIT_POLICY": "PASSIVE"} | here | QUIET | more
+
+# %% ../../nbs/core/runner.ipynb #260050ef
 def execute(
     notebook: Path, copy: Path,  # the source, and where its executed copy goes
     parameters: dict,            # checked by `assign`
@@ -190,7 +198,7 @@ def execute(
     try:
         with open(said, "w") as log, tempfile.TemporaryDirectory(prefix="mlops-") as sockets:
             papermill.execute_notebook(notebook, copy, parameters=parameters, engine_name=name, cwd=notebook.parent, progress_bar=False, kernel_name="python3", language="python",
-                                       environment=os.environ | QUIET | environment, log=log, sockets=f"{sockets}/k", seconds=seconds)
+                                       environment=kernel_environment(environment), log=log, sockets=f"{sockets}/k", seconds=seconds)
     except papermill.exceptions.PapermillExecutionError as error: raise StageFailed(" ".join(f"{error.ename}: {error.evalue}".split())) from None
     except Exception as error: raise StageFailed(f"the kernel did not start: {type(error).__name__}: {error}") from error
     finally:
@@ -339,7 +347,7 @@ def in_plain_words(
         if s["status"] == "went_back":
             edge = s["edges"][0]
             said.append(f"{s['notebook'].removesuffix('.ipynb')} goes back to {edge['to']}: {edge['reason']}.")
-            said += [f"  {name}: {_figure(value)}" for name, value in s["verdict"].items()]
+            said += [f"  {name}: {in_words(value)}" for name, value in s["verdict"].items()]
             said.append(f"Open nbs/{stage(edge['to']).notebook}.ipynb to mend it; {_near(copy)} shows how it came about.")
             if edge.get("followed", "").startswith("no"): said.append(f"The edge was not followed{edge['followed'].removeprefix('no')}.")
     return said if record["status"] != "passed" else outcome(workspace)
@@ -347,11 +355,6 @@ def in_plain_words(
 def _near(path: Path) -> str:
     "A path as it is shortest for people."
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-def _figure(value) -> str:
-    "A figure of the evidence, with its limit if it has one."
-    if isinstance(value, dict) and {"figure", "limit"} <= value.keys(): return f"{_figure(value['figure'])}, the limit is {_figure(value['limit'])}"
-    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 # %% ../../nbs/core/runner.ipynb #6ad60bb3
 def outcome(workspace: Workspace) -> list[str]:

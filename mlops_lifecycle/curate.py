@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from .collect import COLUMNS, GATES, LOG_COLUMNS
 from .core.catalog import Table, catalog_of
+from .core.changes import states
 from .core.files import Column
 from .core.labels import Question, put_labels, queue, settle
 from .core.mend import Clock, Fill, blank, clocks, fill, filled_columns, in_units
@@ -207,6 +208,7 @@ def curate(
     gates: Mapping = GATES, label_gates: Mapping = LABEL_GATES, question: Question | None = QUESTION,
 ) -> Silver:
     "Clean, label and describe; raises `GoBack` to collect."
+    bronze, columns, misread = states(bronze, columns)
     names, about, parts = [n for n in bronze if n in sources], {**OURS, **about}, {}
     for name in names:
         if name not in about: raise GoBack("collect", f'table "{name}" has no entry in the catalog: nobody answers for it', {"table": name})
@@ -219,7 +221,7 @@ def curate(
     catalog = guarded | catalog_of({n: pd.DataFrame(columns=list(c)) for n, c in OWN_COLUMNS.items()}, OWN_COLUMNS, about)
     schemas = {n: schema_of({c: declared[n][c] for c in t}, tuple(sources[n].key)) for n, t in tables.items()} | {n: schema_of(c) for n, c in OWN_COLUMNS.items()}
     times = {n: {**gates.get(n, {"known_at": "*"} if "known_at" in t else {"at": "*"} if n in LOG_COLUMNS else {}), **label_gates.get(n, {})} for n, t in tables.items()}
-    quarantine = pd.concat([*(from_collect(bronze[n]) for n in bronze if n == "quarantine"), *(p.aside for p in parts.values()), *asides], ignore_index=True)
+    quarantine = pd.concat([*(from_collect(bronze[n]) for n in bronze if n == "quarantine"), misread, *(p.aside for p in parts.values()), *asides], ignore_index=True)
     return Silver(tables, times, schemas, quarantine, waiting, settled, catalog, {n: p.dropped for n, p in parts.items()}, {n: p.filled for n, p in parts.items()})
 
 def by_hand(

@@ -115,7 +115,7 @@ def logistic_regression(categorical: list[bool], seed: int, **changes) -> BaseEs
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting
 def gradient_boosting(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
     "Small steps, shallow trees, and leaves of a hundred rows or more, so that no leaf knows one bad evening by heart; two seeds."
-    usual = {"learning_rate": 0.07, "max_iter": 130, "max_leaf_nodes": 15, "min_samples_leaf": 100, "l2_regularization": 5.0, "max_features": 0.25, "early_stopping": False}
+    usual = {"learning_rate": 0.05, "max_iter": 200, "max_leaf_nodes": 15, "min_samples_leaf": 100, "l2_regularization": 5.0, "max_features": 0.25, "early_stopping": False}
     return LogOddsMean([HistGradientBoostingClassifier(**usual | changes, categorical_features=categorical, random_state=seed + i) for i in range(2)])
 
 def extra_trees(categorical: list[bool], seed: int, **changes) -> BaseEstimator:

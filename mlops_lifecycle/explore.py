@@ -214,7 +214,7 @@ def twins(
 ) -> pd.DataFrame:       # first, second, correlation; the closest first
     "Pairs of numeric features that move together."
     numeric = examples[[f for f in features if pd.api.types.is_numeric_dtype(examples[f])]].astype(float)
-    found = numeric.sample(min(len(numeric), 20_000), random_state=0).corr(method="spearman")
+    found = numeric.sample(min(len(numeric), 20_000), random_state=0).rank().corr()
     pairs = [(a, b, float(found.loc[a, b])) for i, a in enumerate(found) for b in list(found)[i + 1:] if abs(found.loc[a, b]) >= least]
     return pd.DataFrame(pairs, columns=["first", "second", "correlation"]).sort_values("correlation", key=abs, ascending=False, ignore_index=True)
 
@@ -244,9 +244,9 @@ def drift_over_time(
         first = examples[name][label == label.min()]
         if pd.api.types.is_numeric_dtype(first) and first.nunique() > 10:
             cuts = np.unique(first.astype(float).quantile(np.linspace(0.1, 0.9, 9)).dropna())
-            groups = pd.cut(examples[name].astype(float), [-np.inf, *cuts, np.inf]).astype(str)
-        else: groups = binned(examples[name]).astype(str)
-        shares = pd.crosstab(label, groups.to_numpy(), normalize="index")
+            groups = pd.cut(examples[name].astype(float), [-np.inf, *cuts, np.inf], labels=False).fillna(-1).to_numpy()
+        else: groups = pd.factorize(binned(examples[name]), use_na_sentinel=False)[0]
+        shares = pd.crosstab(label, groups, normalize="index")
         found[name] = [psi(shares.iloc[0], shares.iloc[i], least=1e-3) for i in range(len(shares))]
     return pd.DataFrame(found, index=pd.Index(starts, name="period"))
 

@@ -295,12 +295,13 @@ def decided(
     before: pd.DataFrame, after: pd.DataFrame,  # what is learned from and what is decided, in order of time
     features: list[Feature], target: str, costs: Any, seed: int = 0,  # costs: formulate.Costs
 ) -> np.ndarray:                                # the price of each decision after
-    "Learn quickly from before, decide after."
-    encoder, cut = Encoder.fit(before, features), int(0.9 * len(before))
+    "Learn quickly from rows drawn from before, decide after."
+    encoder, cut = Encoder.fit(before, features), int(0.8 * len(before))
     few = [name in encoder.categories and len(encoder.categories[name]) <= 250 for name in encoder.names]
     matrix, y = encoder.encode(before), before[target].to_numpy(int)
     model = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.12, max_leaf_nodes=15, categorical_features=few, early_stopping=False, random_state=seed)
-    model.fit(matrix[:cut], y[:cut])
+    drawn = np.random.default_rng(seed).integers(cut, size=cut)
+    model.fit(matrix[drawn], y[drawn])
     threshold = best_threshold(y[cut:], model.predict_proba(matrix[cut:])[:, 1], costs)
     acts, happened = model.predict_proba(encoder.encode(after))[:, 1] >= threshold, after[target].to_numpy(bool)
     return costs.missed * (happened & ~acts) + costs.needless * (~happened & acts)
@@ -319,10 +320,12 @@ def try_ideas(
     edges = np.linspace(0.4, 1, folds + 1) * len(past)
     parts = [(past.iloc[:int(a)], past.iloc[int(a):int(b)]) for a, b in zip(edges, edges[1:])]
     days = pd.concat([after for _, after in parts]).decision_time.dt.floor("D").to_numpy()
-    price = lambda more: np.concatenate([decided(before, after, [*features, *more], target, costs, seed) for before, after in parts])
+    price = lambda more: [[decided(before, after, [*features, *more], target, costs, seed + k) for before, after in parts] for k in range(3)]
     without, z, found = price([]) if ideas else None, NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(ideas), 1)), []
     for idea in ideas:
-        saved = without - price([idea]); spread = z * drawn_gains(saved, days, seed=seed).std()
+        cells = [[a - b for a, b in zip(*both)] for both in zip(without, price([idea]))]  # time of learning, fold, decision
+        saved, means = np.mean([np.concatenate(folds) for folds in cells], axis=0), [fold.mean() for folds in cells for fold in folds]
+        spread = z * np.hypot(drawn_gains(saved, days, seed=seed).std(), np.std(means, ddof=1) / np.sqrt(len(means)))
         found.append(dict(idea=idea.name, saves=float(saved.mean()), low=float(saved.mean() - spread), high=float(saved.mean() + spread), gains=bool(saved.mean() > spread)))
     return pd.DataFrame(found, columns=["idea", "saves", "low", "high", "gains"]).sort_values("saves", ascending=False, ignore_index=True)
 

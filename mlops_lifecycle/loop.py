@@ -156,7 +156,7 @@ def renew(
     "Train, judge and release a challenger; raises `GoBack` where a gate refuses."
     with gate(gates, "train") as said:
         then = known(examples, clock, times)
-        candidates = train(then, feature_set, problem, settings, clock, families)
+        candidates = train(then, feature_set, problem, settings, clock, families, sample=settings.train.renew_sample)
         said["reason"] = f"{len(candidates)} candidates on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as said:
         verdict = insist(evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, **judging))

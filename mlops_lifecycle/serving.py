@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from uuid import NAMESPACE_URL, uuid4, uuid5
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI
@@ -46,7 +46,7 @@ from .core import page as pages
 from .core.door import LOG, Door, Metrics, Refusal, read_body, shown, strict_json, validated, where
 from .core.features import FeatureSet, row_of
 from .core.keys import KeyRing
-from .core.log import Contradiction, GroupCommit, NotStored, Online, ServingLog, UnknownPrediction, prediction_row, reaction, sqlite_warning, store_once
+from .core.log import Contradiction, GroupCommit, NotStored, Online, ServingLog, UnknownPrediction, microseconds, prediction_row, reaction, sqlite_warning, store_once
 from .core.release import Release, write_release
 from .core.server import settle, with_parent
 from .core.settings import Settings, load_settings
@@ -233,12 +233,13 @@ def looked_up(
     row: Mapping,         # of `columns_for`
     log: Any,             # whose `online_get` finds values: core.log.ServingLog or Online
     at: np.datetime64,    # now, UTC
-) -> tuple[dict, dict]:   # the row with the looked-up values; age in seconds of what was found, by lookup
+) -> tuple[dict, dict]:   # the row with the looked-up values; age of what was found in microseconds, by lookup
     "Look up what was known at the decision, or now if that is earlier."
-    ages, known_until = {}, min(row["decision_time"], at)
+    known_until = min(row["decision_time"], at)
+    ages, until = {}, microseconds(known_until)
     def find(name, key, decision):
         found = log.online_get(name, key, known_until)
-        if found is not None: ages[name] = float((known_until - found["known_at"]) / np.timedelta64(1, "s"))
+        if found is not None: ages[name] = until - microseconds(found["known_at"])
         return found
     return features.look_up_row(row, find), ages
 
@@ -262,16 +263,8 @@ def stale_lookups(
     rule_after: float,   # times the allowed age
 ) -> tuple[list[str], list[str]]:  # names of lookups: too old to be used, and too old for a model to be asked
     "Which looked-up values are too old."
-    limits = {name: limit for name, limit in _age_limits(features).items() if name in ages}
-    return [n for n, limit in limits.items() if ages[n] > limit], [n for n, limit in limits.items() if ages[n] > rule_after * limit]
-
-def _age_limits(features: FeatureSet) -> dict[str, float]:  # seconds, by lookup that has a limit
-    "What is allowed, read once: converting durations is slow."
-    found = _LIMITS.get(id(features))
-    if found is None: found = _LIMITS[id(features)] = (features, {v.name: float(v.age_limit / np.timedelta64(1, "s")) for v in features.lookups if v.max_age})
-    return found[1]
-
-_LIMITS: dict[int, tuple] = {}
+    stale = [v for v in features.lookups if v.name in ages and ages[v.name] > v.longest]
+    return [v.name for v in stale], [v.name for v in stale if ages[v.name] > rule_after * v.longest]
 
 # %% ../nbs/09_code.ipynb #09-c-serving-code
 class Serving:
@@ -285,7 +278,7 @@ class Serving:
         self.group, self.online, self.ring, self.metrics = GroupCommit(self.log), Online(self.log), KeyRing(), Metrics()
         rule = problem.rule
         self.rule = Release(Path(), {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version, "threshold": rule.threshold}, {}, rule=rule.score)
-        self.slots, self.marks, self._features, self._loading, self._rest = Slots(), None, features, asyncio.Lock(), {}
+        self.slots, self.marks, self._features, self._loading, self._rest, self.ages = Slots(), None, features, asyncio.Lock(), {}, {}
 
     @property
     def features(self) -> FeatureSet:
@@ -313,6 +306,7 @@ class Serving:
         "Look again and again; drop the days that were kept long enough, once a day."
         today = None
         while True:
+            for name, age in self.ages.items(): self.metrics.of(self.metrics.age, name).set(age / 1e6)
             with suppress(NotStored):  # what is loaded serves on; whoever asks for a prediction is told
                 await self.look()
                 if (now := datetime.now(UTC)).date() != today: today = now.date(); await asyncio.to_thread(self.log.forget, now - timedelta(days=self.limits.keep_days))
@@ -337,7 +331,7 @@ def _clock_of(self: Serving, request: HttpRequest) -> datetime:  # UTC
 
 def _new_id(self: Serving, clock: datetime, body: bytes) -> str:  # 32 hexadecimal digits
     "An id for a prediction: random, or in a replay made from what is asked."
-    return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex if self.replay else uuid4().hex
+    return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex if self.replay else os.urandom(16).hex()
 
 Serving.clock_of, Serving.new_id = _clock_of, _new_id
 
@@ -357,11 +351,11 @@ def _decide(self: Serving,
     else:
         found, ages = looked_up(self.features, row, self.online, at)
         stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after)
-        for name, age in ages.items(): metrics.of(metrics.age, name).set(age)
-        for name in stale: metrics.of(metrics.stale, name).inc(); warnings.append(f'what is known from "{name}" is {ages[name] / 3600:,.0f} hours old and was not used')
+        self.ages.update(ages)
+        for name in stale: metrics.of(metrics.stale, name).inc(); warnings.append(f'what is known from "{name}" is {ages[name] / 3.6e9:,.0f} hours old and was not used')
         if too_old: raise TooOld(f"{', '.join(too_old)} too old")
         values = self.features.compute(found)
-        score = release.score(values)
+        score = release.score_one(values)
         for name in unknown_categories(release, values):
             metrics.of(metrics.unknown, name).inc(); warnings.append(f'"{name}" has a category that was not seen in training')
     if not -np.inf < score < np.inf: raise ArithmeticError(f"{release.id} gave a score that is no number")
@@ -434,7 +428,7 @@ async def _once(self: Serving, stored: dict, answer: dict) -> dict:
     before = await self.group.store(store_once(stored))
     if before is None: return answer
     if self.replay:
-        again = stored | {"id": uuid4().hex}; await self.group.store(again)
+        again = stored | {"id": os.urandom(16).hex()}; await self.group.store(again)
         return answer | {"prediction_id": again["id"]}
     if before["request"] != stored["request"]: raise Refusal(409, "was used for another request", "Idempotency-Key")
     return answer | {name: before[name] for name in answer if name in before} | {"review": bool(before["review"]), "warnings": json.loads(before["warnings"])}

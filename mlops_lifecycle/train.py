@@ -34,7 +34,7 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import make_column_transformer
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
-from sklearn.impute import SimpleImputer
+from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -108,15 +108,14 @@ variations = {}  # {family: {parameter: values to try}}
 def logistic_regression(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
     "One weight a category, a smooth curve an amount; the missing filled with the mean and marked."
     names, amounts = np.flatnonzero(categorical).tolist(), np.flatnonzero(~np.array(categorical)).tolist()
-    curves = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), SplineTransformer(n_knots=4, knots="quantile", extrapolation="linear"))
-    marks = SimpleImputer(add_indicator=True, keep_empty_features=True)
-    return make_pipeline(make_column_transformer((OneHotEncoder(handle_unknown="ignore"), names), (curves, amounts), (make_pipeline(marks, StandardScaler()), amounts)),
+    curves = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), SplineTransformer(n_knots=3, degree=2, knots="quantile", extrapolation="linear", include_bias=False))
+    return make_pipeline(make_column_transformer((OneHotEncoder(handle_unknown="ignore"), names), (curves, amounts), (MissingIndicator(features="all"), amounts)),
                          LogisticRegression(**{"C": 0.01, "tol": 0.01, "max_iter": 200, "random_state": seed} | changes))
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting
 def gradient_boosting(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
     "Small steps, shallow trees, and leaves of a hundred rows or more, so that no leaf knows one bad evening by heart; two seeds."
-    usual = {"learning_rate": 0.07, "max_iter": 130, "max_leaf_nodes": 15, "min_samples_leaf": 100, "l2_regularization": 5.0, "max_features": 0.25, "early_stopping": False}
+    usual = {"learning_rate": 0.05, "max_iter": 200, "max_leaf_nodes": 15, "min_samples_leaf": 100, "l2_regularization": 5.0, "max_features": 0.25, "early_stopping": False}
     return LogOddsMean([HistGradientBoostingClassifier(**usual | changes, categorical_features=categorical, random_state=seed + i) for i in range(2)])
 
 def extra_trees(categorical: list[bool], seed: int, **changes) -> BaseEstimator:

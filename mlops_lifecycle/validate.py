@@ -110,7 +110,8 @@ def moved(
     limits: Any,        # [drift] of the settings
 ) -> list[dict]:        # alarms, the oldest first
     "Which tables changed more than they do."
-    return alarms(judge(changes(log, limits.least_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
+    found = changes(log, limits.least_rows)
+    return alarms(judge(found, limits.false_alarms, f"{limits.warm_up_days}D")) if len(found) else []  # tables too small to be compared
 
 # %% ../nbs/05_validate.ipynb #val-explained
 def explain(

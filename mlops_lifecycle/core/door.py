@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
-from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from pydantic import BaseModel, ValidationError
@@ -219,7 +218,7 @@ class Door:
     def _names(headers: Mapping[bytes, bytes]) -> dict:
         "The request's id, the caller's own where it looks like one, and the trace it belongs to."
         own, parent = headers.get(b"x-request-id", b"").decode("latin-1"), headers.get(b"traceparent", b"").decode("latin-1")
-        id = own if own and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", own) else uuid4().hex
+        id = own if own and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", own) else os.urandom(16).hex()
         return {"request_id": id} | ({"trace_id": parent[3:35], "parent_id": parent[36:52]} if re.fullmatch(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", parent) else {})
 
 # %% ../../nbs/core/door.ipynb #door-admit-code

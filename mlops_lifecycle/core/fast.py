@@ -7,7 +7,6 @@ __all__ = ['LIMIT', 'members_of', 'Trees', 'difficult_rows', 'quick_form']
 
 # %% ../../nbs/core/fast.ipynb #fast-imports
 import ctypes
-import json
 from collections.abc import Sequence
 from math import exp
 from typing import Any
@@ -73,20 +72,16 @@ class Trees:
 # %% ../../nbs/core/fast.ipynb #fast-rows-code
 def difficult_rows(
     trees: Trees,
-    categorical: Sequence[bool],  # of the columns
+    categories: Sequence[int],  # of each column: how many codes it has, 0 where it holds numbers
     n: int = 10_000, seed: int = 0,
-) -> np.ndarray:                  # shape (n, k)
+) -> np.ndarray:                # shape (n, k)
     "Rows at the forks of the trees, missing values among them."
-    draw, columns = np.random.default_rng(seed), len(categorical)
-    cuts, codes = [set() for _ in range(columns)], [0] * columns
-    for tree in json.loads(trees.model.dump_as_json(pretty_print=False))["trees"]:
-        for node in (node for node in tree["nodes"] if "split_feature_id" in node):
-            where = node["split_feature_id"]
-            if node["node_type"] == "categorical_test_node": codes[where] = max([codes[where], *node["category_list"]])
-            else: cuts[where].add(node["threshold"])
-    rows = np.empty((n, columns))
-    for i, names in enumerate(categorical):
-        if names: rows[:, i] = draw.integers(0, codes[i] + 1, n); continue
+    draw, rows, cuts = np.random.default_rng(seed), np.empty((n, len(categories))), [set() for _ in categories]
+    for i in range(trees.model.num_tree):
+        kind, column, value = map(trees.model.get_tree_accessor(i).get_field, ("node_type", "split_index", "threshold"))
+        for c, v in zip(column[kind == 1], value[kind == 1]): cuts[c].add(float(v))  # forks on a number
+    for i, codes in enumerate(categories):
+        if codes: rows[:, i] = draw.integers(0, codes, n); continue
         at = draw.choice(sorted(c for c in cuts[i] if np.isfinite(c)) or [0.0], n)
         rows[:, i] = np.choose(draw.integers(0, 4, n), [at, np.nextafter(at, -np.inf), np.nextafter(at, np.inf), at + draw.normal(0, 1 + abs(at), n)])
     rows[draw.random(rows.shape) < 0.1] = np.nan
@@ -97,13 +92,13 @@ LIMIT = 1e-6  # of a probability
 
 def quick_form(
     estimator: Any,                # the original
-    categorical: Sequence[bool],   # of the columns
+    categories: Sequence[int],     # of each column, as for `difficult_rows`
     n: int = 10_000, seed: int = 0,
 ) -> tuple[bytes | None, dict]:    # the quick form or None; engine, rows, largest difference, reason
     "The quick form, if it passed the gate."
     trees = Trees.of(estimator)
     if trees is None: return None, {"engine": None, "reason": f"{type(estimator).__name__} is no boosted tree ensemble"}
-    rows = difficult_rows(trees, categorical, n, seed)
+    rows = difficult_rows(trees, categories, n, seed)
     original = estimator.predict_proba(rows)[:, 1]
     differs = float(np.abs(trees.table(rows) - original).max())
     one = float(np.abs([trees.one(row) for row in rows[:1_000]] - original[:1_000]).max())

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import get_args
 
 import numpy as np
@@ -50,10 +50,15 @@ class Lookup:
     values: tuple[str, ...]   # columns taken from the table
     max_age: str | None = None  # pandas duration such as "2h"; an older row counts as missing
 
-    @property
+    @cached_property
     def age_limit(self) -> np.timedelta64 | None:
         "The greatest age in microseconds."
         return None if self.max_age is None else pd.Timedelta(self.max_age).as_unit("us").to_timedelta64()
+
+    @cached_property
+    def longest(self) -> float:
+        "The same as a number of microseconds, without end where there is no limit."
+        return np.inf if self.max_age is None else int(self.age_limit / np.timedelta64(1, "us"))
 
 # %% ../../nbs/core/features.ipynb #feat-check-lookup
 def check_lookup(
@@ -193,9 +198,9 @@ def compute(
     "Compute every feature from its inputs."
     values = {}
     for f in self.features:
-        missing = [i for i in f.inputs if i not in columns]
-        if missing: raise ValueError(f'feature "{f.name}" needs {missing}; there are {sorted(columns)}')
-        values[f.name] = f.function(*(columns[i] for i in f.inputs))
+        try: inputs = [columns[i] for i in f.inputs]
+        except KeyError: raise ValueError(f'feature "{f.name}" needs {[i for i in f.inputs if i not in columns]}; there are {sorted(columns)}') from None
+        values[f.name] = f.function(*inputs)
     return values
 
 FeatureSet.look_up, FeatureSet.compute = look_up, compute
@@ -207,16 +212,24 @@ def look_up_row(
     find: Callable,  # (name of lookup, key as a tuple, decision time) -> mapping with `known_at`, or None
 ) -> dict:           # the row with the looked-up values, missing ones as NaN
     "Join every lookup for one request."
-    row = dict(row); now = row["decision_time"]
+    row = dict(row); now = row["decision_time"]; at = _microseconds(now)
     for lookup in self.lookups:
-        key = tuple(row[k] for k in lookup.key)
-        found = None if any(k != k or k is None for k in key) else find(lookup.name, key, now)
+        key, found = tuple([row[k] for k in lookup.key]), None
+        if None not in key and not any([k != k for k in key]): found = find(lookup.name, key, now)
         if found is not None:
-            age = now - np.datetime64(found["known_at"], "us")
-            if age < np.timedelta64(0) or (lookup.age_limit is not None and age > lookup.age_limit): found = None
-        for value in lookup.values:
-            row[value] = np.nan if found is None or found[value] is None else found[value]
+            age = at - _microseconds(found["known_at"])
+            if age < 0 or age > lookup.longest: found = None
+        for value in lookup.values: row[value] = np.nan if found is None or found[value] is None else found[value]
     return row
+
+def _microseconds(time) -> int:  # a naive UTC time, or already a number
+    "Microseconds since 1970: numbers compare ten times as fast as numpy's times."
+    if type(time) is int: return time
+    if type(value := time.item() if isinstance(time, np.datetime64) else time) is not datetime: value = np.datetime64(time, "us").item()
+    since = value - _START
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+_START = datetime(1970, 1, 1)
 
 FeatureSet.look_up_row = look_up_row
 

@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def microseconds(
-    time: datetime | np.datetime64,  # aware; numpy's is UTC
+    time: datetime | np.datetime64 | int,  # aware; numpy's is UTC; a number is handed on
 ) -> int:
     "Microseconds since 1970, UTC."
-    if isinstance(time, np.datetime64): return int(time.astype("datetime64[us]").astype(np.int64))
-    if time.tzinfo is None: raise ValueError(f"a time needs an offset, got {time}")
-    return (time - EPOCH) // timedelta(microseconds=1)
+    if type(time) is int: return time
+    if isinstance(time, np.datetime64): since = (value if type(value := time.item()) is datetime else np.datetime64(time, "us").item()) - _START
+    elif time.tzinfo is None: raise ValueError(f"a time needs an offset, got {time}")
+    else: since = time - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+_START = EPOCH.replace(tzinfo=None)
 
 # %% ../../nbs/core/log.ipynb #core-log-tables-code
 metadata = sa.MetaData()
@@ -223,12 +227,12 @@ def prediction_row(
     **row,  # columns of `predictions`; `id` is made when it is missing; warnings, request and features as they are, or as JSON
 ) -> dict:
     "A row of `predictions`, as it is stored."
-    row = {"id": uuid4().hex} | row | {"at": microseconds(at)}
+    row = row | {"id": row.get("id") or uuid4().hex, "at": microseconds(at)}
     if row.get("decision_time") is not None: row["decision_time"] = microseconds(row["decision_time"])
     for name in ("warnings", "request", "features"):
         value = row.get(name)
         if isinstance(value, dict): value = {k: None if v != v else v for k, v in value.items()}  # JSON has no NaN
-        if value is not None and not isinstance(value, str): row[name] = json.dumps(value, default=_scalar)
+        if value is not None and not isinstance(value, str): row[name] = _TO_JSON(value) if value else json.dumps(value)
     return row
 
 def append_prediction(self: ServingLog, at: datetime | np.datetime64, **row) -> str:  # as for `prediction_row`; the prediction's id
@@ -249,6 +253,8 @@ def _scalar(value: Any) -> Any:
     "numpy's scalars, and times, as JSON has them."
     if isinstance(value, (datetime, np.datetime64)): return {"utc": microseconds(value)}
     return value.item()
+
+_TO_JSON = json.JSONEncoder(default=_scalar).encode
 
 ServingLog.append_prediction = append_prediction
 
@@ -350,7 +356,7 @@ class Online:
     "The online table as one process remembers it: keys that were asked for, until somebody puts new values."
     MOST = 50_000  # keys
 
-    def __init__(self, log: ServingLog): self.log, self.found = log, {}
+    def __init__(self, log: ServingLog): self.log, self.found, self._time, self._us = log, {}, None, 0
 
     def forget(self) -> None: self.found = {}
 
@@ -359,18 +365,19 @@ class Online:
     def get(self,
         lookup: str, key: tuple,                  # the lookup's name, and the values of its key
         decision_time: datetime | np.datetime64,
-    ) -> dict | None:                             # its values and `known_at`; None when nothing was known
+    ) -> dict | None:                             # its values, and `known_at` in microseconds; None when nothing was known
         "The last values that were known at the decision."
         history = self.found.get((lookup, key))
         if history is None:
             if len(self.found) >= self.MOST: self.forget()
             history = self.found[lookup, key] = self.log.online_history(lookup, key)
         times, values = history
-        place = bisect_right(times, microseconds(decision_time)) - 1
+        if decision_time is not self._time: self._time, self._us = decision_time, microseconds(decision_time)  # a request's lookups share one time
+        place = bisect_right(times, self._us) - 1
         if place < 0: return None
         if isinstance(values[place], str):
             told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else value for name, value in json.loads(values[place]).items()}
-            values[place] = {"known_at": np.datetime64(times[place], "us")} | told
+            values[place] = {"known_at": times[place]} | told
         return values[place]
 
 def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[list[int], list]:
@@ -380,8 +387,9 @@ def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[list[int]
     return [row[0] for row in rows], [row[1] for row in rows]
 
 def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None:  # as for `Online.get`
-    "The last values that were known at the decision, read now."
-    return Online(self).get(lookup, key, decision_time)
+    "The last values that were known at the decision, read now; `known_at` is a time."
+    found = Online(self).get(lookup, key, decision_time)
+    return found and found | {"known_at": np.datetime64(found["known_at"], "us")}
 
 ServingLog.online_history, ServingLog.online_get = online_history, online_get
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRUSTED', 'DECIDES', 'SUMS', 'model_bytes', 'read_model', 'calibrated', 'release_id', 'write_release', 'verify',
-           'Release', 'score', 'decide', 'usual_value', 'explain']
+           'Release', 'score', 'score_one', 'decide', 'usual_value', 'explain']
 
 # %% ../../nbs/core/release.ipynb #rel-imports
 import hashlib
@@ -17,6 +17,8 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import exp, log, nan
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,8 @@ def write_release(
     manifest = manifest | {"id": release_id(manifest, content.get("model.skops", b""))}
     folder = Path(parent) / manifest["id"]
     if model is not None and not folder.exists():
-        trees, manifest["quick"] = quick_form(read_model(model, allow) if isinstance(model, bytes) else model, Encoder.from_dict(manifest["encoder"]).categorical)
+        codes = Encoder.from_dict(manifest["encoder"])
+        trees, manifest["quick"] = quick_form(read_model(model, allow) if isinstance(model, bytes) else model, [len(codes.categories.get(n, ())) for n in codes.names])
         if trees: content["trees.bin"] = trees
     if folder.exists():
         there = json.loads(verify(folder)["manifest.json"])
@@ -163,6 +166,9 @@ class Release:
     @property
     def threshold(self) -> float: return self.manifest["threshold"]
 
+    @cached_property
+    def _columns(self) -> list[tuple]: return [(n, self.encoder._codes.get(n)) for n in self.encoder.names]
+
     def __repr__(self): return f"Release({self.id}: {self.name}, acts from {self.threshold:.3g} on)"
 
 # %% ../../nbs/core/release.ipynb #rel-load-code
@@ -198,12 +204,22 @@ def score(self: Release,
     single = all(np.ndim(columns[n]) == 0 for n in self.encoder.names) if self.encoder else found.ndim == 0
     return float(found.reshape(-1)[0]) if single else found
 
+def score_one(self: Release,
+    values: Mapping,  # scalars: a model's features, a rule's fields
+) -> float:
+    "What `score` gives for one request, without looking whether it might be many."
+    if not self.trees: return self.score(values)
+    p, calibration = self.trees.one([values[n] if codes is None else codes.get(values[n], nan) for n, codes in self._columns]), self.manifest.get("calibration")
+    if not calibration: return p
+    p = min(max(p, 1e-9), 1 - 1e-9)
+    return 1 / (1 + exp(-(calibration["slope"] * log(p / (1 - p)) + calibration["intercept"])))
+
 def decide(self: Release, columns: Mapping) -> Any:  # 1 act, 0 wait; an int for scalars
     "The decisions of the release."
     found = self.score(columns) >= self.threshold
     return found.astype(int) if np.ndim(found) else int(found)
 
-Release.score, Release.decide = score, decide
+Release.score, Release.score_one, Release.decide = score, score_one, decide
 
 # %% ../../nbs/core/release.ipynb #rel-explain-code
 def usual_value(

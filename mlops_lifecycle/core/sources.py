@@ -172,6 +172,7 @@ def robots_of(
     rules.parse(answer.text.splitlines() if answer.status_code == 200 else ["User-agent: *", "Disallow: /"] if answer.status_code in (401, 403) else [])
     return rules
 
+# %% ../../nbs/core/sources.ipynb #sources-cells
 def cells_of(
     table,  # an element of lxml
 ) -> list[list[str]]:
@@ -205,6 +206,7 @@ def block_of_page(
     table = pa.table({c: pa.array([row[i] or None for _, row in good], pa.string()) for i, c in enumerate(header)})
     return Block(table, np.array([n for n, _ in good], int), misfits)
 
+# %% ../../nbs/core/sources.ipynb #sources-pages
 def pages_of(
     name: str,
     source,     # its section of the settings: where, key

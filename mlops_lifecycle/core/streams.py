@@ -99,6 +99,7 @@ def messages_between(
             if end or message.offset() + 1 >= left.get(message.partition(), 0): left.pop(message.partition(), None)
         if time.monotonic() - last > source.timeout: raise SourceError(f'topic "{source.topic}": no message for {source.timeout} seconds, and partitions {sorted(left)} are not at their end')
 
+# %% ../../nbs/core/streams.ipynb #streams-batches
 def batches_of_stream(
     name: str,
     source,        # its section of the settings: where, topic, group, key
@@ -118,6 +119,7 @@ def batches_of_stream(
         yield from batches_of([], {"offsets": {str(p): high for p, (_, high) in spans.items()}})
     finally: consumer.close()
 
+# %% ../../nbs/core/streams.ipynb #streams-acknowledge
 def acknowledge_stream(
     source,
     root: Path,

@@ -323,7 +323,7 @@ def pseudonyms(self: Workspace,
 ) -> pd.Series | str | None:         # 16 hexadecimal digits each
     "The workspace's pseudonym for each value."
     path = self.root / "pseudonym.key"
-    if not path.exists():
+    if self._key is None and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = atomic_write(path.with_suffix(f".{secrets.token_hex(4)}"), secrets.token_bytes(32)); beside.chmod(0o600)
         try: os.link(beside, path)
@@ -331,7 +331,7 @@ def pseudonyms(self: Workspace,
         finally: beside.unlink()
     if self._key is None: self._key = path.read_bytes()
     key = self._key
-    one = lambda value: hmac.new(key, str(value).encode(), hashlib.sha256).hexdigest()[:16]
+    one = lambda value: hmac.digest(key, str(value).encode(), "sha256").hex()[:16]
     if isinstance(values, pd.Series): return values.map({v: one(v) for v in values.dropna().unique()}).astype("str")
     return None if values is None else one(values)
 

@@ -155,7 +155,8 @@ def changes(
                 found.append((table, "", "rows", first, now["period"], abs(np.log(ratio))))
                 if now["rows"] >= least_rows: found += [(table, column, figure, first, now["period"], far) for figure, far in change(before, now, seen).items()]
             before = now; seen |= set(now["names"])
-    return pd.DataFrame(found, columns=["table", "column", "figure", "first", "period", "change"]).drop_duplicates(["table", "column", "figure", "period"], ignore_index=True)
+    types = {} if found else {"first": "datetime64[us, UTC]", "period": "datetime64[us, UTC]", "change": float}
+    return pd.DataFrame(found, columns=["table", "column", "figure", "first", "period", "change"]).astype(types).drop_duplicates(["table", "column", "figure", "period"], ignore_index=True)
 
 # %% ../../nbs/core/drift.ipynb #drift-limit
 def _earlier(periods: np.ndarray, at: int) -> np.ndarray:

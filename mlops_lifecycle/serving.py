@@ -6,7 +6,7 @@
 __all__ = ['WHY', 'router', 'STATUSES', 'MORE', 'feedback_request', 'Prediction', 'Noted', 'Wrong', 'Errors', 'Batch', 'Reason',
            'Told', 'Queue', 'Decided', 'Served', 'Serves', 'Deploy', 'Promote', 'Deployed', 'arm_of', 'same_features',
            'Slots', 'load_slots', 'trial_workspace', 'columns_for', 'looked_up', 'features_for', 'unknown_categories',
-           'stale_lookups', 'Serving', 'TooOld', 'as_json', 'predict', 'predict_batch', 'give_feedback',
+           'lookup_ages', 'stale_lookups', 'Serving', 'TooOld', 'as_json', 'predict', 'predict_batch', 'give_feedback',
            'tell_prediction', 'tell_reviews', 'decide_review', 'admin_deploy', 'admin_promote', 'admin_rollback',
            'what_serves', 'live', 'ready', 'tell_metrics', 'v2_server', 'v2_model', 'v2_ready', 'v2_infer', 'people',
            'page_part', 'openapi_of', 'breaking_changes', 'create_app', 'contract']
@@ -233,19 +233,14 @@ def looked_up(
     row: Mapping,         # of `columns_for`
     log: Any,             # whose `online_get` finds values: core.log.ServingLog or Online
     at: np.datetime64,    # now, UTC
-) -> tuple[dict, dict]:   # the row with the looked-up values; age of what was found in microseconds, by lookup
+) -> dict:                # the row with the looked-up values
     "Look up what was known at the decision, or now if that is earlier."
     known_until = min(row["decision_time"], at)
-    ages, until = {}, microseconds(known_until)
-    def find(name, key, decision):
-        found = log.online_get(name, key, known_until)
-        if found is not None: ages[name] = until - microseconds(found["known_at"])
-        return found
-    return features.look_up_row(row, find), ages
+    return features.look_up_row(row, lambda name, key, decision: log.online_get(name, key, known_until))
 
 def features_for(features: FeatureSet, row: Mapping, log: Any, at: np.datetime64) -> dict:  # as for `looked_up`; one scalar a feature
     "Look up and compute the features of one request."
-    return features.compute(looked_up(features, row, log, at)[0])
+    return features.compute(looked_up(features, row, log, at))
 
 # %% ../nbs/09_code.ipynb #09-c-model-code
 def unknown_categories(
@@ -257,12 +252,21 @@ def unknown_categories(
     return [name for name, known in codes.items() if values[name] not in known and values[name] == values[name] and values[name] is not None]
 
 # %% ../nbs/09_code.ipynb #09-c-stale
+def lookup_ages(
+    features: FeatureSet,
+    online: Online,
+    until: int,  # microseconds: what became known later does not count
+) -> dict:       # microseconds since anything new came in, by lookup that has a limit
+    "How long ago each lookup was last renewed, whatever the key."
+    newest = {v.name: online.newest(v.name, until) for v in features.lookups if v.max_age}
+    return {name: until - known for name, known in newest.items() if known is not None}
+
 def stale_lookups(
     features: FeatureSet,
-    ages: Mapping,       # of `looked_up`
+    ages: Mapping,       # of `lookup_ages`
     rule_after: float,   # times the allowed age
-) -> tuple[list[str], list[str]]:  # names of lookups: too old to be used, and too old for a model to be asked
-    "Which looked-up values are too old."
+) -> tuple[list[str], list[str]]:  # names of lookups: nothing in them can be used, and that for so long that no model is asked
+    "Which lookups nobody renews."
     stale = [v for v in features.lookups if v.name in ages and ages[v.name] > v.longest]
     return [v.name for v in stale], [v.name for v in stale if ages[v.name] > rule_after * v.longest]
 
@@ -349,10 +353,10 @@ def _decide(self: Serving,
     if release.kind == "rule":
         values, score = {name: row[name] for name in self.Request.model_fields}, float(release.score(row))
     else:
-        found, ages = looked_up(self.features, row, self.online, at)
+        found, ages = looked_up(self.features, row, self.online, at), lookup_ages(self.features, self.online, microseconds(min(row["decision_time"], at)))
         stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after)
         self.ages.update(ages)
-        for name in stale: metrics.of(metrics.stale, name).inc(); warnings.append(f'what is known from "{name}" is {ages[name] / 3.6e9:,.0f} hours old and was not used')
+        for name in stale: metrics.of(metrics.stale, name).inc(); warnings.append(f'nothing new came from "{name}" for {ages[name] / 3.6e9:,.0f} hours, so nothing of it was used')
         if too_old: raise TooOld(f"{', '.join(too_old)} too old")
         values = self.features.compute(found)
         score = release.score_one(values)

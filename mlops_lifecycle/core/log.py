@@ -6,8 +6,8 @@
 __all__ = ['EPOCH', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys', 'DAY',
            'microseconds', 'open_engine', 'sqlite_warning', 'NotStored', 'ServingLog', 'commit', 'write', 'GroupCommit',
            'prediction_row', 'append_prediction', 'store_once', 'UnknownPrediction', 'Contradiction', 'reaction',
-           'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_history', 'online_get', 'marks',
-           'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
+           'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_history', 'online_get',
+           'online_times', 'marks', 'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
 
 # %% ../../nbs/core/log.ipynb #core-log-imports
 import asyncio
@@ -356,11 +356,17 @@ class Online:
     "The online table as one process remembers it: keys that were asked for, until somebody puts new values."
     MOST = 50_000  # keys
 
-    def __init__(self, log: ServingLog): self.log, self.found, self._time, self._us = log, {}, None, 0
+    def __init__(self, log: ServingLog): self.log, self.found, self._time, self._us = log, {}, None, 0; self.times = {}
 
-    def forget(self) -> None: self.found = {}
+    def forget(self) -> None: self.found, self.times = {}, {}
 
     def online_get(self, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None: return self.get(lookup, key, decision_time)
+
+    def newest(self, lookup: str, until: int) -> int | None:  # both in microseconds; None before anything was known
+        "When the last value of any key became known: how far this feed has come."
+        if lookup not in self.times: self.times[lookup] = self.log.online_times(lookup)
+        place = bisect_right(self.times[lookup], until) - 1
+        return self.times[lookup][place] if place >= 0 else None
 
     def get(self,
         lookup: str, key: tuple,                  # the lookup's name, and the values of its key
@@ -391,7 +397,12 @@ def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetim
     found = Online(self).get(lookup, key, decision_time)
     return found and found | {"known_at": np.datetime64(found["known_at"], "us")}
 
-ServingLog.online_history, ServingLog.online_get = online_history, online_get
+def online_times(self: ServingLog, lookup: str) -> list[int]:
+    "When values of a lookup became known, whatever their key."
+    wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
+    with self.engine.connect() as connection: return list(connection.execute(wanted).scalars())
+
+ServingLog.online_history, ServingLog.online_get, ServingLog.online_times = online_history, online_get, online_times
 
 # %% ../../nbs/core/log.ipynb #core-log-marks-code
 _MARKS = sa.text("SELECT (SELECT max(generation) FROM deployment), (SELECT max(number) FROM puts), (SELECT count(*) + count(revoked) FROM keys)")

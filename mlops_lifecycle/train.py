@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['variations', 'families', 'SPLITS', 'windows', 'split', 'enough_labels', 'no_target_inside', 'logistic_regression',
            'gradient_boosting', 'extra_trees', 'fit_calibration', 'at_level', 'folds', 'Recipe', 'recipes',
-           'remembered', 'fingerprint', 'fading', 'fit_weighted', 'fold_scores', 'Trial', 'search', 'Candidate',
-           'figures', 'blends', 'fit_whole', 'finish', 'learnable', 'Candidates', 'train', 'families_of',
-           'write_candidates', 'read_candidates', 'describe_trials', 'log_experiment']
+           'remembered', 'fingerprint', 'fold_scores', 'Trial', 'search', 'Candidate', 'figures', 'blends', 'fit_whole',
+           'finish', 'learnable', 'Candidates', 'train', 'families_of', 'write_candidates', 'read_candidates',
+           'describe_trials', 'log_experiment']
 
 # %% ../nbs/07_train.ipynb #07-t-imports
 import hashlib
@@ -38,9 +38,8 @@ from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
-from sklearn.utils.validation import has_fit_parameter
 
 from .core.clock import moment
 from .core.ensemble import LogOddsMean, averaged, log_odds
@@ -143,11 +142,10 @@ def at_level(
     slope: float,              # of `fit_calibration`
     probability: ArrayLike,    # shape (n,)
     share: float,              # that happened, between 0 and 1
-    weight: ArrayLike = None,  # of each row; None: all count alike
 ) -> dict:                     # {"slope", "intercept"}
     "The calibration with this slope whose mean is `share`."
     share = min(max(share, 1e-6), 1 - 1e-6)
-    mean = lambda intercept: np.average(calibrated(probability, {"slope": slope, "intercept": intercept}), weights=weight)
+    mean = lambda intercept: calibrated(probability, {"slope": slope, "intercept": intercept}).mean()
     return {"slope": slope, "intercept": float(brentq(lambda i: mean(i) - share, -60, 60))}
 
 # %% ../nbs/07_train.ipynb #07-t-folds-code
@@ -218,38 +216,22 @@ def fingerprint(
     content = pd.util.hash_pandas_object(used, index=False).to_numpy()
     return hashlib.sha256(content.tobytes() + f"{[*used]} {sklearn.__version__} {np.__version__}".encode()).hexdigest()
 
-# %% ../nbs/07_train.ipynb #07-t-weight-code
-def fading(
-    decided: pd.Series,  # decision times
-    half_life: float,    # days; 0: nothing fades
-) -> np.ndarray | None:  # a weight a row, 1 for the newest
-    "How much each row counts."
-    if not half_life: return None
-    return 0.5 ** ((decided.max() - decided).dt.total_seconds().to_numpy() / 86400 / half_life)
-
-def fit_weighted(estimator: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> BaseEstimator:
-    "Fit, with weights where the estimator takes them."
-    last = estimator.steps[-1] if isinstance(estimator, Pipeline) else ("", estimator)
-    if weight is None or not has_fit_parameter(last[1], "sample_weight"): return estimator.fit(X, y)
-    return estimator.fit(X, y, **{f"{last[0]}__sample_weight" if last[0] else "sample_weight": weight})
-
 # %% ../nbs/07_train.ipynb #07-t-one-fit-code
 def fold_scores(
     recipe: Recipe,
     rows: pd.DataFrame, fit: np.ndarray, judged: np.ndarray,  # labelled rows; positions, of `folds`
     features: Any, target: str, seed: int,
     share: float = 1.0,             # of the rows to fit
-    half_life: float = 0,           # of `fading`, days
     folder: Path | None = None, data: str = "",  # see `remembered`; `fingerprint` of the rows
 ) -> np.ndarray:                    # probabilities of the judged rows
     "Fit on one part, ask about the other."
     def make() -> bytes:
         part = fit if share >= 1 else np.sort(np.random.default_rng(seed).permutation(fit)[:max(int(len(fit) * share), 2)])
         encoder, out = Encoder.fit(rows.iloc[part], features), BytesIO()
-        estimator = fit_weighted(recipe.estimator(encoder.categorical, seed), encoder.encode(rows.iloc[part]), rows[target].iloc[part].to_numpy(int), fading(rows.decision_time.iloc[part], half_life))
+        estimator = recipe.estimator(encoder.categorical, seed).fit(encoder.encode(rows.iloc[part]), rows[target].iloc[part].to_numpy(int))
         np.save(out, estimator.predict_proba(encoder.encode(rows.iloc[judged]))[:, 1])
         return out.getvalue()
-    parts = [data, recipe.name, source_of(recipe.make), seed, share, half_life, hashlib.sha256(fit.tobytes() + judged.tobytes()).hexdigest()]
+    parts = [data, recipe.name, source_of(recipe.make), seed, share, hashlib.sha256(fit.tobytes() + judged.tobytes()).hexdigest()]
     return np.load(BytesIO(remembered(folder, parts, make)))
 
 # %% ../nbs/07_train.ipynb #07-t-search-code
@@ -332,26 +314,26 @@ def blends(
 def fit_whole(
     recipe: Recipe,
     rows: pd.DataFrame, encoder: Encoder,  # all rows to learn from
-    target: str, seed: int, half_life: float = 0,
+    target: str, seed: int,
     folder: Path | None = None, data: str = "",  # as in `fold_scores`
 ) -> Any:                                  # fitted, of types that a release may hold
     "Fit a recipe on all rows."
     def make() -> bytes:
         estimator = recipe.estimator(encoder.categorical, seed)
-        return model_bytes(fit_weighted(estimator, encoder.encode(rows), rows[target].to_numpy(int), fading(rows.decision_time, half_life)))
-    return read_model(remembered(folder, [data, recipe.name, source_of(recipe.make), seed, half_life, str(rows.decision_time.max())], make))
+        return model_bytes(estimator.fit(encoder.encode(rows), rows[target].to_numpy(int)))
+    return read_model(remembered(folder, [data, recipe.name, source_of(recipe.make), seed, str(rows.decision_time.max())], make))
 
 # %% ../nbs/07_train.ipynb #07-t-finish-code
 def finish(
     name: str, members: list[Trial], models: list,  # of `blends`; their recipes fitted on all rows
     rows: pd.DataFrame, encoder: Encoder, y: list[np.ndarray],  # all rows to learn from; what happened in each fold
-    target: str, costs: Any, seed: int, half_life: float = 0,
+    target: str, costs: Any, seed: int,
 ) -> Candidate:
     "Calibrate on the folds, and set the level of all rows."
-    estimator, labels, weight = models[0] if len(models) == 1 else averaged(models), rows[target].to_numpy(int), fading(rows.decision_time, half_life)
+    estimator = models[0] if len(models) == 1 else averaged(models)
     by_fold = [1 / (1 + np.exp(-np.mean([log_odds(t.scores[i]) for t in members], axis=0))) for i in range(len(y))]
     calibration = fit_calibration(np.concatenate(y), np.concatenate(by_fold))
-    level = at_level(calibration["slope"], estimator.predict_proba(encoder.encode(rows))[:, 1], np.average(labels, weights=weight), weight)
+    level = at_level(calibration["slope"], estimator.predict_proba(encoder.encode(rows))[:, 1], float(rows[target].mean()))
     judged = [figures(happened, calibrated(p, calibration), costs) for happened, p in zip(y, by_fold)]
     plain = {k: v for k, v in models[0].get_params().items() if isinstance(v, int | float | str) and v == v}
     return Candidate(name, estimator, encoder, level, figures(np.concatenate(y), calibrated(np.concatenate(by_fold), calibration), costs), plain | {"seed": seed, "rows": len(rows)},
@@ -398,14 +380,14 @@ def train(
     data, y = fingerprint(rows, features, target) if folder else "", [rows[target].iloc[judged].to_numpy(int) for _, judged in pairs]
     def judge(recipe, share):
         start, first = time.monotonic(), 0 if share == 1 else len(pairs) - 1
-        scores = [fold_scores(recipe, rows, *pair, features, target, seed, share, limits.half_life, folder, data) for pair in pairs[first:]]
+        scores = [fold_scores(recipe, rows, *pair, features, target, seed, share, folder, data) for pair in pairs[first:]]
         cost = float(np.mean([mean_cost(happened, p >= best_threshold(happened, p, costs), costs) for happened, p in zip(y[first:], scores)]))
         return Trial(recipe, share, cost, scores, time.monotonic() - start)
     trials = search(recipes(families, variations, seed), judge, limits.candidates, limits.seconds, limits.keep, tell)
     tell(f"fitting the best {len(kept := trials[:limits.keep])} on {len(rows):,} rows")
     encoder = Encoder.fit(rows, features)
-    whole = {t.recipe.name: fit_whole(t.recipe, rows, encoder, target, seed, limits.half_life, folder, data) for t in kept}
-    found = Candidates(finish(name, members, [whole[t.recipe.name] for t in members], rows, encoder, y, target, costs, seed, limits.half_life) for name, members in blends(kept, y, costs).items())
+    whole = {t.recipe.name: fit_whole(t.recipe, rows, encoder, target, seed, folder, data) for t in kept}
+    found = Candidates(finish(name, members, [whole[t.recipe.name] for t in members], rows, encoder, y, target, costs, seed) for name, members in blends(kept, y, costs).items())
     found.trials = tuple(trials)
     return found
 

@@ -95,7 +95,7 @@ def line(categorical, seed, **changes): return make_pipeline(SimpleImputer(), Lo
 def small(weeks, tmp_path, stop: int = 0, **budget):
     """A search among lines on the flights of three weeks; interrupted at the fit with this number."""
     settings = SimpleNamespace(costs=SimpleNamespace(missed=5, needless=1), clock=SimpleNamespace(period="5D"),
-                               train=SimpleNamespace(**{"seed": 3, "sample": 0, "folds": 2, "split": "time", "group": "", "candidates": 0, "seconds": 0, "keep": 2, "half_life": 0} | budget))
+                               train=SimpleNamespace(**{"seed": 3, "sample": 0, "folds": 2, "split": "time", "group": "", "candidates": 0, "seconds": 0, "keep": 2} | budget))
     fits = []
     def counted(categorical, seed, **changes):
         fits.append(changes)

@@ -156,7 +156,6 @@ class TrainSettings(Section):
     split: Literal["time", "grouped", "stratified"] = words("time", "how the folds are cut", "time, grouped or stratified")
     group: str = words("", "column that ties rows together, of grouped folds", "a column of the examples")
     renew_sample: int = number(0, "most rows to learn from when the loop trains again, 0 as in sample", "rows", 0, 10**9)
-    half_life: float = number(0, "age at which a row counts half as much, 0 for never", "days", 0, 36_500)
 
 class EvaluateSettings(Section):
     "How sure a model's gain must be."

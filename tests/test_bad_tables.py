@@ -22,8 +22,8 @@ from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.explore import rank_features, suspect_leaks
 from mlops_lifecycle.formulate import problem
+from mlops_lifecycle.train import enough_labels, split
 from mlops_lifecycle.transform import check_inputs, decisions
-from mlops_lifecycle.validate import validate
 
 NOW = pd.Timestamp("2024-06-01T00:00Z")
 COLUMNS = {"loan": Column("integer", "number of the loan"), "reader": Column("text", "card number", personal=True), "branch": Column("text", "where"),
@@ -176,13 +176,9 @@ def test_a_feature_from_after_the_event_is_refused():
     with pytest.raises(GoBack, match='"tells" alone reaches an AUC of 1.0000'): suspect_leaks(rank_features(examples, ["tells", "noise"], "late"))
 
 
-def test_a_target_of_one_class_leads_back(lived, tmp_path):
-    workspace = Workspace(lived.workspace)
-    published = workspace.published()["names"]
-    tables = {n: workspace.read(n) for n in published if n.startswith(("silver.", "gold."))}
-    tables["gold.examples"] = tables["gold.examples"].assign(late=0)
-    keys = {n: tuple(s.key) for n, s in load_settings().source.items()}
-    with pytest.raises(GoBack, match="late"): validate(tables, workspace.load("catalog"), workspace.load("features"), keys)
+def test_a_target_of_one_class_leads_back(lived):
+    examples = Workspace(lived.workspace).read("gold.examples", as_of=pd.Timestamp("2013-06-01T00:00Z")).assign(late=0)
+    with pytest.raises(GoBack, match="0 with 1; at least 100 of each are needed"): enough_labels(split(examples, "late", pd.Timestamp("2013-06-01T00:00Z"), "MS"), "late")
 
 
 cells = {"loan": st.integers(-99, 99).map(str), "reader": st.sampled_from(["R1", "R2", ""]), "branch": st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=6),

@@ -39,7 +39,7 @@ def test_no_real_value_of_a_person_stands_anywhere_behind_bronze(lived):
     real = {v for v in real_values(bronze, COLUMNS, TABLES) if len(v) >= 5}
     assert len(real) > 1_000
     said = said_in(workspace.root) | said_in(Path(lived.site).parent)
-    assert {"flights", "lookup_plane"} <= {name.split(" ")[0] for name in said} and any(name.endswith("serving.db") for name in said)
+    assert {"flights", "lookup_aircraft"} <= {name.split(" ")[0] for name in said} and any(name.endswith("serving.db") for name in said)
     assert not {name: sorted(words & real)[:3] for name, words in said.items() if words & real}
     assert words_of(bronze["planes"].tailnum[0].encode()) & real  # what is looked for would be found
 

@@ -26,15 +26,14 @@ COSTS = Costs(missed=5, needless=1)
 
 
 def test_the_ladder_is_climbed_as_feedback_comes_in(gold):
-    """January brings no answer, February few, from March on everybody answers; who decides changes only when it surely pays."""
+    """At first no answer comes, then few, from February on everybody answers; who decides changes only when it surely pays."""
     chance, start = np.random.default_rng(0).random(len(gold)), gold.decision_time.dt.tz_localize(None)
-    answered = np.select([start < "2013-02-01", start < "2013-03-01"], [False, chance < 0.02], True)
-    told = climb(gold.assign(label_known_at=gold.label_known_at.where(answered)), SOME, problem, COSTS, "MS", ask=40)
-    assert [t["rung"] for t in told] == ["rule", "unsupervised", "few labels", "supervised", "supervised"]
-    assert [t["decides"] for t in told[:3]] == [problem.rule.name] * 3 and told[-1]["decides"] == "supervised"
-    assert [len(t["queue"]) for t in told] == [0, 40, 40, 40, 40] and not set(told[3]["queue"]) & set(gold.key[start >= "2013-04-01"])
-    since = [t for t in told if t["decides"] == "supervised"]
-    assert since[0]["saves"] > 0 and sum(t["cost"] - t["rule"] for t in since) < 0
+    answered = np.select([start < "2013-01-15", start < "2013-02-01"], [False, chance < 0.04], True)
+    told = climb(gold.assign(label_known_at=gold.label_known_at.where(answered)), FEATURES.features, problem, COSTS, "SMS", ask=40)
+    assert [t["rung"] for t in told] == ["rule", "unsupervised", "few labels", *["supervised"] * 7]
+    assert [t["decides"] for t in told] == [problem.rule.name] * 4 + ["supervised"] * 6 and told[3]["saves"] <= 0 < told[4]["saves"]
+    assert {len(t["queue"]) for t in told[1:]} == {40} and not told[0]["queue"] and not set(told[4]["queue"]) & set(gold.key[start >= "2013-03-01"])
+    assert sum(t["cost"] - t["rule"] for t in told[4:]) < 0
 
 
 def test_labels_that_say_nothing_never_unseat_the_rule(gold):

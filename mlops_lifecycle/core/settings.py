@@ -160,7 +160,7 @@ class TrainSettings(Section):
 class EvaluateSettings(Section):
     "How sure a model's gain must be."
     confidence: float = number(0.9, "probability covered by the interval of the gain", "(probability)", 0.5, 0.999)
-    least_gain: float = number(0, "what the model must surely save against the bar", "cost units a decision", 0, 1_000_000)
+    least_gain: float = number(0, "what the model must surely save against the bar; below 0: what it may cost more", "cost units a decision", -1_000_000, 1_000_000)
     draws: int = number(500, "bootstrap draws", "draws", 50, 100_000)
     fairness_limit: float = number(0.25, "largest difference in the share of missed cases between protected groups", "(share)", 0, 1)
     leak_limit: float = number(0.99, "area under the ROC curve above which a single feature is taken for a leak", "(area)", 0.5, 1)

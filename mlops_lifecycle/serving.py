@@ -8,8 +8,7 @@ __all__ = ['WHY', 'router', 'STATUSES', 'MORE', 'feedback_request', 'Prediction'
            'Slots', 'load_slots', 'trial_workspace', 'columns_for', 'looked_up', 'features_for', 'unknown_categories',
            'lookup_ages', 'stale_lookups', 'Serving', 'TooOld', 'as_json', 'predict', 'predict_batch', 'give_feedback',
            'tell_prediction', 'tell_reviews', 'decide_review', 'admin_deploy', 'admin_promote', 'admin_rollback',
-           'what_serves', 'live', 'ready', 'tell_metrics', 'v2_server', 'v2_model', 'v2_ready', 'v2_infer', 'people',
-           'page_part', 'openapi_of', 'breaking_changes', 'create_app', 'contract']
+           'openapi_of', 'breaking_changes', 'create_app', 'contract']
 
 # %% ../nbs/09_code.ipynb #09-c-imports
 import asyncio

@@ -6,8 +6,8 @@
 __all__ = ['EPOCH', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys', 'DAY',
            'microseconds', 'open_engine', 'sqlite_warning', 'NotStored', 'ServingLog', 'commit', 'write', 'GroupCommit',
            'prediction_row', 'append_prediction', 'store_once', 'UnknownPrediction', 'Contradiction', 'reaction',
-           'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_history', 'online_get',
-           'online_times', 'marks', 'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
+           'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'marks', 'days', 'frames',
+           'prediction', 'counts', 'reactions', 'forget', 'undecided']
 
 # %% ../../nbs/core/log.ipynb #core-log-imports
 import asyncio
@@ -351,6 +351,19 @@ def _missing(value: Any) -> Any:
 
 ServingLog.online_put = online_put
 
+# %% ../../nbs/core/log.ipynb #core-log-online-get-online-history
+def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[list[int], list]:
+    "All values of a key, as JSON, and since when each was known."
+    wanted = sa.select(online.c.known_at, online.c["values"]).where(online.c.lookup == lookup, online.c.key == json.dumps(key, default=_scalar)).order_by(online.c.known_at)
+    with self.engine.connect() as connection: rows = connection.execute(wanted).all()
+    return [row[0] for row in rows], [row[1] for row in rows]
+
+# %% ../../nbs/core/log.ipynb #core-log-online-get-online-times
+def online_times(self: ServingLog, lookup: str) -> list[int]:
+    "When values of a lookup became known, whatever their key."
+    wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
+    with self.engine.connect() as connection: return list(connection.execute(wanted).scalars())
+
 # %% ../../nbs/core/log.ipynb #core-log-online-get
 class Online:
     "The online table as one process remembers it: keys that were asked for, until somebody puts new values."
@@ -386,21 +399,10 @@ class Online:
             values[place] = {"known_at": times[place]} | told
         return values[place]
 
-def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[list[int], list]:
-    "All values of a key, as JSON, and since when each was known."
-    wanted = sa.select(online.c.known_at, online.c["values"]).where(online.c.lookup == lookup, online.c.key == json.dumps(key, default=_scalar)).order_by(online.c.known_at)
-    with self.engine.connect() as connection: rows = connection.execute(wanted).all()
-    return [row[0] for row in rows], [row[1] for row in rows]
-
 def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None:  # as for `Online.get`
     "The last values that were known at the decision, read now; `known_at` is a time."
     found = Online(self).get(lookup, key, decision_time)
     return found and found | {"known_at": np.datetime64(found["known_at"], "us")}
-
-def online_times(self: ServingLog, lookup: str) -> list[int]:
-    "When values of a lookup became known, whatever their key."
-    wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
-    with self.engine.connect() as connection: return list(connection.execute(wanted).scalars())
 
 ServingLog.online_history, ServingLog.online_get, ServingLog.online_times = online_history, online_get, online_times
 

@@ -6,8 +6,8 @@
 __all__ = ['UtcTime', 'CommaList', 'NEEDS', 'SECTIONS', 'number', 'words', 'as_utc', 'comma_list', 'Section', 'ProjectSettings',
            'CostSettings', 'offset_alias', 'ClockSettings', 'Source', 'PrivacySettings', 'TrainSettings',
            'EvaluateSettings', 'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings',
-           'MonitorSettings', 'RunSettings', 'zone_name', 'DriftSettings', 'Settings', 'SettingsError', 'nearest',
-           'explain', 'read_ini', 'put', 'overrides', 'find_settings', 'load_settings']
+           'MonitorSettings', 'RunSettings', 'DriftSettings', 'Settings', 'SettingsError', 'nearest', 'explain',
+           'read_ini', 'put', 'overrides', 'find_settings', 'load_settings']
 
 # %% ../../nbs/core/settings.ipynb #set-imports
 import configparser
@@ -216,13 +216,14 @@ class RunSettings(Section):
     max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
     stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
 
-# %% ../../nbs/core/settings.ipynb #set-drift
+# %% ../../nbs/core/settings.ipynb #set-drift-zone-name
 def zone_name(value: str) -> str:
     "A time zone's IANA name as it was written; refuses one that nobody knows."
     try: ZoneInfo(value)
     except (KeyError, ValueError, OSError): raise ValueError(f"a time zone has an IANA name such as UTC or Europe/Paris, got {value}") from None
     return value
 
+# %% ../../nbs/core/settings.ipynb #set-drift
 class DriftSettings(Section):
     "When a change of the data is an alarm."
     false_alarms: float = number(0.05, "one alarm or more in a period in which nothing is wrong", "(probability)", 1e-6, 0.5)

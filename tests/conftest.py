@@ -157,17 +157,22 @@ def sample(flights, tmp_path_factory) -> dict:
             "MLOPS_CANARY__MAX_P99_MS": 20_000, "MLOPS_SERVING__LATENCY_LIMIT_MS": 20_000}  # a busy machine proves nothing
 
 
+def at(workspace: Path) -> dict:
+    """The settings of a workspace with reports of its own: a site keeps a few runs only, and another test's runs are not among them."""
+    return {"MLOPS_WORKSPACE": workspace, "MLOPS_REPORTS": workspace.parent / "reports"}
+
+
 class Lived:
     """A life cycle that was run once, for the tests that only look."""
     def __init__(self, folder: Path, settings: dict):
-        self.workspace, self.settings, self.said = folder / "workspace", settings | {"MLOPS_WORKSPACE": folder / "workspace"}, (folder / "said.txt").read_text()
+        self.workspace, self.settings, self.said = folder / "workspace", settings | at(folder / "workspace"), (folder / "said.txt").read_text()
         self.run = json.loads(next((self.workspace / "runs").glob("*/run.json")).read_text())
         self.site = ROOT / re.search(r"^Report: (.+)$", self.said, re.M)[1]
 
     def copy(self, to: Path) -> dict:
         """The settings for a copy of the workspace that a test may spoil."""
         shutil.copytree(self.workspace, to)
-        return self.settings | {"MLOPS_WORKSPACE": to}
+        return self.settings | at(to)
 
 
 @pytest.fixture(scope="session")
@@ -177,7 +182,7 @@ def lived(sample, tmp_path_factory) -> Lived:
         workspace = folder / "workspace"
         workspace.mkdir()
         (workspace / "pseudonym.key").write_bytes(bytes(32))  # the same ids, and so the same arms, each time
-        (folder / "said.txt").write_text(passed(mlops("run", MLOPS_WORKSPACE=workspace, **sample)).stdout)
+        (folder / "said.txt").write_text(passed(mlops("run", **sample | at(workspace))).stdout)
     return Lived(once(tmp_path_factory, "lived", live), sample)
 
 

@@ -7,7 +7,7 @@ READY := .venv/ready
 # OpenMP's threads sleep while they wait for each other; spinning, they slow a busy machine down thirtyfold.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help run test lab serve report bench lock readme browser clean-tree
+.PHONY: tracer help run test lab serve report bench lock readme browser database clean-tree
 
 help:    ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile
@@ -15,7 +15,7 @@ help:    ## this list
 run: $(READY)    ## the whole life cycle, through papermill
 	$(BIN)/mlops run
 
-test: $(READY) browser clean-tree    ## everything: exported code, lessons, whole runs, browser
+test: $(READY) tracer browser database clean-tree    ## everything: exported code, lessons, whole runs, browser
 	$(BIN)/ruff check mlops_lifecycle tests benchmarks
 	$(BIN)/nbdev-test
 	$(BIN)/python -m pytest tests/test_lessons.py --cov --cov-fail-under=80
@@ -50,11 +50,23 @@ $(READY): requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# One test holds up a server's disk, with strace.
+tracer:
+	@command -v strace > /dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
+	then apt-get update -qq && apt-get install -y -qq --no-install-recommends strace; \
+	else echo "make test needs strace: sudo apt-get install -y strace" >&2; exit 1; fi
+
 # The tests look at the site and at JupyterLab through Chromium, which comes from the system.
 browser:
 	@command -v chromium > /dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
 	then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
 	else echo "make test needs Chromium: sudo apt-get install -y chromium" >&2; exit 1; fi
+
+# They also read a real PostgreSQL, as a table and through the changes that wal2json writes out.
+database:
+	@ls /usr/lib/postgresql/*/lib/wal2json.so > /dev/null 2>&1 || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
+	then apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql-15 postgresql-15-wal2json; \
+	else echo "make test needs PostgreSQL with wal2json: sudo apt-get install -y postgresql-15 postgresql-15-wal2json" >&2; exit 1; fi
 
 # What git would see of this folder; the index is one of its own, so nothing is staged.
 TREE := GIT_INDEX_FILE=.venv/tree sh -c 'git add --all . && git write-tree'

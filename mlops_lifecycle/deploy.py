@@ -56,7 +56,7 @@ def smoke_check(
         aside.publish({"plan": aside.store("plan", dict(plan))})
         shutil.copytree(release.folder, aside.releases / release.id)
         log = ServingLog(aside.serving_db); log.deploy(stable=release.id); log.close()
-        with TestClient(create_app(settings, aside, problem, features), raise_server_exceptions=False) as client:
+        with TestClient(create_app(settings, aside, problem, features), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
             answer = client.post("/v1/predict", json=example_of(problem.Request))
     told = answer.json() if answer.status_code == 200 else {}
     if (told.get("model"), told.get("version")) != (release.name, release.version):

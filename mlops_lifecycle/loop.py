@@ -151,14 +151,15 @@ def renew(
     feature_set: FeatureSet, problem: Problem, plan: Mapping, settings: Any,
     folder: Path,                         # for models and releases
     families: Mapping[str, Callable] = families,
+    **judging,                            # what else 08 holds a model to: behaviours, declared
 ) -> Decider:
     "Train, judge and release a challenger; raises `GoBack` where a gate refuses."
     with gate(gates, "train") as said:
         then = known(examples, clock, times)
-        candidates = train(then, feature_set, problem, settings, clock, families)
+        candidates = train(then, feature_set, problem, settings, clock, families, sample=settings.train.renew_sample)
         said["reason"] = f"{len(candidates)} candidates on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as said:
-        verdict = insist(evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source))
+        verdict = insist(evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, **judging))
         said["reason"] = f"{verdict['candidate']} costs {verdict['cost']:.3f}; " + ", ".join(f"{name} {verdict['cost'] + gain[1]:.3f}" for name, gain in verdict["against"].items())
     with gate(gates, "release") as said:
         nothing_open(plan)

@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from .core.distributions import shares
+from .core.drift import psi
 from .core.features import columns_of, missing_row
 from .core.stages import GoBack
 from .evaluate import drawn_gains, interval, savings
 from .formulate import mean_cost
 from .operate import surely_more
 from .plan import review_due
-from .release import psi, shares
 
 # %% ../nbs/15_monitor.ipynb #15-m-watched-code
 def watched(

@@ -285,7 +285,7 @@ class Client:
 
 # %% ../nbs/14_operate.ipynb #14-o-running-code
 ORPHAN = "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
-APP = "import uvicorn; uvicorn.run('mlops_lifecycle.serving:create_app', factory=True, host='127.0.0.1', port={port}, log_level='warning', access_log=False)"
+APP = "from mlops_lifecycle.core.server import run_server; run_server('mlops_lifecycle.serving:create_app', '127.0.0.1', {port})"
 
 def free_port() -> int:
     "A port of this machine that nobody listens on."

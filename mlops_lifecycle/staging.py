@@ -8,12 +8,10 @@ __all__ = ['artificial', 'served', 'Check', 'check_contract', 'check_load', 'che
 
 # %% ../nbs/11_test.ipynb #11-t-imports
 import json
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta, timezone
 from pathlib import Path
@@ -22,13 +20,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas as pd
-import uvicorn
-from fastapi import FastAPI
 from pydantic import BaseModel, ValidationError
 
-from .core.features import FeatureSet, row_of
+from .core.features import FeatureSet, row_of, within_reach
 from .core.log import ServingLog
 from .core.release import write_release
+from .core.server import served as on_loopback
 from .core.stages import GoBack
 from .core.workspace import Workspace
 from .formulate import Problem, example_of, personal_fields
@@ -48,21 +45,10 @@ def artificial(
 # %% ../nbs/11_test.ipynb #11-t-served-code
 @contextmanager
 def served(
-    app: FastAPI,
+    app: Any,  # of `create_app`
 ) -> Iterator[httpx.Client]:
     "Serve the app on loopback; gives a client for it."
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
-    def run():
-        with suppress(SystemExit): server.run(sockets=[listening])  # how uvicorn says that it could not start
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=run, daemon=True); thread.start()
-        until = time.monotonic() + 30
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > until: raise RuntimeError("the app did not start")
-            time.sleep(0.01)
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=30, trust_env=False) as client: yield client
-        finally: server.should_exit = True; thread.join()
+    with on_loopback(app) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client: yield client
 
 # %% ../nbs/11_test.ipynb #11-t-check-code
 @dataclass(frozen=True)
@@ -209,7 +195,7 @@ def check_skew(
 ) -> Check:
     "Counts feature values of the app that are not training's."
     for lookup in features.lookups:
-        wanted = lookups[lookup.name]
+        wanted = within_reach(lookup, lookups[lookup.name], examples.decision_time)
         for name in lookup.key: wanted = wanted[wanted[name].isin(examples[name].unique())]
         log.online_put(lookup, wanted)
     unequal, compared = {}, 0

@@ -97,9 +97,9 @@ def test_the_pages_of_the_api(browser, lived, tmp_path):
         seen.page.goto(f"http://127.0.0.1:{port}/")
         assert not any(seen.sideways().values())
         seen.page.click("form button")
-        expect(seen.page.locator("output")).to_contain_text("acts from")
+        expect(seen.page.locator("main")).to_contain_text("acts from")
         seen.page.click("#reactions button >> nth=0")
-        expect(seen.page.locator("output")).to_contain_text("noted")
+        expect(seen.page.locator("#noted")).to_contain_text("Noted")
         seen.page.goto(f"http://127.0.0.1:{port}/docs")
         expect(seen.page.locator("#swagger-ui")).to_contain_text("/v1/predict", timeout=20_000)
         assert not seen.elsewhere and not seen.errors

@@ -1,39 +1,77 @@
-"""The API over a real connection: what clients really send, and an app that lives on."""
+"""The API over a real connection: what clients really send, the answer each gets, and an app that lives on.
+
+Every row of the second table of bad inputs has its test here; what needs killed processes or a held-up disk stands in test_serving_faults.py.
+"""
 import contextlib
+import hmac
 import json
 import socket
+import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
+import numpy as np
+import pandas as pd
 import pytest
-import uvicorn
 
+from mlops_lifecycle.core import keys
+from mlops_lifecycle.core.features import Encoder
+from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.release import write_release
+from mlops_lifecycle.core.server import PatientProtocol
+from mlops_lifecycle.core.server import served as on_loopback
 from mlops_lifecycle.core.settings import load_settings
+from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.formulate import example_of, problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.serving import create_app, trial_workspace
+from mlops_lifecycle.serving import columns_for, create_app, features_for, trial_workspace
+from mlops_lifecycle.staging import artificial
+from mlops_lifecycle.transform import FEATURES
 
 GOOD = example_of(problem.Request)
 SECRET = "N0SECRET"
 
 
 @contextlib.contextmanager
-def served(app):
+def served(app, **options):
     """The app behind a real socket on loopback, and a client."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True); thread.start()
-        while not server.started: time.sleep(0.02)
-        with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=30) as client: yield client
-        server.should_exit = True; thread.join()
+    with on_loopback(app, **options) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client: yield client
+
+
+def settings(**serving):
+    """The project's settings with other limits."""
+    return load_settings(environ={f"MLOPS_SERVING__{name.upper()}": str(value) for name, value in serving.items()})
+
+
+def trial(folder) -> Workspace:
+    """A workspace in which the project's rule serves."""
+    return trial_workspace(folder, problem, plan.model_dump(mode="json"))
+
+
+def add_model(workspace, **manifest) -> str:
+    """Release a small model of the project's features, learned from artificial requests; its id."""
+    requests, log, at = artificial(problem.Request, 60), ServingLog(workspace.root / "aside.db"), np.datetime64("2013-06-01", "us")
+    rows = [columns_for(problem, problem.Request.model_validate_json(json.dumps(r)), workspace, at)[1] for r in requests]
+    frame = pd.DataFrame([features_for(FEATURES, row, log, at) for row in rows]); log.close()
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    encoder = Encoder.fit(frame, FEATURES.features)
+    matrix = encoder.encode({n: frame[n].to_numpy(object) for n in frame})
+    matrix[0, np.isnan(matrix).all(axis=0)] = 0.0; matrix[1, np.isnan(matrix[1:]).all(axis=0)] = 1.0  # scikit-learn wants a value in each column
+    model = HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=5, random_state=0).fit(matrix, [0, 1] * 30)
+    made = {"kind": "model", "name": "small", "as_of": "2013-06-01", "threshold": 0.5, "encoder": encoder.to_dict(), "features": FEATURES.describe()} | manifest
+    return write_release(workspace.releases, made, {}, model).name
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory):
     """The project's app with the rule deployed, in a workspace of its own."""
-    workspace = trial_workspace(tmp_path_factory.mktemp("api"), problem, plan.model_dump(mode="json"))
-    with served(create_app(load_settings(environ={"MLOPS_SETTINGS": "", "MLOPS_SERVING__MAX_BODY_BYTES": "20000"}), workspace)) as client: yield client
+    workspace = trial(tmp_path_factory.mktemp("api"))
+    with served(create_app(settings(max_body_bytes=300_000, max_batch=20), workspace)) as client:
+        client.workspace = workspace
+        yield client
 
 
 def ask(api, content, kind="application/json") -> httpx.Response:
@@ -68,12 +106,12 @@ BAD = {
     "the year 1": (with_(scheduled_departure="0001-01-01T00:00:00+14:00"), 422, "scheduled_departure"),
     "a secret in the wrong place": (with_(carrier=SECRET), 422, "carrier"),
     "duplicate keys": (PLAIN.replace(b"{", b'{"flight": 1, ', 1), 422, "flight"),
-    "nesting 9,000 deep": (b'{"carrier": ' + b"[" * 9_000 + b"]" * 9_000 + b"}", 422, None),
+    "nesting 100,000 deep": (b'{"carrier": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 422, None),
     "a list": (b"[]", 422, None),
     "nothing": (b"", 422, None),
     "trailing junk": (PLAIN + b" junk", 422, None),
     "bad UTF-8": (PLAIN.replace(b"UA", b"\xff\xfe"), 400, None),
-    "a body too large": (with_(note="x" * 30_000), 413, None),
+    "a body too large": (with_(note="x" * 300_001), 413, None),
 }
 
 
@@ -100,7 +138,7 @@ def test_a_chunked_body_is_cut_off_at_the_limit(api):
             sent.append(1)
             yield b" " * 10_000
 
-    with contextlib.suppress(httpx.WriteError): assert ask(api, pieces()).status_code == 413
+    with contextlib.suppress(httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError): assert ask(api, pieces()).status_code == 413
     assert len(sent) < 10_000
     assert ask(api, PLAIN).status_code == 200
 
@@ -121,13 +159,10 @@ def test_unknown_routes_methods_and_odd_paths(api):
     assert {api.get(path).status_code for path in ("/v1/nothing", "/v2/models/..%2Fx", "/docs/assets/..%2f..%2fsettings.ini")} == {404}
 
 
-def test_a_category_never_seen_is_answered(api):
-    assert ask(api, with_(destination="XXX")).status_code == 200
-
-
 def test_the_contract_has_every_route_and_status(api):
     document = api.get("/openapi.json").json()
-    assert {"/v1/predict", "/v1/feedback", "/v1/model", "/v2/health/live", "/v2/health/ready"} <= set(document["paths"])
+    assert {"/v1/predict", "/v1/predict/batch", "/v1/feedback", "/v1/model", "/v1/predictions/{prediction_id}", "/v1/reviews", "/v1/admin/deploy", "/v1/admin/promote",
+            "/v1/admin/rollback", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}/infer"} <= set(document["paths"])
     assert {"200", "413", "415", "422", "503"} <= set(document["paths"]["/v1/predict"]["post"]["responses"])
     assert {"404", "409"} <= set(document["paths"]["/v1/feedback"]["post"]["responses"])
 
@@ -137,37 +172,243 @@ def test_metrics_count_what_was_refused(api):
     assert 'mlops_requests_total{route="/v1/predict",status="422"}' in api.get("/metrics").text
 
 
-def test_nothing_is_acknowledged_when_the_log_cannot_be_written(tmp_path):
-    workspace = trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
-    with served(create_app(load_settings(), workspace)) as api:
-        told = ask(api, PLAIN).json()
+def test_a_hundred_megabytes_are_refused_before_they_are_read(api):
+    """Declared: at once. Chunked: the server stops reading; what the sender got rid of is what sockets hold, not a hundred megabytes."""
+    head = b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((api.base_url.host, api.base_url.port), timeout=30) as wire:
+        wire.sendall(head + b"content-length: 100000000\r\n\r\n")
+        assert wire.recv(12) == b"HTTP/1.1 413"
+    with socket.create_connection((api.base_url.host, api.base_url.port), timeout=30) as wire:
+        wire.sendall(head + b"transfer-encoding: chunked\r\n\r\n")
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1_000): wire.sendall(b"186a0\r\n" + b" " * 100_000 + b"\r\n"); sent += 100_000
+        assert sent < 20_000_000
+    assert ask(api, PLAIN).status_code == 200
+
+
+def test_who_is_slow_is_not_waited_for(tmp_path):
+    class Hasty(PatientProtocol): PATIENCE = 1.0
+
+    with served(create_app(settings(body_seconds=0.3), trial(tmp_path)), http=Hasty) as api:
+        def said(content):
+            with socket.create_connection((api.base_url.host, api.base_url.port), timeout=30) as wire:
+                wire.sendall(content)
+                return b"".join(iter(lambda: wire.recv(65_536), b""))
+        assert said(b"POST /v1/predict HTTP/1.1\r\nhost: 127").startswith(b"HTTP/1.1 408")                    # a header that does not end
+        assert said(b"").startswith(b"HTTP/1.1 408")                                                          # nothing at all
+        slow = said(b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 90\r\n\r\n{")
+        assert slow.startswith(b"HTTP/1.1 408") and b"within 0.3 seconds" in slow                             # a body that does not end
+        assert ask(api, PLAIN).status_code == 200
+
+
+def test_a_batch_of_none_too_many_and_with_one_bad_row(api):
+    many = lambda rows: api.post("/v1/predict/batch", json={"requests": rows})
+    assert (many([]).status_code, many([GOOD] * 21).status_code, many("all").status_code, api.post("/v1/predict/batch", json=[GOOD]).status_code) == (422, 413, 422, 422)
+    answers = many([GOOD, GOOD | {"carrier": SECRET}, GOOD]).json()["answers"]
+    assert [set(a) == {"detail"} for a in answers] == [False, True, False]
+    assert answers[1]["detail"][0]["field"] == "carrier" and SECRET not in json.dumps(answers)
+    assert {a["prediction_id"] for a in answers if "detail" not in a} == {api.get(f"/v1/predictions/{answers[n]['prediction_id']}").json()["prediction_id"] for n in (0, 2)}
+    twice = b'{"requests": [' + PLAIN.replace(b"{", b'{"flight": 1, ', 1) + b"]}"
+    assert api.post("/v1/predict/batch", content=twice, headers={"content-type": "application/json"}).status_code == 422
+
+
+def test_a_category_never_seen_is_answered_with_a_warning_and_counted(tmp_path):
+    workspace = trial(tmp_path)
+    log = ServingLog(workspace.serving_db); log.deploy(stable=add_model(workspace)); log.close()
+    with served(create_app(settings(), workspace)) as api:
+        told = ask(api, with_(destination="XXX")).json()
+        assert told["model"] == "small" and told["review"] and any('"destination"' in w for w in told["warnings"])
+        assert 'mlops_unknown_categories_total{feature="destination"} 1.0' in api.get("/metrics").text
+        assert [w["prediction_id"] for w in api.get("/v1/reviews").json()["waiting"]] == [told["prediction_id"]]
+
+
+def test_unknown_models_and_versions_are_404(api):
+    for path in ("models/others", "models/..%2Fx", "models/late-arrivals/versions/9", "models/late-arrivals/versions/..%2F..%2Fx", "models/late-arrivals/versions/9/ready"):
+        assert api.get(f"/v2/{path}").status_code == 404, path
+    assert api.post("/v2/models/others/infer", json={"inputs": []}).status_code == 404
+    assert {api.post("/v1/admin/deploy", json={"release": name}).status_code for name in ("../x", "..", "model-x", ".hidden")} == {404}
+
+
+def test_more_load_than_it_can_carry(tmp_path):
+    """With the log held up, requests gather inside; from the limit on they are sent away, the probes are not, and afterwards all is well."""
+    app = create_app(settings(max_inside=5), trial(tmp_path))
+    with served(app) as api, ThreadPoolExecutor(30) as crowd:
+        assert ask(api, PLAIN).status_code == 200
+        commit, free = app.serving.log.commit, threading.Event()
+        app.serving.log.commit = lambda writes: free.wait(60) and commit(writes)
+        asked = [crowd.submit(ask, api, PLAIN) for _ in range(30)]
+        while sum(a.done() for a in asked) < 25: time.sleep(0.01)
+        assert (api.get("/v2/health/live").status_code, api.get("/v2/health/ready").status_code) == (200, 200)
+        free.set()
+        answers = [a.result() for a in asked]
+        refused = [a for a in answers if a.status_code == 503]
+        assert len(refused) == 25 and all(a.headers["retry-after"] == "1" for a in refused) and {a.status_code for a in answers} == {200, 503}
+        assert ask(api, PLAIN).status_code == 200
+
+
+def test_a_full_disk_a_locked_and_a_vanished_log_are_503_and_recover(tmp_path):
+    """Nothing is acknowledged that is not stored, and nothing has to be restarted."""
+    workspace = trial(tmp_path / "w")
+    app = create_app(settings(), workspace)
+    app.serving.log.engine.dispose()
+    with served(app) as api:
+        kept = [ask(api, PLAIN).json()["prediction_id"]]
+        refuses = lambda: (answer := ask(api, PLAIN)).status_code == 503 and answer.headers["retry-after"] == "1"
+        react = lambda: api.post("/v1/feedback", json={"prediction_id": kept[0], "reaction": "late"})
+
+        with app.serving.log.engine.connect() as connection: connection.exec_driver_sql("PRAGMA max_page_count = 1")   # as small as it is: SQLITE_FULL
+        while (answer := ask(api, PLAIN)).status_code == 200: kept.append(answer.json()["prediction_id"])
+        assert refuses() and api.get("/v2/health/live").status_code == 200
+        with app.serving.log.engine.connect() as connection: connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        kept.append(ask(api, PLAIN).json()["prediction_id"])
+
+        with contextlib.closing(sqlite3.connect(workspace.serving_db, isolation_level=None)) as other:
+            with app.serving.log.engine.connect() as connection: connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+            other.execute("BEGIN IMMEDIATE")
+            assert refuses() and react().status_code == 503
+            other.execute("ROLLBACK")
+        kept.append(ask(api, PLAIN).json()["prediction_id"])
+
         away = tmp_path / "away"
         workspace.serving_db.rename(away)
-        lost = ask(api, PLAIN)
-        assert (lost.status_code, lost.headers["retry-after"]) == (503, "1")
-        assert api.post("/v1/feedback", json={"prediction_id": told["prediction_id"], "reaction": "late"}).status_code == 503
-        assert api.get("/v2/health/live").status_code == 200
+        assert refuses() and react().status_code == 503
+        assert (api.get("/v2/health/live").status_code, api.get("/v2/health/ready").status_code) == (200, 503)
         away.rename(workspace.serving_db)
-        assert ask(api, PLAIN).status_code == 200
-        predictions, feedback = api_log(workspace)
-    assert len(predictions) == 2 and not len(feedback)
-
-
-def api_log(workspace):
-    from mlops_lifecycle.core.log import ServingLog
+        kept.append(ask(api, PLAIN).json()["prediction_id"])
+        assert react().status_code == 200
     log = ServingLog(workspace.serving_db)
-    try: return log.frames()
+    predictions, feedback = log.frames(); log.close()
+    assert sorted(predictions["id"]) == sorted(kept) and len(feedback) == 1
+
+
+def test_no_key_a_wrong_one_and_a_clients_one_on_an_admin_route(tmp_path, monkeypatch):
+    """401, 401 and 403; whoever guesses learns nothing from the time it takes, since the same is compared for a key that is near and one that is far."""
+    workspace = trial(tmp_path)
+    log = ServingLog(workspace.serving_db)
+    client, admin = ({"authorization": f"Bearer {keys.make_key(log, name, [name])}"} for name in ("predict", "admin")); log.close()
+    compared = []
+    monkeypatch.setattr(keys.hmac, "compare_digest", lambda a, b: (compared.append((len(a), len(b))), hmac_digest(a, b))[1])
+    with served(create_app(settings(requests_a_second=5), workspace)) as api:
+        send = lambda path, **headers: api.post(path, content=PLAIN, headers={"content-type": "application/json"} | headers)
+        assert [send("/v1/predict").status_code, send("/v1/predict", authorization="Bearer mlops_00000000_x").status_code,
+                send("/v1/predict", authorization=client["authorization"] + "x").status_code, send("/v1/admin/rollback", **client).status_code] == [401, 401, 401, 403]
+        assert len(set(compared)) == 1 and len(compared) == 4
+        assert send("/v1/predict").headers["www-authenticate"] == "Bearer"
+        assert api.post("/v1/admin/promote", json={}, headers=admin).status_code == 409 and send("/v1/predict", **admin).status_code == 403
+        statuses = [send("/v1/predict", **client) for _ in range(12)]
+        assert {s.status_code for s in statuses} == {200, 429} and all(s.headers["retry-after"] == "1" for s in statuses if s.status_code == 429)
+        assert api.get("/v2/health/ready").status_code == 200 and api.get("/docs").status_code == 200
+        assert api.get("/v1/model", headers={"host": "evil.example"}).status_code == 401
+
+
+hmac_digest = hmac.compare_digest
+
+
+def test_without_a_key_only_this_machine_may_ask(api):
+    assert ask(api, PLAIN).status_code == 200
+    strangers = [{"host": "evil.example"}, {"x-forwarded-for": "10.1.2.3"}, {"forwarded": "for=10.1.2.3"}]
+    assert {api.post("/v1/predict", content=PLAIN, headers={"content-type": "application/json"} | headers).status_code for headers in strangers} == {401}
+
+
+def test_every_answer_is_careful_and_can_be_traced(api):
+    """The headers that tell a browser to be careful, on answers of every kind; no other origin is let in; ids go round."""
+    for path in ("/", "/docs", "/openapi.json", "/v1/model", "/v1/nothing", "/metrics", "/v2/health/live"):
+        headers = api.get(path, headers={"origin": "https://evil.example"}).headers
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY" and "default-src 'none'" in headers["content-security-policy"], path
+        assert "access-control-allow-origin" not in headers and "server" not in headers, path
+    assert api.options("/v1/predict", headers={"origin": "https://evil.example", "access-control-request-method": "POST"}).status_code in (401, 405)
+    assert api.get("/v1/model", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert len(api.get("/v1/model", headers={"x-request-id": "not an id"}).headers["x-request-id"]) == 32
+
+
+def test_a_retried_predict_is_one_prediction(api):
+    """Eight tries of one request at once, as a client with a bad network sends them."""
+    before = len(stored(api.workspace))
+    tries = lambda n: api.post("/v1/predict", content=PLAIN, headers={"content-type": "application/json", "idempotency-key": "order-1"}).json()
+    with ThreadPoolExecutor(8) as pool: answers = list(pool.map(tries, range(8)))
+    assert all(a == answers[0] for a in answers) and len(stored(api.workspace)) == before + 1
+    other = api.post("/v1/predict", content=with_(distance=1.0), headers={"content-type": "application/json", "idempotency-key": "order-1"})
+    assert other.status_code == 409
+
+
+def stored(workspace) -> list[str]:
+    """The ids of the predictions in the log."""
+    log = ServingLog(workspace.serving_db)
+    try: return log.frames()[0]["id"].tolist()
     finally: log.close()
 
 
-def test_two_broken_releases_are_503_and_not_500(tmp_path):
-    from dataclasses import replace
-    app = create_app(load_settings(), trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json")))
+def test_a_new_release_is_taken_in_without_a_failed_request(tmp_path):
+    workspace = trial(tmp_path)
+    model = add_model(workspace)
+    with served(create_app(settings(), workspace)) as api, ThreadPoolExecutor(4) as pool:
+        stop, answers = threading.Event(), []
+
+        def asking():
+            with httpx.Client(base_url=api.base_url, trust_env=False, timeout=30) as own:
+                while not stop.is_set(): answers.append(own.post("/v1/predict", content=PLAIN, headers={"content-type": "application/json"}))
+        crowd = [pool.submit(asking) for _ in range(3)]
+        assert api.post("/v1/admin/deploy", json={"release": model}).json()["canary"] == model
+        assert api.post("/v1/admin/promote", json={}).json() == {"generation": 3, "stable": model, "canary": None, "share": 0.0}
+        until = time.monotonic() + 30
+        while answers[-1:] and answers[-1].json().get("model") != "small" and time.monotonic() < until: time.sleep(0.02)
+        stop.set(); [c.result() for c in crowd]
+        assert {a.status_code for a in answers} == {200} and {a.json()["model"] for a in answers} == {problem.rule.name, "small"}
+        assert api.post("/v1/admin/rollback").json()["stable"] == "rule-" + problem.rule.version
+
+
+def test_the_rule_takes_over_when_the_model_breaks_and_nobody_can_when_that_breaks_too(tmp_path):
+    app = create_app(settings(), trial(tmp_path / "w"))
     with served(app) as api:
         assert ask(api, PLAIN).status_code == 200
-        serving = app.state.serving
+        serving = app.serving
+        serving.slots = replace(serving.slots, stable=replace(serving.slots.stable, rule=lambda columns: 1 / 0))
+        told = ask(api, PLAIN).json()
+        assert (told["model"], told["review"]) == ("rule", True)
         serving.slots = replace(serving.slots, canary=serving.slots.stable, share=1.0)
         serving.decide = lambda *_: 1 / 0
         assert ask(api, PLAIN).status_code == 503
         del serving.decide
         assert ask(api, PLAIN).status_code == 200
+
+
+def test_the_stock_client_of_the_inference_protocol(api):
+    """Triton's own client, with tensors as JSON and as bytes."""
+    triton = pytest.importorskip("tritonclient.http")
+    with contextlib.closing(triton.InferenceServerClient(f"127.0.0.1:{api.base_url.port}")) as client:
+        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(problem.name)
+        described = client.get_model_metadata(problem.name)
+        assert described["name"] == problem.name and client.get_server_metadata()["name"] == "mlops_lifecycle"
+        numpy_of = {"BYTES": np.object_, "INT64": np.int64, "FP64": np.float64, "BOOL": np.bool_}
+        for binary in (False, True):
+            inputs = []
+            for tensor in described["inputs"]:
+                if GOOD.get(tensor["name"]) is None: continue
+                one = triton.InferInput(tensor["name"], [2], tensor["datatype"])
+                one.set_data_from_numpy(np.array([GOOD[tensor["name"]]] * 2, dtype=numpy_of[tensor["datatype"]]), binary_data=binary); inputs.append(one)
+            found = client.infer(problem.name, inputs, request_id="7")
+            alone = ask(api, PLAIN).json()
+            assert found.as_numpy("score").tolist() == [alone["score"]] * 2 and found.as_numpy("decision").tolist() == [alone["decision"]] * 2
+            assert found.get_response()["id"] == "7"
+        with pytest.raises(triton.InferenceServerException, match="no such model"): client.get_model_metadata("others")
+        with pytest.raises(triton.InferenceServerException): client.infer(problem.name, inputs[:1])
+
+
+def test_requests_made_from_the_contract_get_no_5xx_and_no_answer_outside_of_it(api):
+    """schemathesis makes requests from the OpenAPI document, right and wrong ones, and holds the answers against it."""
+    import schemathesis
+    from hypothesis import HealthCheck, given
+    from hypothesis import settings as effort
+    document = schemathesis.openapi.from_dict(api.get("/openapi.json").json())
+    for operation in document.get_all_operations():
+        case = operation.ok()
+        if "/admin/" in case.path: continue  # they change what the other tests ask of
+
+        @effort(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=case.as_strategy())
+        def answers_as_promised(case):
+            answer = case.call(base_url=str(api.base_url).rstrip("/"))
+            assert answer.status_code < 500 or answer.status_code == 503, f"{case.method} {case.path}: {answer.status_code}"
+            case.validate_response(answer, checks=[schemathesis.checks.not_a_server_error, schemathesis.checks.response_schema_conformance, schemathesis.checks.status_code_conformance])
+        answers_as_promised()

@@ -40,11 +40,11 @@ def test_a_run_says_in_plain_words_how_it_went(lived):
 
 
 def test_a_second_run_skips_what_did_not_change(lived, tmp_path):
-    """The canary's own decisions are new to collect, and to what reads them; all else is skipped, and the third time everything."""
+    """The canary's own decisions are new to collect, and to what reads bronze or its catalog; nothing is learned anew, and the third time everything is skipped."""
     settings = lived.copy(tmp_path / "workspace")
     run = json.loads(passed(mlops("run", "--json", **settings)).stdout)
     again = {name for name, status in statuses(run).items() if status != "skipped"}
-    assert run["status"] == "passed" and "collect" in again and again <= {"collect", "curate", "monitor", "loop"}
+    assert run["status"] == "passed" and "collect" in again and again <= {"collect", "curate", "transform", "validate", "monitor", "loop"}
     assert Workspace(tmp_path / "workspace").load("operation")["action"] == lived.run["stages"][14]["words"].partition(":")[0]
     run = json.loads(passed(mlops("run", "--json", **settings)).stdout)
     assert statuses(run) == {s.name: "skipped" for s in STAGES} and run["status"] == "passed"

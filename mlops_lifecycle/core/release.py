@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRUSTED', 'DECIDES', 'SUMS', 'model_bytes', 'read_model', 'calibrated', 'release_id', 'write_release', 'verify',
-           'Release', 'score', 'decide']
+           'Release', 'score', 'score_one', 'decide', 'usual_value', 'explain']
 
 # %% ../../nbs/core/release.ipynb #rel-imports
 import hashlib
@@ -17,11 +17,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import exp, log, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .fast import Trees, quick_form
 from .features import Encoder
 
 # %% ../../nbs/core/release.ipynb #rel-bytes-code
@@ -42,7 +45,9 @@ def model_bytes(
 
 # %% ../../nbs/core/release.ipynb #rel-types-code
 TRUSTED = frozenset({
-    "functools.partial", "numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.utils.validation.check_array"})
+    "functools.partial", "mlops_lifecycle.core.ensemble.LogOddsMean", "numpy.dtype", "sklearn.utils.validation.check_array",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree",
+    "scipy.interpolate._bsplines.BSpline", "scipy._lib.array_api_compat.numpy._aliases.asarray"})
 
 def read_model(
     content: bytes,            # of a skops file
@@ -66,7 +71,7 @@ def calibrated(
     return 1 / (1 + np.exp(-(calibration["slope"] * np.log(p / (1 - p)) + calibration["intercept"])))
 
 # %% ../../nbs/core/release.ipynb #rel-id-code
-DECIDES = ("name", "threshold", "encoder", "calibration", "features", "rule")  # entries of a manifest that change an answer
+DECIDES = ("name", "threshold", "review", "encoder", "calibration", "features", "rule")  # entries of a manifest that change an answer
 
 def release_id(
     manifest: Mapping,     # kind, version (a rule's) or as_of (a model's), and the entries of `DECIDES`
@@ -82,13 +87,18 @@ def write_release(
     parent: Path,                # the folder of all releases
     manifest: dict,              # as `release_id` takes it, and whatever else should be known of it
     files: Mapping[str, bytes],  # more files by name, such as a model card
-    model: Any = None,           # a fitted estimator; a rule has none
+    model: Any = None,           # a fitted estimator, or its skops file; a rule has none
+    allow: Iterable[str] = (),   # as for `read_model`
 ) -> Path:                       # the release's folder
     "Write a release, or find that it is there; raises `ValueError` when that name was given to something else."
     content = dict(files)
     if model is not None: content["model.skops"] = model if isinstance(model, bytes) else model_bytes(model)
     manifest = manifest | {"id": release_id(manifest, content.get("model.skops", b""))}
     folder = Path(parent) / manifest["id"]
+    if model is not None and not folder.exists():
+        codes = Encoder.from_dict(manifest["encoder"])
+        trees, manifest["quick"] = quick_form(read_model(model, allow) if isinstance(model, bytes) else model, [len(codes.categories.get(n, ())) for n in codes.names])
+        if trees: content["trees.bin"] = trees
     if folder.exists():
         there = json.loads(verify(folder)["manifest.json"])
         differs = [k for k in DECIDES if there.get(k) != json.loads(json.dumps(manifest.get(k)))]
@@ -143,6 +153,7 @@ class Release:
     estimator: Any = None       # of a model
     encoder: Encoder | None = None
     rule: Callable | None = None  # the score of a rule
+    trees: Trees | None = None    # the quick form of a model; then the estimator is not loaded
 
     @property
     def id(self) -> str: return self.manifest["id"]
@@ -154,6 +165,9 @@ class Release:
     def version(self) -> str: return self.manifest.get("version") or self.id.removeprefix("model-")
     @property
     def threshold(self) -> float: return self.manifest["threshold"]
+
+    @cached_property
+    def _columns(self) -> list[tuple]: return [(n, self.encoder._codes.get(n)) for n in self.encoder.names]
 
     def __repr__(self): return f"Release({self.id}: {self.name}, acts from {self.threshold:.3g} on)"
 
@@ -168,7 +182,8 @@ def _load(
     manifest, reference = json.loads(content["manifest.json"]), json.loads(content.get("reference.json", b"{}"))
     if manifest["id"] != Path(path).name: raise ValueError(f"the folder {Path(path).name} holds the release {manifest['id']}")
     if manifest["kind"] == "model":
-        return Release(Path(path), manifest, reference, read_model(content["model.skops"], allow), Encoder.from_dict(manifest["encoder"]))
+        trees = Trees.read(content["trees.bin"]) if "trees.bin" in content else None
+        return Release(Path(path), manifest, reference, None if trees else read_model(content["model.skops"], allow), Encoder.from_dict(manifest["encoder"]), trees=trees)
     if rule is None: raise ValueError(f"{manifest['id']} is a rule; pass the problem's rule to load it")
     if rule.sha != manifest["rule"]: raise ValueError(f"{manifest['id']} was released from another rule than the package has now; release the rule again under a new version")
     return Release(Path(path), manifest, reference, rule=rule.score)
@@ -181,13 +196,52 @@ def score(self: Release,
 ) -> Any:              # an array, or a float for scalars
     "How much speaks for acting; the higher the more."
     if self.kind == "rule": found = np.asarray(self.rule(columns), dtype=float)
-    else: found = calibrated(self.estimator.predict_proba(self.encoder.encode(columns))[:, 1], self.manifest.get("calibration"))
+    else:
+        matrix = self.encoder.encode(columns)
+        if self.trees and len(matrix) == 1: found = np.array([self.trees.one(matrix[0])])
+        else: found = self.trees.table(matrix) if self.trees else self.estimator.predict_proba(matrix)[:, 1]
+        found = calibrated(found, self.manifest.get("calibration"))
     single = all(np.ndim(columns[n]) == 0 for n in self.encoder.names) if self.encoder else found.ndim == 0
     return float(found.reshape(-1)[0]) if single else found
+
+def score_one(self: Release,
+    values: Mapping,  # scalars: a model's features, a rule's fields
+) -> float:
+    "What `score` gives for one request, without looking whether it might be many."
+    if not self.trees: return self.score(values)
+    p, calibration = self.trees.one([values[n] if codes is None else codes.get(values[n], nan) for n, codes in self._columns]), self.manifest.get("calibration")
+    if not calibration: return p
+    p = min(max(p, 1e-9), 1 - 1e-9)
+    return 1 / (1 + exp(-(calibration["slope"] * log(p / (1 - p)) + calibration["intercept"])))
 
 def decide(self: Release, columns: Mapping) -> Any:  # 1 act, 0 wait; an int for scalars
     "The decisions of the release."
     found = self.score(columns) >= self.threshold
     return found.astype(int) if np.ndim(found) else int(found)
 
-Release.score, Release.decide = score, decide
+Release.score, Release.score_one, Release.decide = score, score_one, decide
+
+# %% ../../nbs/core/release.ipynb #rel-explain-code
+def usual_value(
+    cut: Mapping,  # of a feature in reference.json: {"edges"} or {"names"}
+) -> Any:          # NaN where nothing is known
+    "The middle of a distribution, or its most frequent name."
+    parts = cut.get("names") or cut.get("edges") or [np.nan]
+    return parts[0] if "names" in cut else parts[len(parts) // 2]
+
+def explain(self: Release,
+    values: Mapping,  # one scalar a feature
+) -> list[dict]:      # feature, value, usual, effect on the score; the strongest first; none for a rule
+    "What each feature adds to the score, against its usual value."
+    if self.kind == "rule": return []
+    names, known = self.encoder.names, self.reference.get("features", {})
+    given = {n: np.nan if values.get(n) is None else values[n] for n in names}
+    usual = {n: usual_value(known.get(n, {})) for n in names}
+    columns = {n: np.array([given[n]] * (len(names) + 1), dtype=object) for n in names}
+    for i, n in enumerate(names, 1): columns[n][i] = usual[n]
+    base, *changed = self.score(columns)
+    plain = lambda value: None if value != value else value.item() if isinstance(value, np.generic) else value
+    found = [{"feature": n, "value": plain(given[n]), "usual": plain(usual[n]), "effect": float(base - s)} for n, s in zip(names, changed)]
+    return sorted(found, key=lambda e: -abs(e["effect"]))
+
+Release.explain = explain

@@ -32,7 +32,7 @@ STAGES = (
     Stage(2, "collect", "data", "sources to bronze", ("problem",), ("bronze.*",), ("formulate",)),
     Stage(3, "curate", "data", "clean, label, quarantine, catalog", ("bronze.*",), ("silver.*", "catalog"), ("collect",)),
     Stage(4, "transform", "data", "features as known at decision time", ("problem", "silver.*", "catalog"), ("gold.*", "features"), ("curate",)),
-    Stage(5, "validate", "data", "expectations and distributions", ("catalog", "features", "silver.*", "gold.*"), ("validation", "gold.distributions"), ("collect", "curate", "transform")),
+    Stage(5, "validate", "data", "expectations and distributions", ("catalog", "features", "bronze.*", "silver.*", "gold.*"), ("validation", "gold.distributions"), ("collect", "curate", "transform")),
     Stage(6, "explore", "ml", "figures, ranking, leaks", ("problem", "features", "gold.*"), ("exploration",), ("transform",)),
     Stage(7, "train", "ml", "candidates, calibrated and logged", ("problem", "features", "validation", "gold.*"), ("candidates",), ("explore", "transform")),
     Stage(8, "evaluate", "ml", "judged by the cost of mistakes", ("plan", "problem", "features", "candidates", "gold.*"), ("verdict",), ("formulate", "collect", "transform", "train")),

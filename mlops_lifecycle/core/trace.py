@@ -76,7 +76,7 @@ def lookup(id: str, workspace: Workspace) -> tuple[str, dict]:  # "run", "releas
     plain = id == Path(id).name and not id.startswith(".")
     if plain and (path := workspace.runs / id / "run.json").exists(): return "run", json.loads(path.read_text())
     if plain and (path := workspace.releases / id / "manifest.json").exists(): return "release", json.loads(path.read_text())
-    if workspace.serving_db.exists():
+    if workspace.has_log:
         log = ServingLog(workspace.serving_db)
         try: found = log.prediction(id)
         finally: log.close()

@@ -3,8 +3,7 @@
 
 # %%
 #| export
-RULES = {"samples": {"a radius of nothing": lambda t: t.radius <= 0}}
-WINNERS = {}
+TABLES = {"samples": Table("the pathology", ("features", "labels", "monitoring", "reports"), rules={"a radius of nothing": lambda t: t.radius <= 0})}
 
 # %%
 #| export
@@ -14,3 +13,5 @@ LABEL_GATES = {"samples": {"label_known_at": ["malignant"]}}
 def label(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "The table brings its label along; say from when on it is known."
     return tables | {"samples": tables["samples"].assign(label_known_at=tables["samples"].diagnosed_at)}
+
+QUESTION = Question("samples", "malignant", "Was it a cancer?", (0, 1), waits=lambda t, now: t.malignant.isna() & (t.known_at + pd.Timedelta("30D") < now), rule="unanimous")

@@ -8,3 +8,7 @@ EXPECTATIONS = [
     Expectation("gold.examples", "ExpectColumnValuesToBeBetween", dict(column="radius", min_value=5, max_value=40), "collect", "micrometres"),
     Expectation("gold.examples", "ExpectColumnDistinctValuesToBeInSet", dict(column="size", value_set=["small", "large"]), "collect", "what a doctor may note"),
 ]
+
+# %%
+#| export
+EXPLAINED = {}

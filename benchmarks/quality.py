@@ -1,0 +1,165 @@
+"""How good the decisions are: `python benchmarks/quality.py [MONTH …]`, months of 2013 as numbers, 7 9 12 when none is given.
+
+For each month a model is trained on what was known at its first day and judged on the month. FLAML gets the same gold, the same labels and
+the same seconds in an environment of its own (`workspace/benchmarks/flaml`, made when it is not there). At last the proof of honesty: whatever
+became known after the first of the month, or after a decision, is dealt anew among its rows, and nothing may change.
+Prints one JSON line a figure, and a table for people on standard error.
+"""
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from mlops_lifecycle.collect import collect
+from mlops_lifecycle.core.clock import known
+from mlops_lifecycle.core.features import columns_of
+from mlops_lifecycle.core.release import model_bytes
+from mlops_lifecycle.core.settings import load_settings
+from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.curate import curate
+from mlops_lifecycle.formulate import bar, costs_of, mean_cost, problem
+from mlops_lifecycle.train import learnable, train, variations
+from mlops_lifecycle.transform import FEATURES, transform
+
+ROOT = Path(__file__).parent.parent
+BARS = {7: (0.790, 0.545), 9: (0.800, 0.350), 12: (0.765, 0.615)}  # area under the ROC curve, cost
+BEFORE = {7: (0.774, 0.558), 9: (0.785, 0.376), 12: (0.752, 0.644)}  # of an untuned model on fewer features
+END = pd.Timestamp("2014-01-03T00:00Z")
+FLAML = """
+import sys, numpy as np
+from flaml import AutoML
+given = np.load(sys.argv[1])
+model = AutoML()
+model.fit(given["X"], given["y"], task="classification", metric="log_loss", time_budget=float(sys.argv[3]), n_jobs=2, seed=0, split_type="time", verbose=0)
+np.save(sys.argv[2], model.predict_proba(given["X_judged"])[:, 1])
+print(model.best_estimator)
+"""
+
+
+def say(figure: str, value: float, unit: str, goal: float | None = None, better: str = "lower", against: dict | None = None) -> None:
+    """One figure as a line of JSON, and as a line for people."""
+    holds = None if goal is None else bool(value <= goal if better == "lower" else value >= goal)
+    print(json.dumps({"figure": figure, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds, "against": against or {}}), flush=True)
+    beside = "  ".join(f"{name} {other:.4f}" for name, other in (against or {}).items())
+    print(f"{figure:64} {value:9.4f} {unit:22} {'' if goal is None else f'goal {goal:g}' + ('' if holds else ' MISSED')}  {beside}", file=sys.stderr, flush=True)
+
+
+def expected_calibration_error(y: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
+    """Mean distance between promise and truth in ten bins of equal width, weighted by their rows."""
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    return float(sum(abs(y[place == b].mean() - probability[place == b].mean()) * (place == b).mean() for b in np.unique(place)))
+
+
+def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int) -> pd.DataFrame:
+    """The table with all that became known after the moment dealt anew among its rows."""
+    table, rng = table.copy(), np.random.default_rng(seed)
+    for column, gated in gates.items():
+        later, order = np.flatnonzero(~(table[column] <= moment).to_numpy(bool)), np.arange(len(table))
+        order[later] = rng.permutation(later)
+        amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and not any(c in g for g in gates.values() if g != "*")]
+        for name in (amounts if gated == "*" else [column, *gated]): table[name] = table[name].iloc[order].array
+    return table
+
+
+class Year:
+    """The year's bronze, and what the package makes of it."""
+    def __init__(self, folder: str):
+        self.settings, self.workspace = load_settings(ROOT, environ={}), Workspace(folder)
+        self.bronze, self.costs = collect(self.settings.source, ROOT), costs_of(self.settings)
+        self.tables = {name: table[[c for c in table if not c.startswith("_")]] for name, table in self.bronze.tables.items()}  # as a workspace gives them
+
+    def gold(self, tables: dict[str, pd.DataFrame], as_of: pd.Timestamp = END):
+        read = {name: known(table, as_of, self.bronze.gates[name]) for name, table in tables.items()}
+        return transform(curate(read, self.settings.source, self.workspace.pseudonyms).tables, as_of)
+
+    def shuffled(self, moment: pd.Timestamp) -> dict[str, pd.DataFrame]:
+        return {name: shuffled(table, self.bronze.gates[name], moment, seed=7) for name, table in self.tables.items()}
+
+
+def first_and_next(month: int) -> tuple[pd.Timestamp, pd.Timestamp]:
+    first = pd.Timestamp(2013, month, 1, tz="UTC")
+    return first, first + pd.offsets.MonthBegin(1)
+
+
+def flaml(X: np.ndarray, y: np.ndarray, X_judged: np.ndarray, seconds: float) -> np.ndarray:
+    """What FLAML says of the judged rows after as many seconds."""
+    home = ROOT / "workspace" / "benchmarks" / "flaml"
+    python = home / "bin" / "python"
+    if not python.exists():
+        venv.create(home, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "flaml[automl]==2.7.0"], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/given.npz", X=X, y=y, X_judged=X_judged)
+        subprocess.run([python, "-c", FLAML, f"{folder}/given.npz", f"{folder}/said.npy", str(seconds)], check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "2"})
+        return np.load(f"{folder}/said.npy")
+
+
+def judge(year: Year, examples: pd.DataFrame, month: int, rivals: bool = True) -> bool:
+    """All figures of a month; whether it costs no more than FLAML."""
+    first, end = first_and_next(month)
+    start = time.perf_counter()
+    candidates = train(examples, FEATURES, problem, year.settings, end, variations=variations)
+    seconds = time.perf_counter() - start
+    best = min(candidates, key=lambda c: c.metrics["cost"])
+    inside = lambda a, b: examples[(examples.decision_time >= a) & (examples.decision_time < b) & examples[problem.target].notna()]
+    rows, before = inside(first, end), inside(first - pd.offsets.MonthBegin(1), first)
+    before, y = before[before.label_known_at <= first], rows[problem.target].to_numpy(int)
+    probability, name = best.score(rows), f"{first:%B}"
+    cost, (auc_goal, cost_goal) = mean_cost(y, probability >= best.metrics["threshold"], year.costs), BARS.get(month, (None, None))
+    without = bar(before[problem.target].to_numpy(int), problem.rule.score(columns_of(before)), y, problem.rule.score(columns_of(rows)), year.costs, problem.rule.threshold)
+    untuned = dict(zip(("auc", "cost"), BEFORE.get(month, ())))
+    say(f"{name}: area under the ROC curve ({best.name})", float(roc_auc_score(y, probability)), "area", auc_goal, "higher", {"untuned before": untuned["auc"]} if untuned else {})
+    cheaper = True
+    theirs = {}
+    if rivals:
+        known_rows = learnable(examples, problem.target, end, year.settings.clock.period)
+        rival = flaml(best.encoder.encode(known_rows), known_rows[problem.target].to_numpy(int), best.encoder.encode(rows), seconds)
+        theirs = {"FLAML": mean_cost(y, rival >= best.metrics["threshold"], year.costs)}
+        cheaper = cost <= theirs["FLAML"]
+    say(f"{name}: cost", cost, problem.unit, cost_goal, "lower", theirs | ({"untuned before": untuned["cost"]} if untuned else {}) | without.costs)
+    say(f"{name}: expected calibration error", expected_calibration_error(y, probability), "probability", 0.04)
+    say(f"{name}: training, {len(candidates.trials)} candidates", seconds, "s", 90)
+    return cheaper
+
+
+def honest(year: Year, examples: pd.DataFrame, month: int) -> None:
+    """Nothing sees what it could not have known."""
+    first, end = first_and_next(month)
+    def made(of):
+        best = min(train(of, FEATURES, problem, year.settings, end, variations=variations), key=lambda c: c.metrics["cost"])
+        return hashlib.sha256(model_bytes(best.estimator) + json.dumps([best.calibration, best.metrics["threshold"], best.encoder.to_dict()]).encode()).hexdigest()
+    other = year.gold(year.shuffled(first)).examples
+    changed = (other[problem.target].to_numpy(float, na_value=-1) != examples[problem.target].to_numpy(float, na_value=-1)).sum()
+    if not changed: raise SystemExit("the shuffling changed nothing, so it proves nothing")
+    say(f"{first:%B}: models and thresholds that change with what became known after the first", float(made(other) != made(examples)), "of 1", 0)
+    unequal, rng = 0, np.random.default_rng(0)
+    moments = examples.decision_time.iloc[rng.choice(np.flatnonzero((examples.decision_time >= first) & (examples.decision_time < end)), 2)]
+    for moment in moments:
+        two = year.gold(year.shuffled(moment)).examples
+        asked = examples.decision_time <= moment
+        a, b = (frame.set_index("key").loc[examples.key[asked], FEATURES.names] for frame in (examples, two))
+        unequal += int((~((a == b) | (a.isna() & b.isna()))).any(axis=1).sum())
+    say(f"{first:%B}: decisions whose features change with what became known after them", unequal, f"of {len(moments)} × all before", 0)
+
+
+def main(months: list[int]) -> None:
+    """Measure, then print."""
+    with tempfile.TemporaryDirectory() as folder:
+        year = Year(folder)
+        examples = year.gold(year.tables).examples
+        cheaper = [judge(year, examples, month) for month in months]
+        say("months in which FLAML with the same seconds is no cheaper", sum(cheaper), f"of {len(months)}", 2 if len(months) == 3 else None, "higher")
+        honest(year, examples, months[0])
+
+
+if __name__ == "__main__":
+    main([int(month) for month in sys.argv[1:]] or [7, 9, 12])

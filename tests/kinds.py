@@ -1,0 +1,378 @@
+"""Each kind of source that changes, as a real thing that a test can change: files, databases, a log; and the collecting of it in a process that can be killed.
+
+`make test` kills a few times, `benchmarks/faults.py` many times; both use what stands here.
+"""
+import json
+import logging.handlers
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import pandas as pd
+
+from mlops_lifecycle.collect import acknowledge, collect, cursors_of, leave
+from mlops_lifecycle.core.changes import latest
+from mlops_lifecycle.core.files import Column
+from mlops_lifecycle.core.run import StageRun
+from mlops_lifecycle.core.settings import load_settings
+from mlops_lifecycle.core.workspace import Workspace
+
+COLUMNS = {"loans": {"loan": Column("integer", "number of the loan"), "reader": Column("text", "number of the reader"), "days_late": Column("integer", "after the due date", "days")}}
+START = pd.Timestamp("2024-03-01T09:00Z")
+
+
+def nightly(folder: Path, columns: dict = COLUMNS) -> StageRun:
+    """What the notebook's run cell does, for the project in a folder."""
+    settings = load_settings(folder, environ={})
+    workspace = Workspace(folder / "workspace")
+    with StageRun("collect", settings=settings, workspace=workspace) as run:
+        leave(run, collect(settings.source, folder, run.log(), columns=columns, times=dict, gates={}, cursors=cursors_of(workspace, settings.source)))
+    acknowledge(settings.source, folder, workspace)
+    return run
+
+
+class Project:
+    """A folder with settings of one source, called loans."""
+    kind, more = "database", ""
+
+    def __init__(self, folder: Path, where: str):
+        self.folder, self.workspace, self.rounds = folder, Workspace(folder / "workspace"), 0
+        (folder / "settings.ini").write_text(f"[project]\nname = library\n[clock]\nas_of = 2030-01-01T00:00Z\n[source.loans]\nkind = {self.kind}\nwhere = {where}\nkey = loan\n{self.more}")
+
+    def nightly(self) -> StageRun: return nightly(self.folder)
+
+    @property
+    def events(self) -> pd.DataFrame: return self.workspace.read("bronze.loans")
+
+    def state(self, columns: dict = COLUMNS["loans"]) -> dict:
+        """What silver would say: {loan: (reader, days late)} of all that are not deleted."""
+        table, aside = latest(self.events, columns, "loans")
+        assert not aside
+        return {row.loan: (row.reader, None if pd.isna(row.days_late) else int(row.days_late)) for row in table[~table.deleted].itertuples()}
+
+    def verify(self) -> None:
+        """Bronze holds each change once, and the state is the source's."""
+        truth, events = self.truth(), self.events
+        assert events.event_id.is_unique and not events.duplicated(["key", "op", "position", "row"]).any()
+        assert self.state() == truth
+
+
+class Table(Project):
+    """A table with a time of change, in SQLite."""
+    more = "table = loans\ncursor = changed\n"
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, "sqlite:///library.db")
+        self.link = sqlite3.connect(folder / "library.db")
+        self.run("create table loans (loan bigint primary key, reader text, days_late integer, changed text)")
+
+    def run(self, sql: str, rows: list = ()):
+        with self.link: self.link.executemany(sql, rows) if rows else self.link.execute(sql)
+
+    def rows(self, sql: str) -> list: return self.link.execute(sql).fetchall()
+
+    def change(self) -> None:
+        """Ten loans come, some of the earlier ones change."""
+        now = str((START + pd.Timedelta(self.rounds, unit="h")).tz_localize(None))
+        self.run("insert into loans values (?, ?, ?, ?)", [(self.rounds * 10 + i, f"{i:03d}", None, now) for i in range(10)])
+        self.run(f"update loans set days_late = {self.rounds}, changed = '{now}' where loan % 7 = {self.rounds % 7}")
+        self.rounds += 1
+
+    def truth(self) -> dict: return {loan: (reader, late) for loan, reader, late in self.rows("select loan, reader, days_late from loans")}
+
+
+class Postgres:
+    """A PostgreSQL of its own on loopback, as the user postgres where we are root."""
+    def __init__(self):
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "no PostgreSQL: make database installs it")]
+        self.bin, self.user = found[-1].parent, "postgres" if os.getuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        if self.user: shutil.chown(self.folder, self.user)
+        with socket.create_server(("127.0.0.1", 0)) as one: self.port = one.getsockname()[1]
+        self.call("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
+        self.call("pg_ctl", "-w", "-l", self.folder / "log", "-o", f"-p {self.port} -k {self.folder} -c wal_level=logical -c listen_addresses=127.0.0.1 -c fsync=off -c max_replication_slots=80", "start")
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def call(self, command: str, *arguments) -> None:
+        subprocess.run([self.bin / command, "-D", self.folder / "data", *map(str, arguments)], user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
+
+    def __enter__(self): return self
+
+    def __exit__(self, *_):
+        self.call("pg_ctl", "-m", "immediate", "-w", "stop")
+        shutil.rmtree(self.folder)
+
+
+class PostgresTable(Table):
+    """The same table in PostgreSQL."""
+    def __init__(self, folder: Path, server: Postgres):
+        import psycopg
+        Project.__init__(self, folder, server.url)
+        self.link = psycopg.connect(server.url, autocommit=True)
+        self.run("drop table if exists loans")
+        self.run("create table loans (loan bigint primary key, reader text, days_late integer, changed timestamp)")
+
+    def run(self, sql: str, rows: list = ()):
+        with self.link.cursor() as cursor: cursor.executemany(sql.replace("?", "%s"), rows) if rows else cursor.execute(sql)
+
+
+class Slot(PostgresTable):
+    """The table's changes from PostgreSQL's own log."""
+    kind = "changes"
+
+    def __init__(self, folder: Path, server: Postgres, group: str = "library"):
+        self.more = f"table = loans\ngroup = {group}\n"
+        super().__init__(folder, server)
+        self.group, self.made = group, 0
+
+    def change(self) -> None:
+        """Loans come, change, move to another number and go; the log says each of it."""
+        n = self.rounds * 10
+        self.run("insert into loans values (?, ?, null, now())", [(n + i, f"{i:03d}") for i in range(10)])
+        self.run(f"update loans set days_late = {self.rounds} where loan % 7 = {self.rounds % 7}")
+        self.run(f"update loans set loan = loan + 1000000 where loan = {n + 1}")
+        self.run(f"delete from loans where loan = {n + 2}")
+        self.rounds += 1
+
+
+class Debezium(Project):
+    """Debezium's envelopes in files that grow and are renamed; some come late, some twice."""
+    kind = "changes"
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, "out/loans.jsonl*")
+        (folder / "out").mkdir()
+        self.table, self.lsn, self.late, self.sent = {}, 100, [], 0
+
+    def envelope(self, op: str, loan: int, after: dict | None) -> str:
+        self.lsn += 8
+        before = {"loan": loan} if after is None else None
+        return json.dumps({"payload": {"op": op, "before": before, "after": after, "source": {"lsn": self.lsn, "ts_ms": 1709283600000 + self.lsn}, "ts_ms": 1709283600000 + self.lsn}}) + "\n"
+
+    def change(self) -> None:
+        n, lines = self.rounds * 10, self.late
+        for loan in range(n, n + 10):
+            self.table[loan] = (f"{loan:03d}", None)
+            lines.append(self.envelope("c", loan, {"loan": loan, "reader": f"{loan:03d}", "days_late": None}))
+        held = []
+        for loan in [loan for loan in self.table if loan % 7 == self.rounds % 7]:
+            reader, _ = self.table[loan]
+            held.append(self.envelope("u", loan, {"loan": loan, "reader": reader, "days_late": self.rounds}))
+            self.table[loan] = (reader, self.rounds)
+        del self.table[n + 3]
+        lines.append(self.envelope("d", n + 3, None))
+        self.late = held[::2]  # come in the next round, behind newer ones
+        lines += held[1::2] + lines[-1:]
+        with open(self.folder / "out" / "loans.jsonl", "a") as file: file.writelines(lines)
+        if self.rounds % 3 == 2: (self.folder / "out" / "loans.jsonl").rename(self.folder / "out" / f"loans.jsonl.{self.rounds}")
+        self.rounds += 1
+
+    def truth(self) -> dict:
+        if self.late:  # nothing is held back when it is asked
+            with open(self.folder / "out" / "loans.jsonl", "a") as file: file.writelines(self.late)
+            self.late = []
+            self.nightly()
+        return self.table
+
+
+class Brokers:
+    """A cluster that speaks Kafka's protocol, in a process of its own."""
+    def __init__(self):
+        program = "import sys; from confluent_kafka import Producer; p = Producer({'test.mock.num.brokers': 1, 'log_level': 0}); b, = p.list_topics(timeout=10).brokers.values();" \
+                  "print(f'{b.host}:{b.port}', flush=True); sys.stdin.read()"
+        self.process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.address = self.process.stdout.readline().strip()
+
+    def __enter__(self): return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+class Stream(Project):
+    """A topic with four partitions; the same loan always goes to the same one."""
+    kind = "stream"
+
+    def __init__(self, folder: Path, brokers: Brokers, topic: str):
+        from confluent_kafka import Producer
+        self.more, self.topic = f"topic = {topic}\ngroup = library\n", topic
+        super().__init__(folder, brokers.address)
+        self.table, self.producer, self.sent = {}, Producer({"bootstrap.servers": brokers.address, "log_level": 0}), 0
+
+    def send(self, loan: int, row: dict | None):
+        self.producer.produce(self.topic, key=str(loan), value=None if row is None else json.dumps(row))
+        self.sent += 1
+
+    def change(self) -> None:
+        n = self.rounds * 10
+        for loan in range(n, n + 10): self.table[loan] = (f"{loan:03d}", None)
+        for loan in [loan for loan in self.table if loan % 7 == self.rounds % 7]: self.table[loan] = (f"{loan:03d}", self.rounds)
+        for loan, (reader, late) in self.table.items(): self.send(loan, {"reader": reader, "days_late": late})
+        del self.table[n + 3]
+        self.send(n + 3, None)
+        assert self.producer.flush(20) == 0
+        self.rounds += 1
+
+    def truth(self) -> dict:
+        assert len(self.events) == self.sent  # each message once
+        return self.table
+
+    def verify(self) -> None:
+        truth = self.truth()
+        assert self.events.event_id.is_unique and self.state() == truth
+
+
+class Log(Project):
+    """The log of a real process, rotated by size while it writes."""
+    kind = "log"
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, "log/desk.jsonl*")
+        (folder / "log").mkdir()
+        self.handler = logging.handlers.RotatingFileHandler(folder / "log" / "desk.jsonl", maxBytes=2_000, backupCount=1_000)
+        self.table = {}
+
+    def change(self) -> None:
+        for loan in range(self.rounds * 40, self.rounds * 40 + 40):
+            self.table[loan] = (f"{loan:03d}", loan % 5)
+            self.handler.emit(logging.makeLogRecord({"msg": json.dumps({"loan": loan, "reader": f"{loan:03d}", "days_late": loan % 5})}))
+        self.rounds += 1
+
+    def truth(self) -> dict:
+        assert len(self.events) == len(self.table)
+        return self.table
+
+
+class Server(ThreadingHTTPServer):
+    """A web server on loopback that pages, fails and stalls as it is told; `seen` says when it was asked for what."""
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.seen, self.faults, self.robots, self.rows = [], [], (200, "User-agent: *\nDisallow: /private\n"), []
+        self.home = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, *_): pass  # a client that was killed
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path, query = urlsplit(self.path).path, dict(parse_qsl(urlsplit(self.path).query))
+        self.server.seen.append((time.monotonic(), self.path))
+        if path == "/robots.txt": return self.give(*self.server.robots, "text/plain")
+        fault = self.server.faults.pop(0) if self.server.faults else None
+        if fault == "stall": time.sleep(1.5); return self.give(200, "{}")
+        if fault == "cut": return self.give(200, '{"items": [', extra={"Content-Length": "9999"})
+        if fault: return self.give(fault, "not now", "text/plain", {"Retry-After": "0"})
+        if path.endswith(".csv"): return self.give(200, "loan,reader,days_late\n" + "".join(f"{r['loan']},{r['reader']},{r['days_late']}\n" for r in self.server.rows), "text/csv")
+        size, page = int(query.get("size", 7)), int(query.get("page", 1))
+        rows = [row for row in self.server.rows if row["changed"] >= int(query.get("since", 0))]
+        more, some = page * size < len(rows), rows[(page - 1) * size:page * size]
+        onward = f"{path}?page={page + 1}&size={size}&since={query.get('since', 0)}"
+        if path == "/loans": return self.give(200, json.dumps({"total": len(rows), "items": some, "next": self.server.home + onward if more else None}))
+        if path == "/linked": return self.give(200, json.dumps(some), extra={"Link": f'<{self.server.home}/linked{onward[7:]}>; rel="next"'} if more else {})
+        cells = "".join(f"<tr><td>{row['loan']}</td><td>{row['reader']}</td><td>{'' if row['days_late'] is None else row['days_late']}</td></tr>" for row in some)
+        self.give(200, f"<table><tr><th>loan</th><th>reader</th><th>days_late</th></tr>{cells}</table>" + (f'<a rel="next" href="{onward}">next</a>' if more else ""), "text/html")
+
+    def give(self, code: int, text: str, kind: str = "application/json", extra: dict | None = None):
+        self.send_response(code)
+        for name, value in ({"Content-Type": kind, "Content-Length": str(len(text.encode()))} | (extra or {})).items(): self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+        self.close_connection = "Content-Length" in (extra or {})
+
+    def log_message(self, *_): pass
+
+
+class Api(Project):
+    """An API with a cursor, on a server that fails now and then."""
+    kind = "api"
+
+    def __init__(self, folder: Path, server: Server, more: str = ""):
+        self.more, self.server = f"cursor = changed\ncursor_parameter = since\nrate = 500\ntimeout = 1\n{more}", server
+        server.rows = []
+        super().__init__(folder, f"{server.home}/loans")
+
+    def change(self) -> None:
+        for row in self.server.rows:
+            if row["loan"] % 7 == self.rounds % 7: row |= {"days_late": self.rounds, "changed": self.rounds}
+        self.server.rows += [{"loan": self.rounds * 10 + i, "reader": f"{i:03d}", "days_late": None, "changed": self.rounds} for i in range(10)]
+        self.server.faults = [429, None, 503] if self.rounds % 2 else []
+        self.rounds += 1
+
+    def truth(self) -> dict: return {row["loan"]: (row["reader"], row["days_late"]) for row in self.server.rows}
+
+
+STEPS = ("workspace.py", "run.py", "collect.py")  # between whose calls and returns a process may be killed
+
+
+def one_night(folder: Path, say, kill_at: int) -> None:
+    """One night's collecting, in a process of its own; it kills itself at one of its steps, or says how many there are."""
+    steps = 0
+    def step(frame, what, _):
+        nonlocal steps
+        if what in ("call", "return") and frame.f_code.co_filename.endswith(STEPS):
+            steps += 1
+            if steps == kill_at: os.kill(os.getpid(), signal.SIGKILL)
+    say.send("begun")
+    sys.setprofile(step)
+    nightly(folder)
+    sys.setprofile(None)
+    say.send(steps)
+
+
+class Nights:
+    """Collect in processes of their own, and kill some of them: at a random moment, or at a random step."""
+    def __init__(self, project: Project, seed: int):
+        self.project, self.random, self.seconds, self.steps = project, random.Random(seed), [], []
+        self.server = multiprocessing.get_context("forkserver")
+        self.server.set_forkserver_preload(["mlops_lifecycle.collect", "mlops_lifecycle.core.run", "deltalake", "pyarrow.dataset", "sqlalchemy", "psycopg",
+                                             "confluent_kafka", "dlt.sources.helpers.rest_client"])  # imported once, forked many times
+
+    def night(self, kill: str = "") -> int:
+        """The exit code; a killed process has minus nine."""
+        ours, theirs = self.server.Pipe(duplex=False)
+        kill_at = self.random.randint(1, max(self.steps)) if kill == "step" else 0
+        process = self.server.Process(target=one_night, args=(self.project.folder, theirs, kill_at))
+        process.start(); theirs.close(); ours.recv()
+        began = time.perf_counter()
+        if kill == "moment" and not ours.poll(self.random.uniform(0, max(self.seconds))): os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if not kill and process.exitcode == 0: self.seconds.append(time.perf_counter() - began); self.steps.append(ours.recv())
+        return process.exitcode
+
+    def run(self, kills: int) -> int:
+        """Whole nights and killed ones in turn; after each killed one the next run must make it good. How many were killed in the middle."""
+        self.project.change()
+        assert self.night() == 0
+        killed = 0
+        for n in range(kills):
+            self.project.change()
+            code = self.night(kill="moment" if n % 2 else "step")
+            assert code in (0, -signal.SIGKILL), code
+            killed += code != 0
+            assert self.project.events.event_id.is_unique  # whatever is published is whole
+            if self.random.random() < 0.5: self.project.change()
+            assert self.night() == 0
+            self.project.verify()
+        return killed

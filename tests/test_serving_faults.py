@@ -1,0 +1,149 @@
+"""What must hold when processes are killed, disks are slow and servers are told to end."""
+import json
+import os
+import signal
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from under_load import BODY, Caller, Ledger, Server, held_up, killed_under_load, missing, open_but_idle, postgresql
+
+from mlops_lifecycle.core.log import NotStored, ServingLog
+from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.formulate import problem
+from mlops_lifecycle.plan import plan
+from mlops_lifecycle.serving import trial_workspace
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A workspace in which the rule serves, and servers on it."""
+    trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    started = []
+
+    def start(workers=1, **more):
+        started.append(Server(tmp_path / "w", workers, **more))
+        return started[-1]
+    start.workspace = Workspace(tmp_path / "w")
+    yield start
+    for server in started: server.kill()
+
+
+@pytest.fixture(scope="module")
+def database():
+    with postgresql() as url: yield url
+
+
+@pytest.mark.parametrize("time_", range(3))
+def test_what_was_acknowledged_is_there_after_a_kill_on_sqlite(tmp_path, time_):
+    killed_under_load(tmp_path / "w", seed=time_)
+
+
+@pytest.mark.parametrize("time_", range(3))
+def test_what_was_acknowledged_is_there_after_a_kill_on_postgresql(tmp_path, database, time_):
+    killed_under_load(tmp_path / "w", database, seed=time_)
+
+
+def test_the_log_is_the_same_on_postgresql(database):
+    """Deployments, look-ups, reactions and groups: the tables that stand in SQLite."""
+    import numpy as np
+    import pandas as pd
+
+    from mlops_lifecycle.core.features import Lookup
+    from mlops_lifecycle.core.keys import KeyRing, list_keys, make_key, revoke_key
+    log = ServingLog(database); log.write(lambda connection: [connection.execute(table.delete()) for table in (log.feedback, log.predictions)])
+    at = np.datetime64("2024-03-01T12:00", "us")
+    first = log.append_prediction(at, score=0.1 + 0.2, review=True, features={"a": float("nan")}, warnings=["one"])
+    refused = lambda connection: 1 / 0
+    assert [type(found).__name__ for found in log.commit([{"id": "b", "at": 1}, refused, {"id": "c", "at": 2}])] == ["str", "ZeroDivisionError", "str"]
+    assert log.append_feedback(first, "outcome", "late", at=at, label=1) == log.append_feedback(first, "outcome", "late", at=at, label=1)
+    assert [row["id"] for row in log.undecided()] == [first] and log.prediction(first)["score"] == 0.1 + 0.2
+    lookup = Lookup("queue", ("branch",), ("waiting",))
+    frame = pd.DataFrame({"branch": ["Hill"], "known_at": pd.to_datetime(["2024-03-01T08:00Z"]), "waiting": [3]})
+    log.online_put(lookup, frame); log.online_put(lookup, frame)
+    assert log.online_get("queue", ("Hill",), at)["waiting"] == 3
+    log.deploy(stable="rule-1"); log.deploy(stable="model-1"); assert log.roll_back()["stable"] == "rule-1"
+    ring, key = KeyRing(), make_key(log, "desk", ["predict"]); ring.read(log); assert ring.find(f"Bearer {key}")
+    revoke_key(log, key); assert list_keys(log)[-1]["revoked"]
+    assert log.days() == {"1970-01-01": 2, "2024-03-01": 1} and log.forget(pd.Timestamp(at, tz="UTC").to_pydatetime()) == 2 and log.counts() == {"predictions": 1, "feedback": 1}
+    assert log.marks()[0] == log.deployment()["generation"]
+    log.close()
+
+
+def test_a_database_server_that_goes_away_is_503_and_comes_back(tmp_path):
+    """Nobody is told that something was stored; when the server is there again, so is the app."""
+    with postgresql() as url: log = ServingLog(url); log.append_prediction(problem_time()); url_gone = url
+    with pytest.raises(NotStored): log.commit([{"id": "x", "at": 0}])
+    with pytest.raises(NotStored): log.marks()
+    assert url_gone.startswith("postgresql")
+    log.close()
+
+
+def problem_time():
+    from datetime import UTC, datetime
+    return datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def test_no_answer_comes_before_the_disk_has_it(served):
+    """A kill cannot show what a power cut would. With every sync held up for 300 ms, no 200 may arrive sooner, one caller or many; a read still may."""
+    server = served()
+    caller = Caller(server.port)
+    assert caller.send("POST", "/v1/predict", BODY)[0] == 200
+    with held_up(server.process.pid, 300):
+        def timed(_):
+            own, started = Caller(server.port), time.perf_counter()
+            status, _ = own.send("POST", "/v1/predict", BODY)
+            return status, time.perf_counter() - started
+        with ThreadPoolExecutor(8) as pool: waited = [timed(0), *pool.map(timed, range(8))]
+        assert all(status == 200 and seconds >= 0.3 for status, seconds in waited), waited
+        assert statistics.median(seconds for _, seconds in waited[1:]) < 8 * 0.3 + 5  # one sync for those who wait together, not one each
+        started = time.perf_counter()
+        assert caller.send("GET", "/v2/health/live")[0] == 200 and time.perf_counter() - started < 0.3
+
+
+def test_told_to_end_it_answers_what_it_accepted(served):
+    """SIGTERM under load: whatever was acknowledged is stored, no request that was begun breaks off, and a kept connection is answered once more."""
+    server = served(2)
+    ledger, kept = Ledger(server.port, callers=6), open_but_idle(server.port)
+    broken = []
+
+    def watching():
+        """One request after another on fresh connections: refused by a closed port is fine, half an answer is not."""
+        while server.process.poll() is None:
+            caller = Caller(server.port)
+            try: caller.send("POST", "/v1/predict", BODY)
+            except ConnectionRefusedError: return
+            except (ConnectionResetError, BrokenPipeError): continue      # it was never accepted
+            except Exception as error: broken.append(repr(error))
+    watcher = threading.Thread(target=watching); watcher.start()
+    time.sleep(1)
+    server.process.send_signal(signal.SIGTERM); time.sleep(0.2)
+    kept.sendall(b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY)
+    said = kept.recv(65_536)
+    assert said.startswith(b"HTTP/1.1 200"), said[:200]
+    assert server.process.wait(60) in (0, -signal.SIGTERM)
+    ledger.stop(); watcher.join()
+    assert not broken and not any(missing(served.workspace.serving_db, ledger).values()) and len(ledger.predictions) > 10
+
+
+def test_workers_end_with_a_parent_that_was_killed(served):
+    server = served(2)
+    workers = server.everybody()[1:]
+    os.kill(server.process.pid, signal.SIGKILL); server.process.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    assert gone and not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_figures_of_all_workers_are_added_up_and_lines_are_json(served):
+    server = served(2)
+    callers = [Caller(server.port) for _ in range(12)]
+    for caller in callers: assert caller.send("POST", "/v1/predict", BODY)[0] == 200
+    assert callers[0].send("POST", "/v1/predict", b"[]", **{"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "x-request-id": "mine"})[0] == 422
+    callers[1].connection.request("GET", "/metrics"); text = callers[1].connection.getresponse().read().decode()
+    assert 'mlops_requests_total{route="/v1/predict",status="200"} 12.0' in text
+    assert server.stop() in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    assert any(line.get("request_id") == "mine" and line.get("trace_id") == "a" * 32 and line["status"] == 422 for line in lines)

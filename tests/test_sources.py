@@ -1,0 +1,287 @@
+"""Every kind of source against the real thing, and killed between any two steps."""
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from confluent_kafka import TopicPartition
+from kinds import COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table
+
+from mlops_lifecycle.collect import KINDS
+from mlops_lifecycle.core.catalog import Table as Described
+from mlops_lifecycle.core.changes import latest, states
+from mlops_lifecycle.core.files import Column, SourceError
+from mlops_lifecycle.curate import curate
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    with Postgres() as server: yield server
+
+
+@pytest.fixture(scope="module")
+def brokers():
+    with Brokers() as cluster: yield cluster
+
+
+@pytest.fixture
+def server():
+    with Server() as one: yield one
+
+
+MADE = {
+    "a table in SQLite": lambda folder, server: Table(folder),
+    "a table in PostgreSQL": lambda folder, server: PostgresTable(folder, server("postgres")),
+    "PostgreSQL's log": lambda folder, server: Slot(folder, server("postgres"), group="killed"),
+    "Debezium in files": lambda folder, server: Debezium(folder),
+    "a stream": lambda folder, server: Stream(folder, server("brokers"), topic="killed"),
+    "a rotated log": lambda folder, server: Log(folder),
+    "an API": lambda folder, server: Api(folder, server("server")),
+}
+
+
+@pytest.mark.parametrize("what", MADE)
+def test_killed_at_random_nothing_is_lost_and_nothing_doubled(what, tmp_path, request):
+    project = MADE[what](tmp_path, request.getfixturevalue)
+    assert Nights(project, seed=len(what)).run(kills=3) >= 1
+
+
+def test_a_slot_reports_insert_update_delete_a_new_column_and_an_emptied_table(postgres, tmp_path):
+    slot = Slot(tmp_path, postgres, group="told")
+    slot.run("insert into loans values (9007199254740993, '007', null, now()), (2, '012', 1, now())")  # before there is a slot
+    slot.nightly()
+    assert slot.state() == slot.truth() and slot.events.op.tolist() == ["truncate", "read", "read"]
+    for sql in ("insert into loans values (3, '013', null, now())", "update loans set days_late = 4 where loan = 9007199254740993",
+                "update loans set loan = 20 where loan = 2", "delete from loans where loan = 3"): slot.run(sql)
+    slot.nightly()
+    assert slot.state() == slot.truth() == {9007199254740993: ("007", 4), 20: ("012", 1)}
+    table, _ = latest(slot.events, COLUMNS["loans"], "loans")
+    assert table.set_index("loan").deleted.to_dict() == {9007199254740993: False, 2: True, 3: True, 20: False}
+    slot.run("alter table loans add column branch text")
+    slot.run("insert into loans values (4, '014', null, now(), 'north')")
+    run = slot.nightly()
+    assert run.verdict["loads"]["loans"]["left_out"] == ["changed", "branch"]
+    with_branch, _ = latest(slot.events, COLUMNS["loans"] | {"branch": Column("text", "where")}, "loans")
+    assert with_branch.set_index("loan").branch.dropna().to_dict() == {4: "north"}
+    slot.run("truncate loans"); slot.run("insert into loans values (5, '015', null, now(), null)")
+    slot.nightly()
+    assert slot.state() == slot.truth() == {5: ("015", None)}
+
+
+def confirmed(slot: Slot) -> str: return slot.rows(f"select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '{slot.group}'")[0][0]
+
+
+def test_the_slot_moves_only_after_bronze_is_published(postgres, tmp_path, monkeypatch):
+    slot = Slot(tmp_path, postgres, group="moves")
+    slot.change(); slot.nightly(); slot.nightly()
+    before, events = confirmed(slot), len(slot.events)
+    slot.change()
+    monkeypatch.setattr("mlops_lifecycle.core.workspace.Workspace.publish", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"): slot.nightly()
+    assert confirmed(slot) == before and len(slot.events) == events
+    monkeypatch.undo()
+    slot.nightly()
+    assert confirmed(slot) != before and len(slot.events) > events
+    slot.verify()
+
+
+def test_changes_that_are_gone_are_said_to_be_gone_and_a_new_group_begins_with_a_copy(postgres, tmp_path):
+    slot = Slot(tmp_path, postgres, group="gone")
+    slot.change(); slot.nightly()
+    slot.run("select pg_drop_replication_slot('gone')")
+    slot.run("delete from loans where loan = 5")
+    with pytest.raises(SourceError, match='the replication slot "gone" is gone, bronze holds changes up to'): slot.nightly()
+    path = tmp_path / "settings.ini"
+    path.write_text(path.read_text().replace("group = gone", "group = fresh"))
+    slot.nightly()
+    assert slot.state() == slot.truth() and 5 not in slot.state()
+
+
+def test_a_change_that_comes_late_never_wins_and_the_dead_stay_dead(tmp_path):
+    project = Debezium(tmp_path)
+    for _ in range(4): project.change(); project.nightly()
+    project.verify()
+    table, _ = latest(project.events, COLUMNS["loans"], "loans")
+    assert sorted(table[table.deleted].loan) == [3, 13, 23, 33]
+
+
+def committed(stream: Stream) -> dict[int, int]:
+    from mlops_lifecycle.core.settings import load_settings
+    from mlops_lifecycle.core.streams import consumer_of
+    consumer = consumer_of(load_settings(stream.folder, environ={}).source["loans"])
+    try: return {p.partition: p.offset for p in consumer.committed([TopicPartition(stream.topic, n) for n in range(4)], timeout=10)}
+    finally: consumer.close()
+
+
+def test_offsets_are_committed_only_after_bronze_is_published(brokers, tmp_path, monkeypatch):
+    stream = Stream(tmp_path, brokers, topic="committed")
+    stream.change(); stream.nightly()
+    before, events = committed(stream), len(stream.events)
+    assert sum(before.values()) == events == stream.sent
+    stream.change()
+    monkeypatch.setattr("mlops_lifecycle.core.workspace.Workspace.publish", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"): stream.nightly()
+    assert committed(stream) == before and len(stream.events) == events
+    monkeypatch.undo()
+    stream.nightly(); stream.verify()
+    assert sum(committed(stream).values()) == stream.sent
+
+
+def test_a_new_workspace_reads_the_stream_from_its_beginning_whatever_was_committed(brokers, tmp_path):
+    for name in ("one", "two"): (tmp_path / name).mkdir()
+    first = Stream(tmp_path / "one", brokers, topic="again")
+    first.change(); first.nightly()
+    second = Stream(tmp_path / "two", brokers, topic="again")
+    second.nightly()
+    pd.testing.assert_frame_equal(*[p.events.sort_values("event_id", ignore_index=True) for p in (first, second)])
+
+
+def test_messages_that_are_gone_are_said_to_be_gone(brokers, tmp_path):
+    stream = Stream(tmp_path, brokers, topic="lost")
+    stream.change(); stream.nightly()
+    entry = stream.workspace.published()["names"]["bronze.loans"]
+    stream.workspace.publish({"bronze.loans": entry | {"cursor": {"offsets": {"0": 99}}}})  # as if the topic had been made anew
+    with pytest.raises(SourceError, match="bronze goes on at 99: what lies between is lost"): stream.nightly()
+    assert stream.workspace.published()["names"]["bronze.loans"]["cursor"] == {"offsets": {"0": 99}}
+
+
+def test_a_row_committed_late_is_found_within_the_overlap(tmp_path):
+    project = Table(tmp_path)
+    project.change(); project.nightly()
+    project.run("insert into loans values (99, '099', 0, '2024-03-01 08:59:00')")  # begun before, committed after
+    project.nightly()
+    assert 99 not in project.state()
+    path = tmp_path / "settings.ini"
+    path.write_text(path.read_text() + "overlap = 3600\n")
+    project.nightly()
+    project.verify()
+
+
+def test_a_client_that_is_missing_is_named_with_its_extra(postgres, tmp_path, monkeypatch):
+    slot = Slot(tmp_path, postgres, group="missing")
+    monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
+    with pytest.raises(SourceError, match=r'needs psycopg, which is not installed: pip install "mlops_lifecycle\[postgresql\]"'): slot.nightly()
+    assert not slot.workspace.published()["names"]
+
+
+def test_an_api_that_pages_fails_stalls_and_breaks_off_gives_every_row(server, tmp_path):
+    api = Api(tmp_path, server, "tries = 4\n")
+    api.change(); api.change()
+    server.faults = [503, "stall", None, "cut", 429]
+    api.nightly(); api.verify()
+    assert len([path for _, path in server.seen]) == 3 + 4  # three pages, four faults
+    api.change(); server.faults = []; server.seen.clear()
+    api.nightly(); api.verify()
+    assert server.seen[0][1] == "/loans?since=1"
+
+
+def test_an_api_that_never_answers_is_given_up_and_nothing_is_stored(server, tmp_path):
+    api = Api(tmp_path, server, "tries = 2\n")
+    api.change(); api.nightly()
+    before = api.workspace.published()
+    for faults in ([503] * 9, ["stall"] * 9, [404], [None, "cut", "cut"]):
+        api.change(); server.faults = list(faults)
+        with pytest.raises(SourceError, match="does not answer as it should"): api.nightly()
+        assert api.workspace.published() == before
+    server.faults = []
+    api.nightly(); api.verify()
+
+
+def test_no_more_requests_a_second_than_the_settings_say_and_the_token_comes_from_the_environment(server, tmp_path, monkeypatch):
+    api = Api(tmp_path, server)
+    path = tmp_path / "settings.ini"
+    path.write_text(path.read_text().replace("rate = 500", "rate = 20\nsecret = LIBRARY_TOKEN"))
+    api.change(); api.change()
+    with pytest.raises(SourceError, match='"LIBRARY_TOKEN", which holds the secret of a source, is not set'): api.nightly()
+    monkeypatch.setenv("LIBRARY_TOKEN", "swordfish")
+    server.faults = [503]
+    api.nightly(); api.verify()
+    times = [at for at, _ in server.seen]
+    assert len(times) == 4 and min(b - a for a, b in zip(times, times[1:])) > 0.04
+    everything = "".join(p.read_text(errors="ignore") for p in (tmp_path / "workspace").rglob("*.json"))
+    assert everything and "swordfish" not in everything
+
+
+class Page(Project):
+    """A table for people, read whole."""
+    kind, more = "web", "rate = 500\ntimeout = 1\ntries = 2\n"
+
+    @property
+    def loans(self): return self.workspace.read("bronze.loans")
+
+
+def test_pages_are_read_to_the_last_and_only_where_robots_may(server, tmp_path):
+    server.rows = [{"loan": i, "reader": f"{i:03d}", "days_late": i or None, "changed": 0} for i in range(20)]
+    page = Page(tmp_path, f"{server.home}/shelf")
+    run = page.nightly()
+    assert page.loans.reader.tolist() == [f"{i:03d}" for i in range(20)] and run.verdict["loads"]["loans"]["pieces"] == 3
+    server.rows = server.rows[:5]
+    page.nightly()
+    assert len(page.loans) == 5
+    for robots, words in {(503, ""): "nobody knows whether the page may be read", (403, ""): "may not be read by robots", (200, "User-agent: *\nDisallow: /shelf"): "may not be read by robots"}.items():
+        server.robots = robots
+        with pytest.raises(SourceError, match=words): page.nightly()
+        assert len(page.loans) == 5
+    server.robots = (404, "")
+    server.faults = [None, 404]
+    server.rows = [row | {"loan": i, "changed": 0} for i, row in enumerate(server.rows * 4)]
+    with pytest.raises(SourceError, match="does not answer as it should: 404"): page.nightly()  # the second page: nothing of the first is kept
+    assert len(page.loans) == 5
+
+
+def test_an_api_without_a_cursor_and_a_link_in_its_header_is_read_whole(server, tmp_path):
+    server.rows = [{"loan": i, "reader": f"{i:03d}", "days_late": 0, "changed": 0} for i in range(20)]
+    class Whole(Page): kind = "api"
+    api = Whole(tmp_path, f"{server.home}/linked")
+    run = api.nightly()
+    assert api.loans.loan.tolist() == list(range(20)) and run.verdict["loads"]["loans"]["left_out"] == ["changed"]
+    assert api.nightly().outputs == run.outputs
+
+
+def test_a_download_that_breaks_off_is_tried_again_and_else_refused(server, tmp_path):
+    server.rows = [{"loan": i, "reader": f"{i:03d}", "days_late": 0, "changed": 0} for i in range(20)]
+    class File(Page): kind = "file"
+    file = File(tmp_path, f"{server.home}/loans.csv")
+    server.faults = ["cut"]
+    file.nightly()
+    before = file.workspace.published()
+    server.faults, server.rows = ["cut"] * 2, server.rows[:3]
+    with pytest.raises(SourceError, match="was not fetched in 2 tries"): file.nightly()
+    assert file.workspace.published() == before and len(file.loans) == 20
+    file.nightly()
+    assert len(file.loans) == 3
+
+
+def test_a_kind_of_ones_own_is_a_function_and_with_a_cursor_it_is_asked_only_for_what_is_new(tmp_path, monkeypatch):
+    asked, readings = [], [{"loan": i, "reader": f"{i:03d}", "days_late": i, "changed": i * 10} for i in range(5)]
+    def shelf(name, source, root, after):
+        asked.append(after)
+        return [row for row in readings if after is None or row["changed"] >= after]
+    monkeypatch.setitem(KINDS, "shelf", shelf)
+    class Shelf(Page): kind, more = "shelf", "cursor = changed\n"
+    project = Shelf(tmp_path, "cellar")
+    project.nightly()
+    readings += [{"loan": 2, "reader": "002", "days_late": 9, "changed": 50}]
+    project.nightly()
+    assert asked == [None, 40] and len(project.events) == 6 and project.state()[2] == ("002", 9)
+    whole = tmp_path / "settings.ini"
+    whole.write_text(whole.read_text().replace("cursor = changed\n", ""))
+    project.nightly()
+    assert len(project.loans) == 6 and asked[-1] is None  # read whole again, and no log any more
+    monkeypatch.delitem(KINDS, "shelf")
+    with pytest.raises(SourceError, match='source "loans" is of kind "shelf"; known are file, web'): project.nightly()
+
+
+def test_deletes_reach_silver_as_tombstones_and_silver_then_says_what_was_known_then(tmp_path):
+    project = Debezium(tmp_path)
+    for _ in range(3): project.change(); project.nightly()
+    project.verify()
+    moment = project.events.known_at.sort_values().iloc[30]
+    mine = dict(about={"loans": Described("the desk", ("features",))}, label=lambda tables: tables, label_columns={}, gates={}, label_gates={}, question=None)
+    def silver(as_of):
+        tables, columns, aside = states({"loans": project.workspace.read("bronze.loans", as_of)}, COLUMNS)
+        assert not len(aside)
+        return curate(tables, {"loans": SimpleNamespace(key=("loan",))}, project.workspace.pseudonyms, columns=columns, **mine)
+    now, then = silver("2030-01-01T00:00Z"), silver(moment)
+    assert sorted(now.tables["loans"].query("deleted").loan) == [3, 13, 23] and now.gates["loans"] == {"known_at": "*"}
+    assert len(then.tables["loans"]) < len(now.tables["loans"]) and then.tables["loans"].known_at.max() <= moment
+    assert {"deleted", "position", "known_at"} <= set(now.catalog["loans"])

@@ -1,0 +1,165 @@
+"""Servers that are treated badly, and ledgers kept outside of them: for test_serving_faults.py, and for benchmarks/faults.py, which asks more often."""
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import psutil
+from conftest import MLOPS, ROOT, environment, free_port
+
+from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.formulate import example_of, problem
+from mlops_lifecycle.plan import plan
+from mlops_lifecycle.serving import trial_workspace
+
+BODY, REACTION = json.dumps(example_of(problem.Request)).encode(), plan.reactions[0].name
+
+
+class Server:
+    """`mlops serve` in a process group of its own."""
+    def __init__(self, workspace: Path, workers: int = 1, **more):
+        self.port, self.log = free_port(), workspace / f"server-{time.monotonic_ns()}.log"
+        self.process = subprocess.Popen([*MLOPS, "serve", "--port", str(self.port), "--workers", str(workers)], cwd=ROOT, start_new_session=True,
+                                        env=environment(MLOPS_WORKSPACE=workspace, OMP_NUM_THREADS=1, **more), stdout=self.log.open("w"), stderr=subprocess.STDOUT)
+        until = time.monotonic() + 120
+        while not self.ready():
+            assert self.process.poll() is None and time.monotonic() < until, f"the server did not start: {self.log.read_text()[-3000:]}"
+            time.sleep(0.05)
+
+    def ready(self) -> bool:
+        with suppress(OSError, HTTPException): return Caller(self.port).send("GET", "/v2/health/ready")[0] == 200
+        return False
+
+    def everybody(self) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess): return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        return []
+
+    def kill(self) -> None:
+        """kill -9, all at once."""
+        with suppress(ProcessLookupError): os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:  # exit code
+        """SIGTERM, and wait."""
+        self.process.terminate()
+        try: return self.process.wait(60)
+        finally: self.kill()
+
+
+class Caller:
+    """One client on one connection, opened again when it breaks."""
+    def __init__(self, port: int): self.port, self.connection = port, None
+
+    def send(self, method: str, path: str, body: bytes | None = None, **headers) -> tuple[int, dict]:
+        if self.connection is None: self.connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            self.connection.request(method, path, body, {"Content-Type": "application/json"} | headers)
+            answer = self.connection.getresponse()
+            return answer.status, json.loads(answer.read() or b"null")
+        except (OSError, HTTPException): self.connection.close(); self.connection = None; raise
+
+
+class Ledger:
+    """Callers that ask and react without a pause, and write down what was acknowledged: ids of predictions, and reactions to them."""
+    def __init__(self, port: int, callers: int = 8):
+        self.port, self.predictions, self.reactions, self.refused, self.stopped = port, [], [], [], threading.Event()
+        self.threads = [threading.Thread(target=self.call, args=(n,), daemon=True) for n in range(callers)]
+        for thread in self.threads: thread.start()
+
+    def call(self, number: int) -> None:
+        caller = Caller(self.port)
+        while not self.stopped.is_set():
+            try:
+                status, told = caller.send("POST", "/v1/predict", BODY)
+                if status != 200: self.refused.append((status, told)); time.sleep(0.01); continue
+                self.predictions.append(told["prediction_id"])
+                if number % 2: continue
+                status, _ = caller.send("POST", "/v1/feedback", json.dumps({"prediction_id": told["prediction_id"], "reaction": REACTION}).encode())
+                if status == 200: self.reactions.append(told["prediction_id"])
+            except (OSError, HTTPException, ValueError): time.sleep(0.01)
+
+    def stop(self) -> None:
+        self.stopped.set()
+        for thread in self.threads: thread.join()
+
+
+def missing(url, ledger: Ledger) -> dict[str, list]:
+    """What was acknowledged and is not stored, and what is stored twice."""
+    log = ServingLog(url)
+    predictions, feedback = log.frames(); log.close()
+    return {"predictions lost": sorted(set(ledger.predictions) - set(predictions["id"])), "reactions lost": sorted(set(ledger.reactions) - set(feedback["prediction_id"])),
+            "stored twice": predictions["id"][predictions["id"].duplicated()].tolist()}
+
+
+def killed_under_load(folder: Path, database: str = "", seconds: tuple[float, float] = (0.3, 1.2), seed: int | None = None) -> Ledger:
+    """Four workers under load: first one of them is killed, then all and their parent. The ledger, after the check that nothing of it is missing."""
+    draw = random.Random(seed)
+    trial_workspace(folder, problem, plan.model_dump(mode="json"))
+    more = {"MLOPS_DATABASE": database} if database else {}
+    if database: deploy_into(database, folder)
+    server = Server(folder, workers=4, **more)
+    ledger = Ledger(server.port)
+    try:
+        time.sleep(draw.uniform(*seconds))
+        workers = server.everybody()[1:]
+        if workers: draw.choice(workers).kill()
+        time.sleep(draw.uniform(*seconds))
+        server.kill()
+    finally: server.kill(); ledger.stop()
+    lost = missing(database or Workspace(folder).serving_db, ledger)
+    assert not any(lost.values()), lost
+    assert len(ledger.predictions) > 20 and ledger.reactions, f"too little load to prove anything: {len(ledger.predictions)} predictions, refused: {ledger.refused[:3]}"
+    again = Server(folder, workers=1, **more)  # what is left can be served from
+    try: assert Caller(again.port).send("POST", "/v1/predict", BODY)[0] == 200
+    finally: assert again.stop() in (0, -signal.SIGTERM)
+    return ledger
+
+
+def deploy_into(database: str, folder: Path) -> None:
+    """The rule into the stable slot of another database, with no predictions from before."""
+    log = ServingLog(database)
+    log.write(lambda connection: [connection.execute(table.delete()) for table in (log.feedback, log.predictions)])
+    log.deploy(stable=f"rule-{problem.rule.version}"); log.close()
+
+
+@contextmanager
+def postgresql():
+    """A PostgreSQL of its own on loopback: a folder that is thrown away, run by the user postgres where we are root. Its URL."""
+    found = shutil.which("initdb") or next(iter(sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), reverse=True)), None)
+    assert found, "this test needs PostgreSQL: sudo apt-get install -y postgresql"
+    programs, folder, port = Path(found).resolve().parent, Path(tempfile.mkdtemp(prefix="mlops-pg-")), free_port()
+    as_postgres = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    if as_postgres: shutil.chown(folder, "postgres")
+    run = lambda *words: subprocess.run([*as_postgres, *map(str, words)], check=True, capture_output=True, cwd="/")
+    try:
+        run(programs / "initdb", "-D", folder / "data", "-U", "mlops", "--auth=trust", "-E", "UTF8", "--no-sync")
+        run(programs / "pg_ctl", "-D", folder / "data", "-l", folder / "log", "-w", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}", "start")
+        try: yield f"postgresql+psycopg://mlops@127.0.0.1:{port}/postgres"
+        finally: run(programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
+    finally: shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def held_up(pid: int, milliseconds: int):
+    """Every fdatasync and fsync of a process, and of its threads, takes so much longer, as long as the block lasts."""
+    assert shutil.which("strace"), "this test needs strace: sudo apt-get install -y strace"
+    tracer = subprocess.Popen(["strace", "-f", "-q", "-o", os.devnull, "-e", f"inject=fdatasync,fsync:delay_exit={milliseconds * 1000}", "-p", str(pid)], stderr=subprocess.PIPE)
+    time.sleep(0.5)
+    assert tracer.poll() is None, tracer.stderr.read().decode()
+    try: yield
+    finally: tracer.terminate(); tracer.wait()
+
+
+def open_but_idle(port: int) -> socket.socket:
+    """A connection on which nothing was said yet."""
+    return socket.create_connection(("127.0.0.1", port), timeout=30)

@@ -1,0 +1,86 @@
+"""The year 2013 as 05 would have seen it month by month: honest, or with a fault put into one of its zones."""
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mlops_lifecycle.collect import collect
+from mlops_lifecycle.core.clock import known
+from mlops_lifecycle.core.distributions import describe_table, entries
+from mlops_lifecycle.core.drift import alarms, changes, judge
+from mlops_lifecycle.core.settings import load_settings
+from mlops_lifecycle.curate import curate
+from mlops_lifecycle.formulate import personal_fields, problem
+from mlops_lifecycle.transform import transform
+
+SETTINGS = load_settings(Path(__file__).parent.parent / "settings.ini", environ={})
+SOURCES = {name: source for name, source in SETTINGS.source.items() if source.kind != "log"}
+PERSONAL = {"tailnum", *personal_fields(problem.Request)}
+
+
+def secret(values):
+    """Pseudonyms of nobody's workspace."""
+    return values.map({v: hashlib.sha256(str(v).encode()).hexdigest()[:16] for v in values.dropna().unique()}).astype("str")
+
+
+@cache
+def bronze():
+    return collect(SOURCES, SETTINGS.root)
+
+
+def lived(as_of: pd.Timestamp, bronze_fault=None, silver_fault=None, gold_fault=None) -> pd.DataFrame:
+    """The log of distributions of all zones at `as_of`; a fault takes the tables of its zone and gives them back."""
+    def broken(tables, fault): return tables | fault(tables) if fault else tables
+    sources = bronze()
+    came = {n: known(t[[c for c in t if not c.startswith("_")]], as_of, sources.gates.get(n, {})) for n, t in sources.tables.items()}
+    came = broken(came, bronze_fault)
+    silver = curate(came, SOURCES, secret, as_of)
+    clean = broken(dict(silver.tables), silver_fault)
+    gold = transform(clean, as_of)
+    made = broken({"examples": gold.examples}, gold_fault)
+    zones = {"bronze": (came, sources.gates), "silver": (clean, silver.gates), "gold": (made, {"examples": gold.gates})}
+    seen = {f"{zone}.{n}": describe_table(lambda columns, t=t: t[columns], f"{zone}.{n}", list(t), gates.get(n, {}), len(t), as_of, "MS", PERSONAL, SETTINGS.drift.zone)
+            for zone, (tables, gates) in zones.items() for n, t in tables.items() if gates.get(n)}
+    return entries(seen, "run", as_of)
+
+
+@cache
+def honest() -> pd.DataFrame:
+    """The log at the end of the year, with nothing put into it."""
+    return lived(pd.Timestamp("2014-01-01T00:00Z"))
+
+
+def raised(log: pd.DataFrame) -> list[dict]:
+    """Every alarm that 05 would have raised, each month with what was known before it."""
+    limits = SETTINGS.drift
+    return alarms(judge(changes(log, limits.least_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
+
+
+def celsius(t, on): return t.assign(**{c: t[c].where(~on, (t[c] - 32) / 1.8) for c in ("temp", "dewp")})
+
+
+def five_hours_on(t, on):
+    clocks = ("scheduled_departure", "scheduled_departure_local")
+    return t.assign(**{c: t[c].where(~on, t[c] + pd.Timedelta("5h")).astype(t[c].dtype) for c in clocks})
+
+
+FAULTS = {  # fault: (zone, table, its time, what the fault does to the table's rows from a month on)
+    "another unit: distances in kilometres": ("bronze", "flights", "scheduled_departure", lambda t, on: t.assign(distance=t.distance.where(~on, t.distance * 1.609344))),
+    "another unit: temperatures in °C": ("bronze", "weather", "time_hour", celsius),
+    "a stuck sensor at one of three stations": ("bronze", "weather", "time_hour", lambda t, on: t.assign(temp=t.temp.where(~(on & (t.origin == "JFK")), 55.04))),
+    "a new category: one airline's code changes": ("bronze", "flights", "scheduled_departure", lambda t, on: t.assign(carrier=t.carrier.where(~(on & (t.carrier == "VX")), "VV"))),
+    "half the rows gone": ("bronze", "flights", "scheduled_departure", lambda t, on: t[~on | (np.arange(len(t)) % 2 == 0)].reset_index(drop=True)),
+    "a shifted clock: five hours, as UTC taken for local": ("silver", "flights", "scheduled_departure", five_hours_on),
+    "doubled rows: a file came twice": ("bronze", "flights", "scheduled_departure", lambda t, on: pd.concat([t, t[on]], ignore_index=True)),
+    "doubled rows: a join multiplies": ("gold", "examples", "decision_time", lambda t, on: pd.concat([t, t[on]], ignore_index=True)),
+}
+STAGE = {"bronze": "collect", "silver": "curate", "gold": "transform"}
+
+
+def with_fault(name: str, month: pd.Timestamp) -> list[dict]:
+    """The alarms of a month in which a fault begins, seen at its end."""
+    zone, table, time, breaks = FAULTS[name]
+    log = lived(month + pd.offsets.MonthBegin(), **{f"{zone}_fault": lambda tables: {table: breaks(tables[table], (tables[table][time] >= month).to_numpy(bool))}})
+    return [a for a in raised(log) if a["period"] == f"{month:%Y-%m-%d}"]

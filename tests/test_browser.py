@@ -127,7 +127,9 @@ class Lab:
         """Run the notebook from top to bottom, and see its verdict."""
         self.page.click(".lm-MenuBar-itemLabel:text-is('Run')")
         self.page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-        expect(self.page.locator(".jp-OutputArea-output", has_text=verdict).first).to_be_visible(timeout=180_000)
+        try: expect(self.page.locator(".jp-OutputArea-output", has_text=verdict).first).to_be_visible(timeout=180_000)
+        except AssertionError as error:
+            raise AssertionError("JupyterLab shows:\n" + self.page.locator("body").inner_text()[-8000:]) from error
         self.page.keyboard.press("Control+s")
 
 

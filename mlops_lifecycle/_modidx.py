@@ -439,6 +439,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'mlops_lifecycle/core/features.py'),
                                                'mlops_lifecycle.core.features.to_dict': ( 'core/features.html#to_dict',
                                                                                           'mlops_lifecycle/core/features.py'),
+                                               'mlops_lifecycle.core.features.to_fit': ( 'core/features.html#to_fit',
+                                                                                         'mlops_lifecycle/core/features.py'),
                                                'mlops_lifecycle.core.features.within_reach': ( 'core/features.html#within_reach',
                                                                                                'mlops_lifecycle/core/features.py')},
             'mlops_lifecycle.core.files': { 'mlops_lifecycle.core.files.Block': ('core/files.html#block', 'mlops_lifecycle/core/files.py'),

@@ -336,7 +336,7 @@ def climb(
         if rung == "few labels" and labelled[problem.target].nunique() == 2: holder, saves = challenge(holder, "anomaly score", lambda rows, y, score=anomaly: score, labelled, problem.target, costs)
         if rung == "supervised":
             def learn(rows, y, encoder=encoder):
-                model = HistGradientBoostingClassifier(max_iter=80, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed).fit(encoder.encode(rows), y)
+                model = HistGradientBoostingClassifier(max_iter=80, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed).fit(encoder.to_fit(rows), y)
                 return lambda rows: model.predict_proba(encoder.encode(rows))[:, 1]
             holder, saves = challenge(holder, "supervised", learn, labelled, problem.target, costs)
         happened = now[now[problem.target].notna()]

@@ -229,7 +229,7 @@ def fold_scores(
     def make() -> bytes:
         part = fit if share >= 1 else np.sort(np.random.default_rng(seed).permutation(fit)[:max(int(len(fit) * share), 2)])
         encoder, out = Encoder.fit(rows.iloc[part], features), BytesIO()
-        estimator = recipe.estimator(encoder.categorical, seed).fit(encoder.encode(rows.iloc[part]), rows[target].iloc[part].to_numpy(int))
+        estimator = recipe.estimator(encoder.categorical, seed).fit(encoder.to_fit(rows.iloc[part]), rows[target].iloc[part].to_numpy(int))
         np.save(out, estimator.predict_proba(encoder.encode(rows.iloc[judged]))[:, 1])
         return out.getvalue()
     parts = [data, recipe.name, source_of(recipe.make), seed, share, hashlib.sha256(fit.tobytes() + judged.tobytes()).hexdigest()]
@@ -321,7 +321,7 @@ def fit_whole(
     "Fit a recipe on all rows."
     def make() -> bytes:
         estimator = recipe.estimator(encoder.categorical, seed)
-        return model_bytes(estimator.fit(encoder.encode(rows), rows[target].to_numpy(int)))
+        return model_bytes(estimator.fit(encoder.to_fit(rows), rows[target].to_numpy(int)))
     return read_model(remembered(folder, [data, recipe.name, source_of(recipe.make), seed, str(rows.decision_time.max())], make))
 
 # %% ../nbs/07_train.ipynb #07-t-finish-code

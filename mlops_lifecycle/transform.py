@@ -160,7 +160,7 @@ def weather_lookup(weather: pd.DataFrame) -> pd.DataFrame:
     weather = weather.rename(columns=WEATHER).drop_duplicates(["origin", "time_hour"], keep="last").astype(dict.fromkeys(WEATHER.values(), float))
     before = weather.assign(time_hour=weather.time_hour + pd.Timedelta("3h"))
     both = weather.merge(before, on=["origin", "time_hour"], how="left", suffixes=("", "_before"))
-    found = both.assign(**{name: both[column] - both[f"{column}_before"] for column, name in TREND.items()}).sort_values("time_hour", ignore_index=True)
+    found = both.assign(**{name: both[column] - both[f"{column}_before"] for column, name in TREND.items()}).sort_values(["time_hour", "origin"], ignore_index=True)
     hours = found.set_index("time_hour").groupby("origin")
     for name, column, window, worst in (("rain_3h", "precipitation", "3h", "sum"), ("rain_8h", "precipitation", "8h", "sum"), ("gust_6h", "wind_gust", "6h", "max"),
                                         ("wind_3h", "wind_speed", "3h", "max"), ("visibility_3h", "visibility", "3h", "min")):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes_of', 'within_reach', 'columns_of', 'missing_row',
            'row_of', 'FeatureSet', 'look_up', 'compute', 'look_up_row', 'add', 'source_of', 'describe', 'Encoder',
-           'encode', 'to_dict', 'from_dict']
+           'encode', 'to_fit', 'to_dict', 'from_dict']
 
 # %% ../../nbs/core/features.ipynb #feat-imports
 import hashlib
@@ -313,6 +313,17 @@ def encode(
     return out
 
 Encoder.encode = encode
+
+# %% ../../nbs/core/features.ipynb #feat-to-fit
+def to_fit(
+    self: Encoder,
+    columns: Mapping,  # as `encode` takes them
+) -> np.ndarray:       # floats, shape (n, k)
+    "The matrix to fit on; a column without any value holds zeros."
+    matrix = self.encode(columns)
+    return np.where(np.isnan(matrix).all(axis=0), 0.0, matrix)
+
+Encoder.to_fit = to_fit
 
 # %% ../../nbs/core/features.ipynb #feat-dict
 def to_dict(self: Encoder) -> dict:

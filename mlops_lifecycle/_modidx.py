@@ -151,6 +151,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_lifecycle/core/checks.py'),
                                              'mlops_lifecycle.core.checks.checkpoint': ( 'core/checks.html#checkpoint',
                                                                                          'mlops_lifecycle/core/checks.py'),
+                                             'mlops_lifecycle.core.checks.few_columns': ( 'core/checks.html#few_columns',
+                                                                                          'mlops_lifecycle/core/checks.py'),
                                              'mlops_lifecycle.core.checks.figure_of': ( 'core/checks.html#figure_of',
                                                                                         'mlops_lifecycle/core/checks.py'),
                                              'mlops_lifecycle.core.checks.limit_of': ( 'core/checks.html#limit_of',

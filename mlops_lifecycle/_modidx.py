@@ -1195,6 +1195,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'mlops_lifecycle/core/workspace.py'),
                                                 'mlops_lifecycle.core.workspace.digest': ( 'core/workspace.html#digest',
                                                                                            'mlops_lifecycle/core/workspace.py'),
+                                                'mlops_lifecycle.core.workspace.frame_of': ( 'core/workspace.html#frame_of',
+                                                                                             'mlops_lifecycle/core/workspace.py'),
                                                 'mlops_lifecycle.core.workspace.from_arrow': ( 'core/workspace.html#from_arrow',
                                                                                                'mlops_lifecycle/core/workspace.py'),
                                                 'mlops_lifecycle.core.workspace.head': ( 'core/workspace.html#head',

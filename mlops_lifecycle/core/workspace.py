@@ -340,7 +340,9 @@ def pseudonyms(self: Workspace,
     if self._key is None: self._key = path.read_bytes()
     key = self._key
     one = lambda value: hmac.digest(key, str(value).encode(), "sha256").hex()[:16]
-    if isinstance(values, pd.Series): return values.map({v: one(v) for v in values.dropna().unique()}).astype("str")
+    if isinstance(values, pd.Series):
+        places, names = pd.factorize(values)
+        return pd.Series(pd.array([one(name) for name in names], "str").take(places, allow_fill=True), values.index, name=values.name)
     return None if values is None else one(values)
 
 Workspace.pseudonyms = pseudonyms

@@ -1652,6 +1652,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlops_lifecycle/transform.py'),
                                            'mlops_lifecycle.transform.from_holiday': ( 'transform.html#from_holiday',
                                                                                        'mlops_lifecycle/transform.py'),
+                                           'mlops_lifecycle.transform.holiday_distance': ( 'transform.html#holiday_distance',
+                                                                                           'mlops_lifecycle/transform.py'),
                                            'mlops_lifecycle.transform.hour_of_day': ( 'transform.html#hour_of_day',
                                                                                       'mlops_lifecycle/transform.py'),
                                            'mlops_lifecycle.transform.hours_since': ( 'transform.html#hours_since',

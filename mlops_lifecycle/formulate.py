@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'Moment', 'rule', 'problem', 'Costs', 'costs_from', 'costs_of', 'mean_cost', 'calibrated_threshold',
-           'cost_curve', 'best_threshold', 'rank_metrics', 'choose_metric', 'Entity', 'personal_fields', 'example_of',
-           'Rule', 'Scope', 'Problem', 'key_of', 'how_to_learn', 'Bar', 'bar', 'surely_cheaper', 'Way', 'challenge',
-           'climb', 'formulate', 'Request', 'share_of_day', 'three_hours_before']
+           'cost_curve', 'best_threshold', 'ranks', 'rank_metrics', 'choose_metric', 'Entity', 'personal_fields',
+           'example_of', 'Rule', 'Scope', 'Problem', 'key_of', 'how_to_learn', 'Bar', 'bar', 'surely_cheaper', 'Way',
+           'challenge', 'climb', 'formulate', 'Request', 'share_of_day', 'three_hours_before']
 
 # %% ../nbs/01_formulate.ipynb #01-f-imports
 import hashlib
@@ -18,8 +18,6 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from scipy.stats import kendalltau
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .core.features import Encoder, Feature, columns_of, source_of
 from .core.stages import GoBack
@@ -101,9 +99,16 @@ def best_threshold(
     return middle if at[best - 1] < middle else float(at[best])
 
 # %% ../nbs/01_formulate.ipynb #01-f-metrics-code
+def ranks(name: str) -> Callable:
+    "A figure of scikit-learn's for two classes, which is imported when one is asked for: the app, which asks for none, starts without."
+    def figure(y, score, threshold):
+        from sklearn import metrics
+        return getattr(metrics, name)(y, score)
+    return figure
+
 METRICS: dict[str, Callable] = {  # (what happened, scores, threshold) -> figure; higher is better
-    "area under the ROC curve": lambda y, score, threshold: roc_auc_score(y, score),
-    "average precision": lambda y, score, threshold: average_precision_score(y, score),
+    "area under the ROC curve": ranks("roc_auc_score"),
+    "average precision": ranks("average_precision_score"),
     "log loss": lambda y, score, threshold: float(np.log(np.where(y, np.clip(score, 1e-9, 1), 1 - np.clip(score, 0, 1 - 1e-9))).mean()),
     "Brier score": lambda y, score, threshold: -float(np.mean((np.clip(score, 0, 1) - y) ** 2)),
     "F1": lambda y, score, threshold: 2 * float((y & (score >= threshold)).sum() / max(1, y.sum() + (score >= threshold).sum())),
@@ -119,6 +124,7 @@ def rank_metrics(
     costs: Costs,
 ) -> dict[str, float]:  # by metric: mean of Kendall's tau over the folds, -1 to 1; the best first
     "How well each metric puts the models in the order in which their cost puts them."
+    from scipy.stats import kendalltau  # here, so that the app starts without
     y, folds, found = np.asarray(y_true, dtype=int), np.asarray(folds), {name: [] for name in METRICS}
     scores = {name: np.asarray(score, dtype=float) for name, score in scores.items()}
     for fold in np.unique(folds):
@@ -390,4 +396,4 @@ problem = Problem(
     name="late-arrivals", entity="flight", target="late", action="warn the passengers", unit="cost units a flight",
     Request=Request, rule=rule, key=("carrier", "flight", "origin", "scheduled_departure"), protected=("origin",),
     decision_time=three_hours_before,
-    scope=(Scope("models have only seen flights out of EWR, JFK and LGA", lambda columns: np.isin(columns["origin"], ["EWR", "JFK", "LGA"])),))
+    scope=(Scope("models have only seen flights out of EWR, JFK and LGA", lambda columns: (columns["origin"] == "EWR") | (columns["origin"] == "JFK") | (columns["origin"] == "LGA")),))

@@ -198,7 +198,9 @@ def compute(
     "Compute every feature from its inputs."
     values = {}
     for f in self.features:
-        try: inputs = [columns[i] for i in f.inputs]
+        try:
+            if f.function is identity: values[f.name] = columns[f.inputs[0]]; continue
+            inputs = [columns[i] for i in f.inputs]
         except KeyError: raise ValueError(f'feature "{f.name}" needs {[i for i in f.inputs if i not in columns]}; there are {sorted(columns)}') from None
         values[f.name] = f.function(*inputs)
     return values

@@ -27,6 +27,7 @@ from uuid import uuid4
 
 import numpy as np
 import sqlalchemy as sa
+from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql, sqlite
 
 # %% ../../nbs/core/log.ipynb #core-log-time-code
@@ -231,8 +232,7 @@ def prediction_row(
     if row.get("decision_time") is not None: row["decision_time"] = microseconds(row["decision_time"])
     for name in ("warnings", "request", "features"):
         value = row.get(name)
-        if isinstance(value, dict): value = {k: None if v != v else v for k, v in value.items()}  # JSON has no NaN
-        if value is not None and not isinstance(value, str): row[name] = _TO_JSON(value) if value else json.dumps(value)
+        if value is not None and not isinstance(value, str): row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
     return row
 
 def append_prediction(self: ServingLog, at: datetime | np.datetime64, **row) -> str:  # as for `prediction_row`; the prediction's id
@@ -253,8 +253,6 @@ def _scalar(value: Any) -> Any:
     "numpy's scalars, and times, as JSON has them."
     if isinstance(value, (datetime, np.datetime64)): return {"utc": microseconds(value)}
     return value.item()
-
-_TO_JSON = json.JSONEncoder(default=_scalar).encode
 
 ServingLog.append_prediction = append_prediction
 

@@ -330,19 +330,22 @@ def pseudonyms(self: Workspace,
     values: pd.Series | str | None,  # names; a missing one stays missing
 ) -> pd.Series | str | None:         # 16 hexadecimal digits each
     "The workspace's pseudonym for each value."
-    path = self.root / "pseudonym.key"
-    if self._key is None and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = atomic_write(path.with_suffix(f".{secrets.token_hex(4)}"), secrets.token_bytes(32)); beside.chmod(0o600)
-        try: os.link(beside, path)
-        except FileExistsError: pass  # another process was first: its key counts
-        finally: beside.unlink()
-    if self._key is None: self._key = path.read_bytes()
+    if self._key is None: self._key = _key_in(self.root / "pseudonym.key")
     key = self._key
     one = lambda value: hmac.digest(key, str(value).encode(), "sha256").hex()[:16]
     if isinstance(values, pd.Series):
         places, names = pd.factorize(values)
         return pd.Series(pd.array([one(name) for name in names], "str").take(places, allow_fill=True), values.index, name=values.name)
     return None if values is None else one(values)
+
+def _key_in(path: Path) -> bytes:
+    "The key of a workspace, made by whoever is first to need it."
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = atomic_write(path.with_suffix(f".{secrets.token_hex(4)}"), secrets.token_bytes(32)); beside.chmod(0o600)
+        try: os.link(beside, path)
+        except FileExistsError: pass  # another process was first: its key counts
+        finally: beside.unlink()
+    return path.read_bytes()
 
 Workspace.pseudonyms = pseudonyms

@@ -619,6 +619,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_lifecycle/core/labels.py'),
                                              'mlops_lifecycle.core.labels.last_words': ( 'core/labels.html#last_words',
                                                                                          'mlops_lifecycle/core/labels.py'),
+                                             'mlops_lifecycle.core.labels.nearness': ( 'core/labels.html#nearness',
+                                                                                       'mlops_lifecycle/core/labels.py'),
                                              'mlops_lifecycle.core.labels.next_for': ( 'core/labels.html#next_for',
                                                                                        'mlops_lifecycle/core/labels.py'),
                                              'mlops_lifecycle.core.labels.put_labels': ( 'core/labels.html#put_labels',

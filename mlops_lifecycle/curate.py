@@ -151,9 +151,14 @@ def label(
     late = ((flights.arr_delay >= 30).fillna(False) | flights.arr_delay.isna()).astype("Int64")
     return tables | {"flights": flights.assign(late=late.where(flights.arrived_at.notna()), label_known_at=flights.arrived_at)}
 
+from .core.features import columns_of
+from .core.labels import nearness
+from .formulate import rule
+
 QUESTION = Question(
     "flights", "late", "Did it arrive 30 or more minutes late, or not at all?", (0, 1),
-    waits=lambda t, now: t.late.isna() & (t.scheduled_arrival + pd.Timedelta("12h") < now))  # nobody has said anything for half a day
+    waits=lambda t, now: t.late.isna() & (t.scheduled_arrival + pd.Timedelta("12h") < now),  # nobody has said anything for half a day
+    worth=lambda t: nearness(rule.score(columns_of(t)), rule.threshold))  # first those on which the rule is in doubt
 
 # %% ../nbs/03_curate.ipynb #curate-own
 KNOWN_AT = Column("time", "from when on the row is known", source="computed")

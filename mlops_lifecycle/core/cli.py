@@ -267,12 +267,14 @@ def score_requests(
     import pandas as pd
 
     from mlops_lifecycle import serving
-    from mlops_lifecycle.core.features import columns_of
+    from mlops_lifecycle.core.features import columns_of, row_of
     from mlops_lifecycle.core.log import ServingLog
     log = ServingLog(workspace.serving_db)
     slots = serving.load_slots(log.deployment(), workspace.releases, problem, features)
     release = slots.stable
     if release is None: raise _refused(slots.fault or "nothing is deployed; mlops run deploy does it")
+    outside = [f"row {number}: {reason}" for number, request in enumerate(requests, 1) if (reason := problem.out_of_scope(row_of(request)))]
+    if outside: raise _refused(f"{len(outside)} of {len(requests)} rows are outside of what may be decided: " + "; ".join(outside[:5]) + ("; …" if len(outside) > 5 else ""))
     at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
     rows = [serving.columns_for(problem, request, workspace, at) for request in requests]
     values = [row for _, row in rows]

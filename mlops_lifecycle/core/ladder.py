@@ -15,6 +15,8 @@ from sklearn.cluster import HDBSCAN
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
+from .labels import nearness
+
 # %% ../../nbs/core/ladder.ipynb #lad-anomalies-code
 @dataclass(frozen=True)
 class Anomalies:
@@ -67,7 +69,5 @@ def worth_labelling(
     score, rng = np.asarray(score, dtype=float), np.random.default_rng(seed)
     open_ = np.flatnonzero(~np.asarray(known, dtype=bool)) if known is not None else np.arange(len(score))
     many = min(many, len(open_)); drawn = int(at_random * many)
-    order = np.sort(score); rank = (np.searchsorted(order, score, side="left") + np.searchsorted(order, score, side="right")) / 2
-    doubt = np.abs(rank - np.searchsorted(order, threshold))[open_]
-    near = open_[np.lexsort((rng.random(len(open_)), doubt))][:many - drawn]
+    near = open_[np.lexsort((rng.random(len(open_)), -nearness(score, threshold)[open_]))][:many - drawn]
     return np.concatenate([near, rng.choice(np.setdiff1d(open_, near), drawn, replace=False)]).astype(int)

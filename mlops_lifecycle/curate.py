@@ -218,7 +218,7 @@ def curate(
     bronze, columns, misread = states(bronze, columns)
     names, about, parts = [n for n in bronze if n in sources], {**OURS, **about}, {}
     for name in names:
-        if name not in about: raise GoBack("collect", f'table "{name}" has no entry in the catalog: nobody answers for it', {"table": name})
+        if name not in about: raise GoBack("collect", f'table "{name}" has no entry in the catalog: nobody answers for it; say who in TABLES of 03_curate', {"table": name})
         parts[name] = clean_table(bronze[name], name, tuple(sources[name].key), columns.get(name, {}), about[name], pseudonyms, gates.get(name, {}))
     tables, asides = add_labels({n: p.table for n, p in parts.items()}, label, label_gates, as_of)
     waiting, settled = by_hand(tables, sources, question, as_of, answers)

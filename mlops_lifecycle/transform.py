@@ -62,8 +62,7 @@ def on_grid(
     groups = events.groupby(list(key), sort=True).indices
     found = [measure({name: values[rows] for name, values in columns.items()}) for rows in groups.values()]
     names = list(found[0] if found else measure(columns))
-    keys = [value if len(key) > 1 else (value,) for value in groups]
-    table = {name: np.repeat(np.array([value[i] for value in keys], dtype=object), len(grid)) for i, name in enumerate(key)}
+    table = {name: events[name].array[[rows[0] for rows in groups.values()]].repeat(len(grid)) for name in key}
     return pd.DataFrame(table | {"known_at": np.tile(grid.to_numpy("datetime64[us]"), len(groups))}
                         | {name: np.concatenate([np.zeros(0), *(one[name] for one in found)]) for name in names}).assign(known_at=lambda t: t.known_at.dt.tz_localize("UTC"))
 
@@ -99,9 +98,10 @@ def last_outcomes(
     values: Mapping[str, tuple],  # {new name: (column, how many outcomes to average)}
 ) -> pd.DataFrame:                # key, known_at and the means, one row for each moment at which a history grew
     "Mean of the last few outcomes, at each moment when there was a new one."
-    events = events.dropna(subset=[time, *key]).sort_values(time, kind="stable")
+    wanted = dict.fromkeys([time, *key, *(column for column, _ in values.values())])
+    events = events[list(wanted)].dropna(subset=[time, *key]).sort_values(time, kind="stable")
     events = events.iloc[np.argsort(code := events.groupby(list(key), sort=False).ngroup().to_numpy(), kind="stable")]
-    code, found = np.sort(code), {name: events[name].to_numpy() for name in key} | {"known_at": events[time].array}
+    code, found = np.sort(code), {name: events[name].array for name in key} | {"known_at": events[time].array}
     age = np.arange(len(events)) - np.searchsorted(code, code, side="left")  # how many outcomes of the same key came before
     for name, (column, count) in values.items():
         numbers = events[column].to_numpy(float, na_value=np.nan)
@@ -327,6 +327,7 @@ def transform(
     "Examples with their features, as known when each was decided."
     check_inputs(features, problem)
     tables, found = lookups(silver, as_of), decisions(examples(silver), problem, as_of)
+    del silver  # as large as what is made of it; when nobody else holds it, it goes
     missing = [lookup.name for lookup in features.lookups if lookup.name not in tables]
     if missing: raise ValueError(f"lookups {missing} have no table; there are {list(tables)}")
     tables = {lookup.name: check_lookup(lookup, tables[lookup.name]).reset_index(drop=True) for lookup in features.lookups}

@@ -128,7 +128,8 @@ def columns_of(
         if pd.api.types.is_bool_dtype(kind) and not column.isna().any(): return column.to_numpy(bool)
         if pd.api.types.is_integer_dtype(kind) and not column.isna().any(): return column.to_numpy("int64")
         if pd.api.types.is_numeric_dtype(kind): return column.to_numpy(float, na_value=np.nan)
-        return column.astype(object).where(column.notna(), np.nan).to_numpy(object)
+        places, names = pd.factorize(column)  # each different text once, however often it comes; place -1 is the last
+        return np.append(np.asarray(names, object), np.nan)[places]
     return {name: array(frame[name]) for name in frame}
 
 # %% ../../nbs/core/features.ipynb #feat-row
@@ -247,7 +248,8 @@ def add(
         if np.shape(value) != (len(examples),):
             raise ValueError(f'feature "{name}" gives shape {np.shape(value)} for {len(examples)} rows; its function must work row by row')
     new = {n: v for n, v in values.items() if n not in examples}
-    return pd.concat([examples, pd.DataFrame(new, index=examples.index)], axis=1)
+    shared = len({id(v) for v in new.values()}) < len(new)  # two features with one array would change together
+    return pd.concat([examples, pd.DataFrame(new, index=examples.index, copy=shared)], axis=1)
 
 FeatureSet.add = add
 

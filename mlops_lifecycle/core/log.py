@@ -6,8 +6,8 @@
 __all__ = ['EPOCH', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys', 'DAY',
            'microseconds', 'open_engine', 'sqlite_warning', 'NotStored', 'ServingLog', 'commit', 'write', 'GroupCommit',
            'prediction_row', 'append_prediction', 'store_once', 'UnknownPrediction', 'Contradiction', 'reaction',
-           'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'marks', 'days', 'frames',
-           'prediction', 'counts', 'reactions', 'forget', 'undecided']
+           'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'online_frame', 'marks',
+           'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
 
 # %% ../../nbs/core/log.ipynb #core-log-imports
 import asyncio
@@ -402,7 +402,21 @@ def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetim
     found = Online(self).get(lookup, key, decision_time)
     return found and found | {"known_at": np.datetime64(found["known_at"], "us")}
 
-ServingLog.online_history, ServingLog.online_get, ServingLog.online_times = online_history, online_get, online_times
+def online_frame(
+    self: ServingLog,
+    lookup: Any,                    # core.features.Lookup: its name, key and values
+    until: datetime | np.datetime64,  # what became known later is left out
+) -> Any:                           # DataFrame: key, `known_at` (UTC) and values
+    "All values of a lookup, for a whole table of requests."
+    import pandas as pd
+    wanted = sa.select(online.c.key, online.c.known_at, online.c["values"]).where(online.c.lookup == lookup.name, online.c.known_at <= microseconds(until))
+    with self.engine.connect() as connection: rows = connection.execute(wanted).all()
+    keys, values = (json.loads(f"[{','.join(row[place] for row in rows)}]") for place in (0, 2))  # read at once
+    plain = lambda value: np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value
+    columns = {name: [key[place] for key in keys] for place, name in enumerate(lookup.key)} | {name: [plain(v[name]) for v in values] for name in lookup.values}
+    return pd.DataFrame(columns).assign(known_at=pd.to_datetime([row[1] for row in rows], unit="us", utc=True).as_unit("us"))
+
+ServingLog.online_history, ServingLog.online_get, ServingLog.online_times, ServingLog.online_frame = online_history, online_get, online_times, online_frame
 
 # %% ../../nbs/core/log.ipynb #core-log-marks-code
 _MARKS = sa.text("SELECT (SELECT max(generation) FROM deployment), (SELECT max(number) FROM puts), (SELECT count(*) + count(revoked) FROM keys)")

@@ -257,7 +257,7 @@ class Load:
     def __init__(self, server: Server, connections: int = CONNECTIONS, seconds: float = SECONDS, cores: set | None = ASK):
         if not shutil.which("wrk"): raise SystemExit("this benchmark asks with wrk: sudo apt-get install -y wrk")
         script = server.log.parent / "ask.lua"
-        script.write_text(LUA)
+        if not script.exists(): script.write_text(LUA)
         pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script), f"http://127.0.0.1:{server.port}{server.path}"]
         self.process = subprocess.Popen(command, env=os.environ | {"BODIES": str(server.bodies)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=pin)

@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from under_load import BODY, Caller, Ledger, Server, held_up, killed_under_load, missing, open_but_idle, postgresql
+from under_load import BODY, Caller, Ledger, Server, deploy_into, held_up, killed_under_load, missing, open_but_idle, postgresql
 
-from mlops_lifecycle.core.log import NotStored, ServingLog
+from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.server import served as on_loopback
+from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.serving import trial_workspace
+from mlops_lifecycle.serving import create_app, trial_workspace
 
 
 @pytest.fixture
@@ -73,18 +75,20 @@ def test_the_log_is_the_same_on_postgresql(database):
     log.close()
 
 
-def test_a_database_server_that_goes_away_is_503_and_comes_back(tmp_path):
-    """Nobody is told that something was stored; when the server is there again, so is the app."""
-    with postgresql() as url: log = ServingLog(url); log.append_prediction(problem_time()); url_gone = url
-    with pytest.raises(NotStored): log.commit([{"id": "x", "at": 0}])
-    with pytest.raises(NotStored): log.marks()
-    assert url_gone.startswith("postgresql")
-    log.close()
-
-
-def problem_time():
-    from datetime import UTC, datetime
-    return datetime(2024, 3, 1, tzinfo=UTC)
+def test_a_database_server_that_goes_away_is_503_and_comes_back(tmp_path, database, monkeypatch):
+    """Nobody is told that something was stored; when the server is there again, so is the app, with all that was acknowledged."""
+    trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    deploy_into(database, tmp_path / "w")
+    monkeypatch.setenv("MLOPS_DATABASE", database)
+    with on_loopback(create_app(load_settings(), Workspace(tmp_path / "w"))) as (port, _):
+        caller = Caller(port)
+        kept = [caller.send("POST", "/v1/predict", BODY)[1]["prediction_id"]]
+        database.stop()
+        try: assert {caller.send("POST", "/v1/predict", BODY)[0], caller.send("GET", "/v2/health/ready")[0]} == {503} and caller.send("GET", "/v2/health/live")[0] == 200
+        finally: database.start()
+        kept.append(caller.send("POST", "/v1/predict", BODY)[1]["prediction_id"])
+    log = ServingLog(database)
+    assert sorted(log.frames()[0]["id"]) == sorted(kept); log.close()
 
 
 def test_no_answer_comes_before_the_disk_has_it(served):

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from conftest import MLOPS, ROOT, environment, free_port
 
-from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.log import ServingLog, keys
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.formulate import example_of, problem
 from mlops_lifecycle.plan import plan
@@ -126,15 +126,20 @@ def killed_under_load(folder: Path, database: str = "", seconds: tuple[float, fl
 
 
 def deploy_into(database: str, folder: Path) -> None:
-    """The rule into the stable slot of another database, with no predictions from before."""
+    """The rule into the stable slot of another database, with no predictions and no keys from before."""
     log = ServingLog(database)
-    log.write(lambda connection: [connection.execute(table.delete()) for table in (log.feedback, log.predictions)])
+    log.write(lambda connection: [connection.execute(table.delete()) for table in (log.feedback, log.predictions, keys)])
     log.deploy(stable=f"rule-{problem.rule.version}"); log.close()
+
+
+class Database(str):
+    """The URL of a database server that can go away, and come back where it was."""
+    start = stop = None
 
 
 @contextmanager
 def postgresql():
-    """A PostgreSQL of its own on loopback: a folder that is thrown away, run by the user postgres where we are root. Its URL."""
+    """A PostgreSQL of its own on loopback: a folder that is thrown away, run by the user postgres where we are root. Its `Database`."""
     found = shutil.which("initdb") or next(iter(sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), reverse=True)), None)
     assert found, "this test needs PostgreSQL: sudo apt-get install -y postgresql"
     programs, folder, port = Path(found).resolve().parent, Path(tempfile.mkdtemp(prefix="mlops-pg-")), free_port()
@@ -143,9 +148,12 @@ def postgresql():
     run = lambda *words: subprocess.run([*as_postgres, *map(str, words)], check=True, capture_output=True, cwd="/")
     try:
         run(programs / "initdb", "-D", folder / "data", "-U", "mlops", "--auth=trust", "-E", "UTF8", "--no-sync")
-        run(programs / "pg_ctl", "-D", folder / "data", "-l", folder / "log", "-w", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}", "start")
-        try: yield f"postgresql+psycopg://mlops@127.0.0.1:{port}/postgres"
-        finally: run(programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
+        database = Database(f"postgresql+psycopg://mlops@127.0.0.1:{port}/postgres")
+        database.start = lambda: run(programs / "pg_ctl", "-D", folder / "data", "-l", folder / "log", "-w", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}", "start")
+        database.stop = lambda: run(programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
+        database.start()
+        try: yield database
+        finally: database.stop()
     finally: shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -39,7 +39,8 @@ import sys, numpy as np
 from flaml import AutoML
 given = np.load(sys.argv[1])
 model = AutoML()
-model.fit(given["X"], given["y"], task="classification", metric="log_loss", time_budget=float(sys.argv[3]), n_jobs=2, seed=0, split_type="time", verbose=0)
+families = ["lgbm", "xgboost", "xgb_limitdepth", "rf", "extra_tree"]  # those that take missing values; FLAML's linear ones fail on them
+model.fit(given["X"], given["y"], task="classification", metric="log_loss", time_budget=float(sys.argv[3]), n_jobs=2, seed=0, split_type="time", estimator_list=families, verbose=0)
 np.save(sys.argv[2], model.predict_proba(given["X_judged"])[:, 1])
 print(model.best_estimator)
 """
@@ -59,13 +60,13 @@ def expected_calibration_error(y: np.ndarray, probability: np.ndarray, bins: int
     return float(sum(abs(y[place == b].mean() - probability[place == b].mean()) * (place == b).mean() for b in np.unique(place)))
 
 
-def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int) -> pd.DataFrame:
-    """The table with all that became known after the moment dealt anew among its rows."""
+def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int, named: tuple[str, ...]) -> pd.DataFrame:
+    """The table with all that became known after the moment dealt anew among its rows; `named` columns say which row it is, and stay."""
     table, rng = table.copy(), np.random.default_rng(seed)
     for column, gated in gates.items():
         later, order = np.flatnonzero(~(table[column] <= moment).to_numpy(bool)), np.arange(len(table))
         order[later] = rng.permutation(later)
-        amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and not any(c in g for g in gates.values() if g != "*")]
+        amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and c not in named and not any(c in g for g in gates.values() if g != "*")]
         for name in (amounts if gated == "*" else [column, *gated]): table[name] = table[name].iloc[order].array
     return table
 
@@ -82,7 +83,8 @@ class Year:
         return transform(curate(read, self.settings.source, self.workspace.pseudonyms).tables, as_of)
 
     def shuffled(self, moment: pd.Timestamp) -> dict[str, pd.DataFrame]:
-        return {name: shuffled(table, self.bronze.gates[name], moment, seed=7) for name, table in self.tables.items()}
+        clock = ("sched_dep_time", "sched_arr_time", "hour", "minute")  # curating holds them against the schedule
+        return {name: shuffled(table, self.bronze.gates[name], moment, 7, (*self.settings.source[name].key, *clock)) for name, table in self.tables.items()}
 
 
 def first_and_next(month: int) -> tuple[pd.Timestamp, pd.Timestamp]:

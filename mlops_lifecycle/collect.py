@@ -253,13 +253,13 @@ LOG_COLUMNS = {
         "release": Column("text", "release that answered"), "kind": Column("text", "rule or model"),
         "model": Column("text", "name of what answered"), "version": Column("text", "its version"),
         "arm": Column("text", "stable or canary"), "generation": Column("integer", "of the deployment"),
-        "score": Column("number", "what the release gave", "probability, or the rule's own"), "decision": Column("integer", "1: act"),
+        "score": Column("number", "what the release gave", "probability, or the rule's own"), "decision": Column("number", "1: act; or the amount"),
         "threshold": Column("number", "from which score on it acts", "as the score"), "review": Column("boolean", "a person should look"),
         "warnings": Column("text", "JSON list"), "request": Column("text", "JSON, personal fields as pseudonyms"),
         "features": Column("text", "JSON"), "seconds": Column("number", "time to answer", "s"), "error": Column("text", "of a canary that failed")},
     "feedback": {
         "prediction_id": Column("text", "prediction it speaks of"), "asks": Column("text", "question that was answered"),
-        "reaction": Column("text", "the answer"), "label": Column("integer", "what happened, where the answer says it"),
+        "reaction": Column("text", "the answer"), "label": Column("number", "what happened, where the answer says it"),
         "at": Column("time", "when it came")},
 }
 

@@ -18,15 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from fairlearn.metrics import MetricFrame, false_negative_rate
+from fairlearn.metrics import MetricFrame
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_auc_score
 
 from .core.features import FeatureSet, columns_of
 from .core.judge import calibration_table, drawn_gains, explain_row, find_slices, gain_table, importance, interval, over_threshold, over_time, scores_of, shuffled_scores
+from .core.kinds import BINARY, Kind, price, right_order
 from .core.stages import GoBack, stage
 from .formulate import Bar, Costs, bar, calibrated_threshold, choose_metric, costs_of, mean_cost, rank_metrics
 from .train import split, windows
@@ -68,25 +68,24 @@ class Judged:
 def best_without(choose: pd.DataFrame, test: pd.DataFrame, problem: Any, costs: Costs) -> Bar:
     "The cheapest way to decide the test period without a model."
     rule = problem.rule
-    return bar(choose[problem.target].to_numpy(int), rule.score(columns_of(choose)), test[problem.target].to_numpy(int), rule.score(columns_of(test)), costs, rule.threshold)
+    return bar(choose[problem.target].to_numpy(costs.how.outcome), rule.score(columns_of(choose)), test[problem.target].to_numpy(costs.how.outcome), rule.score(columns_of(test)), costs, rule.threshold)
 
 def judged(
     examples: pd.DataFrame, candidates: Iterable[Any],  # gold.examples; of 07
     problem: Any, settings: Any, as_of: pd.Timestamp | str,
 ) -> Judged:
     "Let the winner decide the last period."
-    parts, costs = split(examples, problem.target, as_of, settings.clock.period), costs_of(settings)
+    parts, costs = split(examples, problem.target, as_of, settings.clock.period), costs_of(settings, problem.kind)
     before, rows = (part[problem.in_scope(columns_of(part))] for part in (parts["choose"], parts["test"]))
     if not len(rows) or not len(before): raise GoBack("collect", f"the last two periods have {len(before):,} and {len(rows):,} rows within the scope, both need some", {"rows": len(rows)})
     winner, threshold = pick(candidates); score = np.asarray(winner.score(rows), dtype=float)
-    return Judged(winner, threshold, rows, before, score, score >= threshold, rows[problem.target].to_numpy(int), pd.factorize(rows.decision_time.dt.floor("D"))[0],
+    return Judged(winner, threshold, rows, before, score, costs.how.decide(score, threshold), rows[problem.target].to_numpy(costs.how.outcome), pd.factorize(rows.decision_time.dt.floor("D"))[0],
                   best_without(before, rows, problem, costs), costs, settings.evaluate, settings.train.seed)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-savings-code
 def prices(y_true: ArrayLike, decision: ArrayLike, costs: Costs) -> np.ndarray:  # cost units, one a row
     "What each decision cost."
-    y, acted = np.asarray(y_true).astype(bool), np.asarray(decision).astype(bool)
-    return costs.missed * (y & ~acted) + costs.needless * (~y & acted)
+    return price(y_true, decision, costs)
 
 def savings(
     y_true: ArrayLike,       # what happened; shape (n,)
@@ -102,7 +101,7 @@ def review_band(
     costs: Costs,
 ) -> tuple[float, float] | None:  # a person decides where low <= score < high; None where nobody should
     "Scores between which a person is cheaper than either decision."
-    if not costs.review or not 0 < threshold < 1: return None
+    if not costs.review or costs.how.amount or not 0 < threshold < 1: return None
     low, high = costs.review / costs.missed if costs.missed else 1.0, 1 - costs.review / costs.needless if costs.needless else 0.0
     if not 0 < low < high < 1: return None
     odds = lambda p: np.log(p / (1 - p))
@@ -126,11 +125,11 @@ def slices(
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
 ) -> pd.DataFrame:           # a row a group: rows, share, cost, other, low, high, weak (None: not judged)
     "What a decision costs in each group, and whether that is surely more than with theirs."
-    y, saved, found = np.asarray(y_true, dtype=int), savings(y_true, ours, theirs, costs), []
+    y, saved, found = np.asarray(y_true, dtype=costs.how.outcome), savings(y_true, ours, theirs, costs), []
     cut = [(c, g, (groups[c].astype("str") == g).to_numpy(bool)) for c in groups for g in sorted(groups[c].dropna().astype("str").unique())]
     days = None if days is None else pd.factorize(np.asarray(days))[0]
     seen = lambda rows: days is None or len(pd.unique(days[rows])) >= min(10, days.max() + 1)
-    judged = [(c, g) for c, g, rows in cut if least <= y[rows].sum() <= rows.sum() - least and seen(rows)]
+    judged = [(c, g) for c, g, rows in cut if min(costs.how.counts(y[rows]).values()) >= least and seen(rows)]
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(judged), 1))
     for column, group, rows in cut:
         one = dict(column=column, group=group, rows=int(rows.sum()), share=float(y[rows].mean()), cost=mean_cost(y[rows], np.asarray(ours)[rows], costs),
@@ -161,12 +160,14 @@ def fairness(
     y_true: ArrayLike, decision: ArrayLike,
     limit: float,          # largest difference in the share of missed cases
     least: int = 30,       # cases that a group needs to be judged
+    how: Kind = BINARY,
 ) -> list[dict]:           # one a column: groups, too_small, difference (None: not judged), limit, fair
     "The share of missed cases in each protected group."
-    y, found = np.asarray(y_true, dtype=int), []
+    y, found = np.asarray(y_true, dtype=how.outcome), []
+    missed = lambda y_true, y_pred: float(np.mean(np.asarray(y_true > y_pred)[how.case(y_true)])) if how.case(y_true).any() else 0.0
     for column in groups:
-        frame = MetricFrame(metrics=false_negative_rate, y_true=y, y_pred=np.asarray(decision, dtype=int), sensitive_features=groups[column].astype("str"))
-        cases = pd.Series(y).groupby(groups[column].astype("str").to_numpy()).sum()
+        frame = MetricFrame(metrics=missed, y_true=y, y_pred=np.asarray(decision, dtype=how.outcome), sensitive_features=groups[column].astype("str"))
+        cases = pd.Series(how.case(y)).groupby(groups[column].astype("str").to_numpy()).sum()
         enough = frame.by_group[frame.by_group.index.map(cases) >= least]
         difference = float(enough.max() - enough.min()) if len(enough) > 1 else None
         found.append({"column": column, "groups": {g: float(v) for g, v in enough.items()}, "too_small": [g for g in frame.by_group.index if cases[g] < least],
@@ -179,13 +180,13 @@ def alone(
     feature_set: FeatureSet, target: str,
 ) -> pd.Series:              # area under the ROC curve of each feature by itself, 0.5 to 1, best first
     "How well each feature orders the rows without a model."
-    y, found = examples[target].to_numpy(int), {}
+    y, found = examples[target].to_numpy(float), {}
     for feature in feature_set.features:
         values = examples[feature.name]
         if feature.categorical: values = values.map(pd.Series(y).groupby(values.astype(object).to_numpy()).mean())
         values = pd.to_numeric(values).to_numpy(float, na_value=np.nan)
         ends = [values] if not np.isnan(values).any() else [np.nan_to_num(values, nan=end) for end in (-np.finfo(np.float32).max, np.finfo(np.float32).max)]
-        areas = [roc_auc_score(y, end) for end in ends]
+        areas = [right_order(y, end) for end in ends]
         found[feature.name] = max(max(a, 1 - a) for a in areas)
     return pd.Series(found, dtype=float).sort_values(ascending=False)
 
@@ -211,7 +212,7 @@ def robustness(case: Judged, feature_set: FeatureSet) -> pd.DataFrame:  # what, 
     try: scores = scores_of(case.winner.score, {what: rows.iloc[place] for what, rows in spoilt(case, feature_set).items()})
     except ValueError as error: raise GoBack("train", f"{case.winner.name} cannot decide on a bad day: {str(error).splitlines()[0]}", {"bad days": list(spoilt(case, feature_set))}) from error
     for what, score in scores.items():
-        decision = score >= case.threshold
+        decision = case.costs.how.decide(score, case.threshold)
         low, _, high = case.spread(savings(y, decision, case.best.decision[place], case.costs), place)
         found.append(dict(what=what, cost=mean_cost(y, decision, case.costs), changed=float((decision != case.decision[place]).mean()), low=low, high=high))
     return pd.DataFrame(found)
@@ -258,8 +259,8 @@ def hangs_on(
     "What the cost hangs on, and which metrics follow it."
     place = case.sample(); rows, y = case.rows.iloc[place], case.y[place]
     without = shuffled_scores(case.winner.score, rows, [f.name for f in feature_set.features], case.seed)
-    price = lambda score: prices(y, score >= case.threshold, case.costs)
-    table = importance(price(case.score[place]), {name: price(score) for name, score in without.items()}, case.days[place], case.limits.confidence, case.limits.draws, case.seed)
+    cost = lambda score: prices(y, case.costs.how.decide(score, case.threshold), case.costs)
+    table = importance(cost(case.score[place]), {name: cost(score) for name, score in without.items()}, case.days[place], case.limits.confidence, case.limits.draws, case.seed)
     most = table.dearer.abs().nlargest(16).index
     models = {f"without {name}": without[name] for name in table.feature[most] if not np.array_equal(without[name], case.score[place])}
     threshold = dict.fromkeys(models, case.threshold)
@@ -290,14 +291,14 @@ def gates_of(
     formulated: Mapping | None = None,  # document of stage 01; None: nothing to compare with
 ) -> list[dict]:                   # gate, figure, limit, passed (None: not judged), stage
     "Hold each figure against its limit."
-    limits, costs, leak = settings.evaluate, costs_of(settings), found["leak"]
+    limits, costs, leak = settings.evaluate, costs_of(settings, problem.kind), found["leak"]
     target = next(m["target"] for m in plan["metrics"] if m["name"] == "cost")
     bad = found["robustness"].loc[found["robustness"].high.idxmin()]; dearer = -bad.high / (found["without"] or np.inf)
     moved = [(b.name, b.low if b.expect == "higher" else -b.high) for b in found["behaviour"].itertuples()]
     then = formulated["costs"] if formulated else vars(costs)
     agrees = 1.0 if problem.metric == "cost" else found["metrics"].get(problem.metric)
     now = {"missed": costs.missed, "needless": costs.needless}
-    return [*(gate(f'"{name}" costs what was formulated', cost, then[name], cost == then[name], "formulate") for name, cost in now.items()),
+    return [*(gate(f'"{said}" costs what was formulated', cost, then[name], cost == then[name], "formulate") for said, (name, cost) in zip(problem.how.prices, now.items())),
             gate(f"no feature gives the answer away (most: {leak.index[0]})", leak.iloc[0], limits.leak_limit, leak.iloc[0] <= limits.leak_limit, "transform"),
             *(gate(f"surely saves against {name}", low, limits.least_gain, low > limits.least_gain, "train") for name, (low, _, _) in found["against"].items()),
             gate("saves what the plan asks for", (saving := min(mean for _, mean, _ in found["against"].values())), plan["least_saving"], saving >= plan["least_saving"], "train"),
@@ -329,7 +330,7 @@ def evaluate(
     against = {name: case.spread(savings(y, case.decision, other, case.costs)) for name, other in others.items()}
     protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
     names = [f.name for f in feature_set.features if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
-    fair = fairness(protected, y, case.decision, case.limits.fairness_limit, case.limits.least_group)
+    fair = fairness(protected, y, case.decision, case.limits.fairness_limit, case.limits.least_group, case.costs.how)
     table, metrics = hangs_on(case, candidates, feature_set, problem)
     labelled = examples[examples[problem.target].notna()]
     found = {"without": case.best.cost, "leak": alone(labelled.iloc[:: max(1, len(labelled) // 8_000)], feature_set, problem.target), "against": against, "cost": cost, "fairness": fair, "metrics": metrics,
@@ -372,11 +373,11 @@ def in_words(
     if review := verdict["review"]: says += f" If a person looks at the {review['share']:.0%} in doubt, another {money(review['saves'][1] * month)} {unit} a month are saved."
     missed, needless = verdict["costs"]["missed"], verdict["costs"]["needless"]
     return {"ship": "Do not ship it." if failed else "Ship it.", "says": says, "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in unknown)}." if unknown else "",
-            "counted": f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen. A missed case counts {missed:g}, acting in vain {needless:g}."}
+            "counted": f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen. {problem.how.mistakes[0].capitalize()} counts {missed:g}, {problem.how.mistakes[1]} {needless:g}."}
 
 def way(name: str, problem: Any) -> str:
     "A way to decide without a model, in words."
-    return {"always": f"always {problem.action}", "never": f"never {problem.action}", "rule": "the rule as it is", "rule, threshold renewed": "the rule at its best"}[name]
+    return {"always": f"always {problem.action}", "never": f"never {problem.action}", "rule": "the rule as it is", "rule, threshold renewed": "the rule at its best"}.get(name, f"always {name}")
 
 # %% ../nbs/08_evaluate.ipynb #08-e-month-code
 def month_figure(verdict: Mapping, problem: Any) -> Figure:
@@ -410,19 +411,22 @@ def curve_figures(case: Judged, unit: str) -> Figure:
     "Cost over the threshold, calibration, gain, and cost over time, with intervals."
     figure = Figure(figsize=(11, 7.2), layout="constrained"); (cost, calibration), (gain, time) = figure.subplots(2, 2)
     how = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.draws, seed=case.seed)
-    at, chosen = over_threshold(case.y, case.score, case.costs, **how), mean_cost(case.y, case.decision, case.costs)
+    kind = case.costs.how; shown = case.score if kind.amount else np.clip(case.score, 0, 1)
+    at, chosen = over_threshold(case.y, case.score, case.costs, how=kind, **how), mean_cost(case.y, case.decision, case.costs)
     band(cost, at.threshold, at.cost, at.low, at.high, OURS); cost.axvline(case.threshold, ls="--", color="0.4", label="chosen threshold")
     cost.axhline(case.best.cost, ls=":", color=THEIRS, label=f"without: {case.best.name}")
     finding = f"A decision costs {chosen:.2f}, {case.best.cost - chosen:.2f} less than without" if chosen < case.best.cost else f"A decision costs {chosen:.2f}, without only {case.best.cost:.2f}"
-    cost.set(title=finding, xlabel="acts from this probability on", ylabel=unit, ylim=(0, None), xlim=(None, np.quantile(case.score, 0.995))); cost.legend(frameon=False)
-    bins = calibration_table(case.y, np.clip(case.score, 0, 1), **how); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
+    cost.set(title=finding, xlabel=kind.axis, ylabel=unit, ylim=(0, None), xlim=(None, np.quantile(kind.places(case.y, case.score), 0.995))); cost.legend(frameon=False)
+    bins = calibration_table(case.y, shown, **how); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
     calibration.plot([0, top], [0, top], color="0.6", lw=1)
     calibration.errorbar(bins.predicted, bins.happened, [bins.happened - bins.low, bins.high - bins.happened], fmt="o-", color=OURS, capsize=3)
-    calibration.set(title=f"Predicted {np.clip(case.score, 0, 1).mean():.1%}, happened {case.y.mean():.1%}", xlabel="predicted probability", ylabel="share that happened",
+    told = (lambda value: f"{value:.4g}") if kind.amount else (lambda value: f"{value:.1%}")
+    calibration.set(title=f"Predicted {told(shown.mean())}, happened {told(case.y.mean())}", xlabel=f"predicted {'amount' if kind.amount else 'probability'}", ylabel=f"{'mean' if kind.amount else 'share'} that happened",
                     xlim=(0, top), ylim=(0, top))
     met = gain_table(case.y, case.score, **how); third = float(np.interp(0.3, met.acted, met.met))
     band(gain, met.acted, met.met, met.low, met.high, OURS); gain.plot([0, 1], [0, 1], color="0.6", lw=1)
-    gain.set(title=f"The most suspect 30 % hold {third:.0%} of all cases", xlabel="share acted on, most suspect first", ylabel="share of all cases met", xlim=(0, 1), ylim=(0, 1.02))
+    whole = ("highest", "the sum") if kind.amount else ("most suspect", "all cases")
+    gain.set(title=f"The {whole[0]} 30 % hold {third:.0%} of {whole[1]}", xlabel=f"share of the rows, {whole[0]} first", ylabel=f"share of {whole[1]} met", xlim=(0, 1), ylim=(0, 1.02))
     days_figure(case, unit, time)
     return figure
 
@@ -447,18 +451,16 @@ def days_figure(case: Judged, unit: str, ax: Axes) -> Axes:
 def three_rows(
     case: Judged, feature_set: FeatureSet,
 ) -> pd.DataFrame:  # row, score, and in words what raised and lowered it
-    "A case met, a case missed and a false alarm, the clearest of each kind, explained."
+    "A case met, a case missed and a false alarm, or what stands for them where an amount is decided; the clearest of each, explained."
     names, found = [f.name for f in feature_set.features], []
-    kinds = {"met": (case.y == 1) & case.decision, "missed": (case.y == 1) & ~case.decision, "false alarm": (case.y == 0) & case.decision}
-    for what, rows in kinds.items():
-        if not rows.any(): continue
-        place = int(np.argmin(np.where(rows, case.score, np.inf)) if what == "missed" else np.argmax(np.where(rows, case.score, -np.inf)))
+    least = 0.002 * case.costs.how.scale(case.score)
+    for what, place in case.costs.how.clearest(case.y, case.decision, case.score).items():
         row = case.rows.iloc[[place]]
         added = explain_row(case.winner.score, row, case.rows, names, seed=case.seed); ordinary = added.pop("ordinary")
         value = {n: f"{v:.3g}" if isinstance(v := row[n].iloc[0], float) else str(v) for n in names}
         say = lambda part, value=value: ", ".join(f"{n} {value[n]}" for n in part.index)
         found.append({"decision": what, "when": f"{row.decision_time.iloc[0]:%Y-%m-%d %H:%M}", "score": case.score[place], "ordinary": ordinary,
-                      "raised by": say(added[added > 0.002].nlargest(4)), "lowered by": say(added[added < -0.002].nsmallest(4))})
+                      "raised by": say(added[added > least].nlargest(4)), "lowered by": say(added[added < -least].nsmallest(4))})
     return pd.DataFrame(found)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-readable-code

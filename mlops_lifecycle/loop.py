@@ -60,7 +60,7 @@ def admit(
     traffic = on_paper(rows.assign(stable=champion.decide(rows), canary=challenger.decide(rows)), seed)
     verdict, steps = climb(limits.steps, lambda share: None, traffic.play, partial(judge, costs=costs, limits=limits, seed=seed, **interval), costs)
     rest = challenger if verdict.action == "next" else champion
-    decided = np.concatenate([traffic.decisions.decision.to_numpy(float), rest.decide(rows.iloc[traffic.at:])]).astype(int)
+    decided = np.concatenate([traffic.decisions.decision.to_numpy(float), rest.decide(rows.iloc[traffic.at:])]).astype(costs.how.outcome)
     reached = f"reached {steps[-1]['share']:g} %: {verdict.reason}" if steps else verdict.reason
     return decided, {"stage": "operate", "passed": verdict.action == "next", "reason": reached, "requests": traffic.at}
 
@@ -90,7 +90,7 @@ def play(
         events.append({"clock": end.isoformat(), "champion": champion.name, "action": action, "reasons": reasons, "gates": [], "adopted": False})
         if action == "roll back" and before is not None: champion, before = before, None
         if action == "retrain": challenger = attempt(renew, end, champion, events[-1])
-    return np.concatenate(decided or [np.zeros(0)]).astype(int), events
+    return np.concatenate(decided or [np.zeros(0)]), events
 
 # %% ../nbs/16_loop.ipynb #16-l-attempt-code
 def attempt(
@@ -125,8 +125,8 @@ def watch(
 ) -> tuple[str, list[str]]:  # action and reasons
     "Ask the monitor about a period."
     score = np.asarray(champion.source.score(columns_of(rows)), dtype=float)
-    seen = rows.assign(score=score, decision=(score >= champion.source.threshold).astype(int), rule=problem.rule.decide(columns_of(rows)))
-    found = monitor(seen, champion.source, costs_of(settings), settings)
+    seen = rows.assign(score=score, decision=champion.source.decision(score), rule=problem.rule.decide(columns_of(rows)))
+    found = monitor(seen, champion.source, costs_of(settings, problem.kind), settings)
     return found["action"], [a["words"] for a in found["alarms"]] or ["all within their limits", *found["unknown"]]
 
 # %% ../nbs/16_loop.ipynb #16-l-winner-code
@@ -141,7 +141,7 @@ def release_winner(
     judged = [parts["choose"], parts["test"]]
     world = reference(judged, feature_set, [winner.score(p) for p in judged], problem.target)
     name = release_model(folder / "releases", described, (folder / described["model"]).read_bytes(), verdict, plan, feature_set.describe(), world,
-                         problem, costs_of(settings), clock.isoformat(), {"replay": str(clock)})
+                         problem, costs_of(settings, problem.kind), clock.isoformat(), {"replay": str(clock)})
     return Release.load(folder / "releases" / name)
 
 # %% ../nbs/16_loop.ipynb #16-l-renew-code

@@ -97,14 +97,14 @@ def quality(
 ) -> tuple[dict, list[dict]]:  # figures, alarms
     "Calibration and cost on outcomes that have arrived."
     y, days = rows.outcome.to_numpy(float), rows.decision_time.dt.floor("D").to_numpy()
-    others = {"always": np.ones(len(y)), "never": np.zeros(len(y))} | ({"rule": rows["rule"].to_numpy()} if "rule" in rows and kind == "model" else {})
+    others = costs.how.ways(y, len(y), costs) | ({"rule": rows["rule"].to_numpy()} if "rule" in rows and kind == "model" else {})
     figures, found = {"labelled": len(rows), "happened": float(y.mean()), "cost": mean_cost(y, rows.decision, costs)}, []
     for name, other in others.items():
         saved = savings(y, rows.decision, other, costs); low, high = interval(drawn_gains(saved, days, draws, seed), confidence)
         figures[f"saves against {name}"] = [low, float(saved.mean()), high]
         if high < 0: found.append(alarm(f"saving against {name}", "decisions", high, 0, "roll back" if name == "rule" else "retrain"))
     if kind == "model":
-        gap = rows.score.to_numpy(float) - y; low, high = interval(drawn_gains(gap, days, draws, seed), confidence)
+        gap = (rows.score.to_numpy(float) - y) / costs.how.scale(y); low, high = interval(drawn_gains(gap, days, draws, seed), confidence)
         figures["calibration gap"] = [low, float(gap.mean()), high]
         if abs(gap.mean()) > calibration_limit and not low <= 0 <= high: found.append(alarm("calibration gap", "score", abs(gap.mean()), calibration_limit, "retrain"))
     return figures, found

@@ -28,6 +28,7 @@ import pandas as pd
 from pydantic import BaseModel
 from scipy.stats import binomtest, fisher_exact
 
+from .core.kinds import price as cost_of
 from .core.log import ServingLog
 from .core.stages import GoBack
 from .curate import curate
@@ -36,12 +37,11 @@ from .transform import transform
 
 # %% ../nbs/14_operate.ipynb #14-o-price-code
 def price(
-    decisions: pd.DataFrame,  # decision (0 or 1) and outcome (0, 1, or NaN while unknown)
+    decisions: pd.DataFrame,  # decision (0 or 1, or an amount) and outcome (the same, NaN while unknown)
     costs: Costs,
 ) -> pd.Series:               # cost units, NaN while unknown
     "What each decision cost."
-    happened, acted = decisions.outcome == 1, decisions.decision == 1
-    return (costs.missed * (happened & ~acted) + costs.needless * (~happened & acted)).where(decisions.outcome.notna())
+    return pd.Series(cost_of(decisions.outcome.to_numpy(float, na_value=np.nan), decisions.decision.to_numpy(float, na_value=np.nan), costs), index=decisions.index)
 
 # %% ../nbs/14_operate.ipynb #14-o-summary-code
 def summary(
@@ -322,7 +322,7 @@ class Outside:
     def __init__(self,
         client: Client,
         bodies: list[bytes],         # of `requests_of`, by the row's index
-        reactions: dict[int, str],   # what is told for an outcome of 0 and of 1
+        reactions: dict,             # what is told for an outcome of 0 and of 1, or for a "value"
     ):
         self.client, self.bodies, self.reactions, self.ids = client, bodies, reactions, {}
 
@@ -340,7 +340,8 @@ class Outside:
 
     def tell(self, rows: pd.DataFrame) -> np.ndarray:
         "Send what came of them; False where it was not taken."
-        told = [{"prediction_id": self.ids[i], "reaction": self.reactions[int(y)]} for i, y in rows.outcome.items()]
+        say = lambda y: {"reaction": self.reactions["value"], "value": float(y)} if "value" in self.reactions else {"reaction": self.reactions[int(y)]}
+        told = [{"prediction_id": self.ids[i]} | say(y) for i, y in rows.outcome.items()]
         answers = self.client.send([("POST", "/v1/feedback", json.dumps(t).encode(), {"x-mlops-clock": at.isoformat()}) for t, at in zip(told, rows.label_known_at)])
         return np.array([a.status == 200 for a in answers])
 
@@ -354,10 +355,10 @@ def _read(answer: Answer, canary: dict) -> tuple:  # arm, decision, milliseconds
     refused = 400 <= answer.status < 500
     return "refused" if refused else "canary", np.nan, answer.milliseconds, True
 
-def reactions_of(plan: dict) -> dict[int, str]:  # {0: name, 1: name}
+def reactions_of(plan: dict) -> dict:  # {0: name, 1: name}, or {"value": name}
     "The reactions that say what happened; raises `GoBack` where the plan has none."
     found = {r["label"]: r["name"] for r in reversed(plan["reactions"]) if r.get("label") is not None}
-    if set(found) != {0, 1}: raise GoBack("plan", f"the plan needs a reaction for each outcome, 0 and 1, it has {found}", evidence={"outcomes": sorted(found)})
+    if set(found) not in ({0, 1}, {"value"}): raise GoBack("plan", f"the plan needs a reaction for each outcome, 0 and 1, or one for a value, it has {found}", evidence={"outcomes": sorted(found, key=str)})
     return found
 
 # %% ../nbs/14_operate.ipynb #14-o-open-code

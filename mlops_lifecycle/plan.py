@@ -48,13 +48,13 @@ class Reaction(Part):
     "One possible answer to a question that is asked about a decision."
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")  # what a caller sends
     asks: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")  # the question; "outcome" is what really happened
-    label: Literal[0, 1] | None = None                    # of an answer to "outcome"
+    label: Literal[0, 1, "value"] | None = None           # of an answer to "outcome"; "value": the amount that is sent with it
     meaning: str = ""
 
     @model_validator(mode="after")
     def _label_is_the_outcome(self):
         if (self.asks == "outcome") != (self.label is not None):
-            raise ValueError(f'"{self.name}": an answer to "outcome" has the label 0 or 1, any other has none')
+            raise ValueError(f'"{self.name}": an answer to "outcome" has the label 0 or 1, or value for an amount, any other has none')
         return self
 
 # %% ../nbs/00_plan.ipynb #00-p-revisit-code
@@ -124,7 +124,8 @@ class Plan(Part):
     def _parts_fit(self):
         names = [r.name for r in self.reactions]
         if len({*names}) < len(names): raise ValueError(f"two reactions share a name among {', '.join(names)}")
-        if sorted(r.label for r in self.reactions if r.asks == "outcome") != [0, 1]: raise ValueError('"outcome" needs two answers, one with the label 1 and one with 0')
+        if sorted((r.label for r in self.reactions if r.asks == "outcome"), key=str) not in ([0, 1], ["value"]):
+            raise ValueError('"outcome" needs two answers, one with the label 1 and one with 0, or a single one with the label value')
         if self.revisit.reaction not in names: raise ValueError(f'"revisit" counts "{self.revisit.reaction}", the reactions are {", ".join(names)}')
         if [m.name for m in self.metrics].count("cost") != 1: raise ValueError('one metric must be named "cost"')
         left_out = set(QUESTIONS.values()) - {item.question for item in self.ethics}

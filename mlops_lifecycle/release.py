@@ -84,15 +84,16 @@ def model_card(
     problem: Any,                       # formulate.Problem
 ) -> str:                               # Markdown
     "What the model is for, what it costs, and what nobody knows about it."
+    told = (lambda value: f"{value:.4g}") if problem.how.amount else (lambda value: f"{value:.1%}")
     unit, gates = problem.unit, [{"gate": g["gate"], "figure": g["figure"], "limit": g["limit"], "result": {True: "holds", False: "fails", None: "not judged"}[g["passed"]]} for g in verdict["gates"]]
-    costs = [{"what decides": f"this model, from {verdict['threshold']:.3f} on", unit: verdict["cost"]}] + [{"what decides": k, unit: v} for k, v in verdict["bar"]["costs"].items()]
+    costs = [{"what decides": f"this model, {verdict['threshold']:.3f} {problem.how.axis}", unit: verdict["cost"]}] + [{"what decides": k, unit: v} for k, v in verdict["bar"]["costs"].items()]
     groups = [{k: s[k] for k in ("column", "group", "rows", "share", "cost", "other")} | {"judged": "no, too few" if s["weak"] is None else "worse" if s["weak"] else "yes"} for s in verdict["slices"]]
     lineage = [{"what": k, "which": [f"{a} {b}" for a, b in v.items()] if isinstance(v, Mapping) else v} for k, v in (manifest["lineage"] | manifest["environment"]).items()]
     return "\n".join([
         f"# {manifest['name']}, {problem.name}", f"\n{plan['objective']}\n",
-        f"Decides whether to {problem.action}, for each {problem.entity}. A missed case costs {manifest['costs']['missed']:g}, a needless one {manifest['costs']['needless']:g}.",
+        f"Decides whether to {problem.action}, for each {problem.entity}. {problem.how.mistakes[0].capitalize()} costs {manifest['costs']['missed']:g}, {problem.how.mistakes[1]} {manifest['costs']['needless']:g}.",
         f"\n## What it costs\n\nOn the last period before {manifest['as_of'][:10]}, which it had not seen: "
-        f"{verdict['rows']:,} rows, {verdict['happened']:.1%} of them {problem.target}; it acts on {verdict['acted']:.1%}.\n", markdown_table(costs),
+        f"{verdict['rows']:,} rows, {problem.how.found.format(happened=told(verdict['happened']), acted=told(verdict['acted']), target=problem.target)}.\n", markdown_table(costs),
         f"It saves {verdict['saving']:.3f} against the cheapest of the others, with {verdict['gain'][0]:.3f} to {verdict['gain'][1]:.3f} as the interval of that figure.\n",
         "## Gates\n", markdown_table(gates), f"## Groups\n\n`other` is what the bar ({verdict['bar']['name']}) costs there.\n", markdown_table(groups), "## Features\n", markdown_table(manifest["features"]["features"]),
         "## Limits\n\nThe figures hold for periods like the judged one. Groups that were too few to be judged are unknown, not fine. It has not been shown to work for any other decision than the one above.\n",
@@ -106,8 +107,8 @@ def release_rule(
 ) -> str:               # the release's id
     "Release the problem's rule, if this version of it is not released yet; raises `GoBack` to formulate."
     rule = problem.rule
-    manifest = {"kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha, "problem": problem.name, "lineage": dict(lineage)}
-    card = f"# {rule.name}, {problem.name}\n\nA rule, version {rule.version}: no model, no data. Acts from {rule.threshold:.4g} on.\n"
+    manifest = {"kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha, "problem": problem.name, "decides": problem.kind, "lineage": dict(lineage)}
+    card = f"# {rule.name}, {problem.name}\n\nA rule, version {rule.version}: no model, no data. Its threshold is {rule.threshold:.4g} ({problem.how.axis}).\n"
     try: return write_release(releases, manifest, {"card.md": card.encode()}).name
     except ValueError as error: raise GoBack("formulate", str(error), evidence={"rule": rule.version}) from error
 
@@ -122,7 +123,7 @@ def release_model(
     "Release the model that the verdict names; raises `GoBack` to train when the file is not the one that was judged."
     if hashlib.sha256(content).hexdigest() != candidate["sha256"]: raise GoBack("train", f"{candidate['model']} is not the model that was judged: its checksum differs", evidence={"model": candidate["model"]})
     band = verdict.get("review")  # scores between which a person decides
-    manifest = {"kind": "model", "name": candidate["name"], "as_of": as_of, "threshold": verdict["threshold"], "encoder": candidate["encoder"], "calibration": candidate["calibration"],
+    manifest = {"kind": "model", "name": candidate["name"], "decides": problem.kind, "as_of": as_of, "threshold": verdict["threshold"], "encoder": candidate["encoder"], "calibration": candidate["calibration"],
                 "features": dict(features), "recipes": candidate.get("recipes", []), "problem": problem.name, "costs": {"missed": costs.missed, "needless": costs.needless},
                 "review": band and [band["low"], band["high"]],
                 "verdict": {k: verdict[k] for k in ("cost", "bar", "gain", "saving", "rows")}, "lineage": dict(lineage), "environment": environment()}

@@ -29,7 +29,7 @@ from .core.server import served as on_loopback
 from .core.stages import GoBack
 from .core.workspace import Workspace
 from .formulate import Problem, example_of, personal_fields
-from .serving import Prediction, create_app, features_for, trial_workspace
+from .serving import Prediction, answer_type, create_app, features_for, trial_workspace
 
 # %% ../nbs/11_test.ipynb #11-t-artificial-code
 def artificial(
@@ -68,12 +68,13 @@ def check_contract(
     client: httpx.Client,
     openapi: Mapping,      # of the document that stage 09 left
     requests: list[dict],
+    Answer: type[BaseModel] = Prediction,  # what an answer must be
 ) -> Check:
     "Counts answers that break the contract."
     broken = int(client.get("/openapi.json").json() != json.loads(json.dumps(openapi)))
     for request in requests:
         answer = client.post("/v1/predict", json=request)
-        try: ok = answer.status_code == 200 and Prediction.model_validate_json(answer.content, strict=True) and set(answer.json()) == set(Prediction.model_fields)
+        try: ok = answer.status_code == 200 and Answer.model_validate_json(answer.content, strict=True) and set(answer.json()) == set(Answer.model_fields)
         except ValidationError: ok = False
         broken += not ok
     return Check("contract", broken, 0, "code", f"answers of {len(requests) + 1} that break the contract")
@@ -158,7 +159,7 @@ def check_bias(
     client: httpx.Client,
     problem: Problem,
     requests: list[dict],
-    limit: float,          # largest difference in the share of decisions to act
+    limit: float,          # largest difference in the share of decisions to act; of amounts, as a share of their mean
     stage: str,            # to go back to
 ) -> Check:
     "How far the share of decisions moves with a protected field alone."
@@ -166,7 +167,7 @@ def check_bias(
     for name in problem.protected:
         groups = [g for g in problem.Request.model_fields[name].examples if g is not None]
         shares = {g: float(np.mean([client.post("/v1/predict", json=r | {name: g}).json()["decision"] for r in requests])) for g in groups}
-        gap = max(shares.values()) - min(shares.values())
+        gap = (max(shares.values()) - min(shares.values())) / (abs(np.mean(list(shares.values()))) or 1.0 if problem.how.amount else 1.0)
         if gap >= worst: worst, words = gap, f'"{name}" alone: ' + ", ".join(f"{g} {share:.2f}" for g, share in shares.items())
     return Check("bias", worst, limit, stage, words)
 
@@ -214,11 +215,12 @@ def release_candidate(
     releases: Path,         # folder for the release
     as_of: str,
     features: Mapping,      # the document of stage 04
+    kind: str = "binary",   # of the problem
 ) -> str:                   # id of the release
     "Write the candidate that passed as a release, for staging only."
     verdict = workspace.load("verdict")
     candidate = next(c for c in workspace.load("candidates")["candidates"] if c["name"] == verdict["candidate"])
-    manifest = {"kind": "model", "name": candidate["name"], "as_of": as_of, "threshold": verdict["threshold"], "encoder": candidate["encoder"],
+    manifest = {"kind": "model", "name": candidate["name"], "decides": kind, "as_of": as_of, "threshold": verdict["threshold"], "encoder": candidate["encoder"],
                 "calibration": candidate.get("calibration"), "features": dict(features)}
     return write_release(releases, manifest, {}, (workspace.root / candidate["model"]).read_bytes()).name
 
@@ -238,7 +240,7 @@ def stage_subject(
     with served(create_app(settings, workspace, problem, features)) as client:
         told = client.get("/v1/model")
         if told.status_code != 200 or told.json()["fault"]: return [Check("contract", 1, 0, "code", f"the release does not load: {told.text[:300]}")]
-        return [check_contract(client, openapi, requests), check_load(client, requests, settings.serving.latency_limit_ms),
+        return [check_contract(client, openapi, requests, answer_type(problem)), check_load(client, requests, settings.serving.latency_limit_ms),
                 check_security(client, problem.Request, settings.serving.max_body_bytes),
                 check_bias(client, problem, requests[:rows // 2], settings.evaluate.fairness_limit, blame), check_privacy(problem, requests, workspace.root)]
 

@@ -6,8 +6,8 @@
 __all__ = ['families', 'variations', 'SPLITS', 'windows', 'split', 'enough_labels', 'no_target_inside', 'logistic_regression',
            'gradient_boosting', 'fit_calibration', 'at_level', 'folds', 'Recipe', 'recipes', 'remembered',
            'fingerprint', 'fold_scores', 'Trial', 'search', 'Candidate', 'figures', 'blends', 'fit_whole', 'finish',
-           'learnable', 'train', 'families_of', 'write_candidates', 'read_candidates', 'describe_trials',
-           'log_experiment']
+           'plain_parameters', 'learnable', 'right_families', 'train', 'families_of', 'write_candidates',
+           'read_candidates', 'describe_trials', 'log_experiment']
 
 # %% ../nbs/07_train.ipynb #07-t-imports
 import hashlib
@@ -30,7 +30,7 @@ import sklearn
 from numpy.typing import ArrayLike
 from pandas.tseries.frequencies import to_offset
 from scipy.optimize import brentq
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.compose import make_column_transformer
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
@@ -44,6 +44,7 @@ from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScal
 from .core.clock import moment
 from .core.ensemble import LogOddsMean, averaged, log_odds
 from .core.features import Encoder, FeatureSet, source_of
+from .core.kinds import KINDS, ask, learn, right_order
 from .core.release import calibrated, model_bytes, read_model
 from .core.stages import GoBack
 from .core.workspace import atomic_write
@@ -80,15 +81,16 @@ def split(
 def enough_labels(
     parts: Mapping[str, pd.DataFrame],  # of `split`
     target: str,
+    kind: str = "binary",               # of the problem
 ) -> None:
     "Pass where the rows can teach a model; raises `GoBack` to collect where they cannot."
     for name, least in {"fit": 100, "choose": 10, "test": 10}.items():
-        counts = {int(k): int(v) for k, v in parts[name][target].value_counts().items()}
+        counts = KINDS[kind].counts(parts[name][target])
         way = how_to_learn(len(parts[name]), counts, least)
         if way != "supervised":
-            have = f"{counts.get(0, 0):,} rows with {target} = 0 and {counts.get(1, 0):,} with 1"
+            have = " and ".join(f"{n:,} rows with {target} = {sort}" for sort, n in counts.items())
             raise GoBack("collect", f'the window "{name}" has {have}; at least {least} of each are needed to learn, until then: {way}',
-                         evidence={"window": name, "of 0": counts.get(0, 0), "of 1": counts.get(1, 0), "limit": least})
+                         evidence={"window": name, **{f"of {sort}": n for sort, n in counts.items()}, "limit": least})
 
 # %% ../nbs/07_train.ipynb #07-t-leak-code
 def no_target_inside(
@@ -170,8 +172,9 @@ def folds(
             end = start
         return found[::-1]
     if how == "grouped" and group not in rows: raise ValueError(f'"group" must name a column of the examples for grouped folds, got "{group}"')
+    strata = rows[target].astype(int) if rows[target].nunique() <= 2 else pd.qcut(rows[target].rank(method="first"), 5, labels=False)
     splitter = (StratifiedGroupKFold if how == "grouped" else StratifiedKFold)(max(count, 2), shuffle=True, random_state=seed)
-    return list(splitter.split(rows, rows[target].astype(int), rows[group] if how == "grouped" else None))[:count]
+    return list(splitter.split(rows, strata, rows[group] if how == "grouped" else None))[:count]
 
 # %% ../nbs/07_train.ipynb #07-t-recipe-code
 @dataclass(frozen=True)
@@ -224,13 +227,13 @@ def fold_scores(
     features: Any, target: str, seed: int,
     share: float = 1.0,             # of the rows to fit
     folder: Path | None = None, data: str = "",  # see `remembered`; `fingerprint` of the rows
-) -> np.ndarray:                    # probabilities of the judged rows
+) -> np.ndarray:                    # scores of the judged rows
     "Fit on one part, ask about the other."
     def make() -> bytes:
         part = fit if share >= 1 else np.sort(np.random.default_rng(seed).permutation(fit)[:max(int(len(fit) * share), 2)])
         encoder, out = Encoder.fit(rows.iloc[part], features), BytesIO()
-        estimator = recipe.estimator(encoder.categorical, seed).fit(encoder.to_fit(rows.iloc[part]), rows[target].iloc[part].to_numpy(int))
-        np.save(out, estimator.predict_proba(encoder.encode(rows.iloc[judged]))[:, 1])
+        estimator = learn(recipe.estimator(encoder.categorical, seed), encoder.to_fit(rows.iloc[part]), rows[target].iloc[part])
+        np.save(out, ask(estimator, encoder.encode(rows.iloc[judged])))
         return out.getvalue()
     parts = [data, recipe.name, source_of(recipe.make), seed, share, hashlib.sha256(fit.tobytes() + judged.tobytes()).hexdigest()]
     return np.load(BytesIO(remembered(folder, parts, make)))
@@ -242,7 +245,7 @@ class Trial:
     recipe: Recipe
     share: float                  # of the rows to fit, in that round
     cost: float                   # a decision, at the best threshold; mean over the folds
-    scores: list = field(repr=False)  # probabilities of each fold's judged rows
+    scores: list = field(repr=False)  # of each fold's judged rows
     seconds: float = 0.0
 
 def search(
@@ -282,20 +285,26 @@ class Candidate:
     folds: list = field(default_factory=list, repr=False)    # the figures of each fold
     recipes: list = field(default_factory=list, repr=False)  # family and changes of each member
 
-    def score(self, columns: Mapping) -> np.ndarray:  # probabilities; shape (n,)
-        "Calibrated probability that acting is right; columns as the encoder wants them, a table will do."
-        return calibrated(self.estimator.predict_proba(self.encoder.encode(columns))[:, 1], self.calibration)
+    def score(self, columns: Mapping) -> np.ndarray:  # probabilities, or amounts; shape (n,)
+        "Calibrated probability that acting is right, or the amount expected; columns as the encoder wants them, a table will do."
+        return calibrated(ask(self.estimator, self.encoder.encode(columns)), self.calibration)
 
 # %% ../nbs/07_train.ipynb #07-t-metrics-code
 def figures(
-    y_true: ArrayLike,       # what happened, 0 or 1; shape (n,)
-    probability: ArrayLike,  # shape (n,)
+    y_true: ArrayLike,       # what happened, 0 or 1, or amounts; shape (n,)
+    probability: ArrayLike,  # or estimates; shape (n,)
     costs: Any,              # formulate.Costs
 ) -> dict[str, float]:
     "What is worth comparing: cost at the threshold of the prices, and the field's usual measures."
+    if costs.how.amount: return _figures_of_amounts(np.asarray(y_true, dtype=float), np.asarray(probability, dtype=float), costs)
     threshold, probability = calibrated_threshold(costs), np.asarray(probability, dtype=float)
     return {"cost": mean_cost(y_true, probability >= threshold, costs), "threshold": threshold, "auc": float(roc_auc_score(y_true, probability)),
             "log_loss": float(log_loss(y_true, probability)), "brier": float(brier_score_loss(y_true, probability))}
+
+def _figures_of_amounts(y: np.ndarray, estimate: np.ndarray, costs: Any) -> dict[str, float]:
+    margin = best_threshold(y, estimate, costs)
+    return {"cost": mean_cost(y, estimate + margin, costs), "threshold": margin, "mae": float(np.abs(y - estimate).mean()),
+            "rmse": float(np.sqrt(np.mean((y - estimate) ** 2))), "right_order": right_order(y, estimate)}
 
 # %% ../nbs/07_train.ipynb #07-t-blend-code
 def blends(
@@ -308,7 +317,7 @@ def blends(
         mean = [np.mean([log_odds(t.scores[fold]) for t in members], axis=0) for fold in range(len(y))]
         return float(np.mean([mean_cost(happened, odds >= best_threshold(happened, odds, costs), costs) for happened, odds in zip(y, mean)]))
     alone = {t.recipe.name: [t] for t in kept}
-    pays = len(kept) > 1 and cost(kept) < min(cost([t]) for t in kept)
+    pays = len(kept) > 1 and not costs.how.amount and cost(kept) < min(cost([t]) for t in kept)
     return alone | ({f"average of {len(kept)}": kept} if pays else {})
 
 # %% ../nbs/07_train.ipynb #07-t-whole-code
@@ -321,7 +330,7 @@ def fit_whole(
     "Fit a recipe on all rows."
     def make() -> bytes:
         estimator = recipe.estimator(encoder.categorical, seed)
-        return model_bytes(estimator.fit(encoder.to_fit(rows), rows[target].to_numpy(int)))
+        return model_bytes(learn(estimator, encoder.to_fit(rows), rows[target]))
     return read_model(remembered(folder, [data, recipe.name, source_of(recipe.make), seed, str(rows.decision_time.max())], make))
 
 # %% ../nbs/07_train.ipynb #07-t-finish-code
@@ -332,13 +341,26 @@ def finish(
 ) -> Candidate:
     "Calibrate on the folds, and set the level of all rows."
     estimator = models[0] if len(models) == 1 else averaged(models)
+    if costs.how.amount: return _finish_amounts(name, members[0], estimator, encoder, y, costs, {"seed": seed, "rows": len(rows)})
     by_fold = [1 / (1 + np.exp(-np.mean([log_odds(t.scores[i]) for t in members], axis=0))) for i in range(len(y))]
     calibration = fit_calibration(np.concatenate(y), np.concatenate(by_fold))
     level = at_level(calibration["slope"], estimator.predict_proba(encoder.encode(rows))[:, 1], float(rows[target].mean()))
     judged = [figures(happened, calibrated(p, calibration), costs) for happened, p in zip(y, by_fold)]
-    plain = {k: v for k, v in models[0].get_params().items() if isinstance(v, int | float | str) and v == v}
-    return Candidate(name, estimator, encoder, level, figures(np.concatenate(y), calibrated(np.concatenate(by_fold), calibration), costs), plain | {"seed": seed, "rows": len(rows)},
+    return Candidate(name, estimator, encoder, level, figures(np.concatenate(y), calibrated(np.concatenate(by_fold), calibration), costs), plain_parameters(models[0]) | {"seed": seed, "rows": len(rows)},
                      round(sum(t.seconds for t in members), 3), judged, [{"family": t.recipe.family, "changes": t.recipe.changes} for t in members])
+
+def plain_parameters(estimator: Any) -> dict:
+    "Those parameters of an estimator that are numbers or words."
+    return {k: v for k, v in estimator.get_params().items() if isinstance(v, int | float | str) and v == v}
+
+# %% ../nbs/07_train.ipynb #07-t-amounts-code
+def _finish_amounts(name: str, trial: Trial, estimator: Any, encoder: Encoder, y: list[np.ndarray], costs: Any, more: dict) -> Candidate:
+    "A candidate whose answers are amounts."
+    happened, estimate = np.concatenate(y), np.concatenate(trial.scores)
+    around = {"interval": np.quantile(happened - estimate, [0.05, 0.95]).tolist(), "confidence": 0.9}
+    judged = [figures(*pair, costs) for pair in zip(y, trial.scores)]
+    return Candidate(name, estimator, encoder, around, figures(happened, estimate, costs), plain_parameters(estimator) | more, round(trial.seconds, 3), judged,
+                     [{"family": trial.recipe.family, "changes": trial.recipe.changes}])
 
 # %% ../nbs/07_train.ipynb #07-t-learn-code
 def learnable(
@@ -352,6 +374,13 @@ def learnable(
     early, late = rows[rows.decision_time < start], rows[rows.decision_time >= start]
     if 0 < sample < len(early): early = early.sample(sample, random_state=seed).sort_values("decision_time", kind="stable")
     return pd.concat([early, late], ignore_index=True)
+
+# %% ../nbs/07_train.ipynb #07-t-right-code
+def right_families(families: Mapping[str, Callable], how: Any) -> None:  # how: core.kinds.Kind
+    "Pass where the families answer in the problem's kind; raises `GoBack` to formulate that names the first that does not."
+    for name, make in families.items():
+        if is_classifier(make([False], 0)) == how.amount:
+            raise GoBack("formulate", f'family "{name}" answers with {"a probability" if how.amount else "no probability"}, the problem is of kind {how.name}', evidence={"family": name, "kind": how.name})
 
 # %% ../nbs/07_train.ipynb #07-t-call-code-Candidates
 class Candidates(list):
@@ -372,18 +401,18 @@ def train(
     folder: Path | None = None, tell: Callable[[str], None] = lambda words: None,  # see `remembered`; hears of the progress
 ) -> Candidates:
     "Search, average, fit; raises `GoBack` where nothing can be learned or a feature leaks."
-    limits, target, features, costs = settings.train, problem.target, feature_set.features, costs_of(settings)
+    limits, target, features, costs = settings.train, problem.target, feature_set.features, costs_of(settings, problem.kind)
     no_target_inside(feature_set, target)
-    enough_labels(split(examples, target, as_of, settings.clock.period), target)
+    enough_labels(split(examples, target, as_of, settings.clock.period), target, problem.kind); right_families(families, costs.how)
     seed, end = limits.seed if seed < 0 else seed, windows(as_of, settings.clock.period)["choose"][1]
     rows = learnable(examples, target, as_of, settings.clock.period, sample or limits.sample, seed)
     pairs = folds(rows, target, end, settings.clock.period, limits.folds, limits.split, limits.group, seed)
-    pairs = [pair for pair in pairs[:-1] if all(rows[target].iloc[part].value_counts().reindex([0, 1], fill_value=0).min() >= 10 for part in pair)] + pairs[-1:]  # not those from before the labels
-    data, y = fingerprint(rows, features, target) if folder else "", [rows[target].iloc[judged].to_numpy(int) for _, judged in pairs]
+    pairs = [pair for pair in pairs[:-1] if all(min(costs.how.counts(rows[target].iloc[part]).values()) >= 10 for part in pair)] + pairs[-1:]  # not those from before the labels
+    data, y = fingerprint(rows, features, target) if folder else "", [rows[target].iloc[judged].to_numpy(costs.how.outcome) for _, judged in pairs]
     def judge(recipe, share):
         start, first = time.monotonic(), 0 if share == 1 else len(pairs) - 1
         scores = [fold_scores(recipe, rows, *pair, features, target, seed, share, folder, data) for pair in pairs[first:]]
-        cost = float(np.mean([mean_cost(happened, p >= best_threshold(happened, p, costs), costs) for happened, p in zip(y[first:], scores)]))
+        cost = float(np.mean([mean_cost(happened, costs.how.decide(p, best_threshold(happened, p, costs)), costs) for happened, p in zip(y[first:], scores)]))
         return Trial(recipe, share, cost, scores, time.monotonic() - start)
     trials = search(recipes(families, variations, seed), judge, limits.candidates, limits.seconds, limits.keep, tell)
     tell(f"fitting the best {len(kept := trials[:limits.keep])} on {len(rows):,} rows")

@@ -15,6 +15,7 @@ import pandas as pd
 from .core.checks import Expectation, check
 from .core.distributions import describe_table, entries
 from .core.drift import ZONES, alarms, changes, judge
+from .core.kinds import BINARY, Kind
 from .core.stages import GoBack, stage
 from .formulate import personal_fields, problem
 
@@ -50,7 +51,7 @@ def expected_of_silver(
 # %% ../nbs/05_validate.ipynb #val-gold
 def expected_of_gold(
     features: Mapping,  # the document of 04: features and lookups
-    target: str,
+    target: str, how: Kind = BINARY,  # of the problem
 ) -> list[Expectation]:
     "What the features' declarations promise of gold."
     found = []
@@ -58,7 +59,8 @@ def expected_of_gold(
         found.append(Expectation(table, kind, ({"column": column} if column else {}) | arguments, back_to, why))
     about("ExpectColumnValuesToBeUnique", "key", why="one row a decision")
     about("ExpectColumnValuesToNotBeNull", "decision_time", why="every decision has its moment")
-    about("ExpectColumnDistinctValuesToEqualSet", target, "curate", "both outcomes must occur", value_set=[0, 1])
+    if how.amount: about("ExpectColumnUniqueValueCountToBeBetween", target, "curate", "amounts must differ", min_value=3)
+    else: about("ExpectColumnDistinctValuesToEqualSet", target, "curate", "both outcomes must occur", value_set=[0, 1])
     about("ExpectColumnPairValuesAToBeGreaterThanB", back_to="curate", why="an answer known before its question is a leak",
           column_A="label_known_at", column_B="decision_time", or_equal=True, ignore_row_if="either_value_is_missing")
     for f in features["features"]:
@@ -166,11 +168,11 @@ def validate(
     published: Iterable[str],            # names of tables that are there
     catalog: Mapping, features: Mapping,  # the documents of 03 and 04
     sources: Mapping,                    # of the settings
-    target: str = problem.target, expectations: Iterable[Expectation] = EXPECTATIONS,  # what the project declares
+    target: str = problem.target, expectations: Iterable[Expectation] = EXPECTATIONS, how: Kind = problem.how,  # what the project declares
 ) -> pd.DataFrame:                       # one row an expectation
     "Check everything that must hold; raises `GoBack` where a table is not there at all."
     brought = [name for name, source in sources.items() if source.kind != "log"]
-    wanted = [*expected_of_bronze(catalog, brought), *expected_of_silver(catalog, {n: tuple(s.key) for n, s in sources.items()}), *expected_of_gold(features, target), *expectations]
+    wanted = [*expected_of_bronze(catalog, brought), *expected_of_silver(catalog, {n: tuple(s.key) for n, s in sources.items()}), *expected_of_gold(features, target, how), *expectations]
     absent = sorted({e.table for e in wanted} - set(published))
     if absent: raise GoBack(ZONES[absent[0].partition(".")[0]], f"tables {', '.join(absent)} are expected and not there", {"missing tables": absent})
     return check(read, head, wanted, hidden_columns(catalog))

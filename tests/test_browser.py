@@ -99,7 +99,7 @@ class Lab:
         self.page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
         try: expect(self.page.locator(".jp-OutputArea-output", has_text=verdict).first).to_be_visible(timeout=180_000)
         except AssertionError as error:
-            raise AssertionError("JupyterLab shows:\n" + self.page.locator("body").inner_text()[-8000:]) from error
+            raise AssertionError("JupyterLab shows:\n" + self.page.locator(".jp-Notebook").first.inner_text() + "\n" + "\n".join(self.page.locator(".jp-OutputArea-output").all_inner_texts())[-6000:]) from error
         self.page.keyboard.press("Control+s")
 
 

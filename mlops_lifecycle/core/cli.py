@@ -283,7 +283,7 @@ def score_requests(
     log.close()
     score = release.score(columns_of(table))
     frame = pd.DataFrame([entity.model_dump() for entity, _ in rows])
-    return frame.assign(score=score, decision=(score >= release.threshold).astype(int), threshold=release.threshold, model=release.name, version=release.version)
+    return frame.assign(score=score, decision=release.decision(score), threshold=release.threshold, model=release.name, version=release.version)
 
 # %% ../../nbs/core/cli.ipynb #cli-whole
 def whole_features(
@@ -356,7 +356,8 @@ def score(
         if not workspace.has_log: raise _refused("nothing is deployed; mlops run deploy does it")
         scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features)
         write_rows(scored, target)
-    console().print(f"{len(scored):,} rows scored by {scored.model[0]} {scored.version[0]}, {int(scored.decision.sum()):,} to act on: {target}", markup=False)
+    decided = f"{scored.decision.sum():,.4g} decided in all" if problem.how.amount else f"{int(scored.decision.sum()):,} to act on"
+    console().print(f"{len(scored):,} rows scored by {scored.model[0]} {scored.version[0]}, {decided}: {target}", markup=False)
 
 # %% ../../nbs/core/cli.ipynb #7af9a146
 @app.command()

@@ -15,6 +15,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.tree import DecisionTreeRegressor
 
+from .kinds import BINARY, Kind, price
+
 # %% ../../nbs/core/judge.ipynb #jdg-drawn-code
 def drawn_gains(
     saved: ArrayLike,        # a figure for each decision, such as what it saves; shape (n,), or (n, k) for k figures
@@ -42,13 +44,12 @@ def interval(
 def over_threshold(
     y_true: ArrayLike, score: ArrayLike,  # what happened, 0 or 1; scores; shape (n,)
     costs: Any,                           # with `missed` and `needless`, such as formulate.Costs
-    days: ArrayLike = None, confidence: float = 0.9, draws: int = 500, seed: int = 0, points: int = 40,
+    days: ArrayLike = None, confidence: float = 0.9, draws: int = 500, seed: int = 0, points: int = 40, how: Kind = BINARY,
 ) -> pd.DataFrame:                        # threshold, cost, low, high
     "What a decision costs at thresholds spread over the scores."
-    y, score = np.asarray(y_true, dtype=bool), np.asarray(score, dtype=float)
-    at = np.unique(np.append(np.quantile(score, np.linspace(0, 1, points)), score.max() + 1e-9))
-    acted = score[:, None] >= at
-    cost = costs.missed * (y[:, None] & ~acted) + costs.needless * (~y[:, None] & acted)
+    y, score = np.asarray(y_true, dtype=float), np.asarray(score, dtype=float); places = how.places(y, score)
+    at = np.unique(np.append(np.quantile(places, np.linspace(0, 1, points)), places.max() + 1e-9))
+    cost = price(y[:, None], how.decide(score[:, None], at), costs)
     low, high = interval(drawn_gains(cost, days, draws, seed), confidence)
     return pd.DataFrame({"threshold": at, "cost": cost.mean(0), "low": low, "high": high})
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EPOCH', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys', 'DAY',
-           'microseconds', 'open_engine', 'sqlite_warning', 'NotStored', 'ServingLog', 'commit', 'write', 'GroupCommit',
-           'prediction_row', 'append_prediction', 'store_once', 'UnknownPrediction', 'Contradiction', 'reaction',
-           'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'online_frame', 'marks',
-           'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
+           'microseconds', 'Amount', 'open_engine', 'sqlite_warning', 'NotStored', 'ServingLog', 'commit', 'write',
+           'GroupCommit', 'prediction_row', 'append_prediction', 'store_once', 'UnknownPrediction', 'Contradiction',
+           'reaction', 'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'online_frame',
+           'marks', 'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
 
 # %% ../../nbs/core/log.ipynb #core-log-imports
 import asyncio
@@ -46,6 +46,12 @@ def microseconds(
 _START = EPOCH.replace(tzinfo=None)
 
 # %% ../../nbs/core/log.ipynb #core-log-tables-code
+class Amount(sa.types.TypeDecorator):
+    "A number; a whole one comes back as an integer, as a decision of 0 or 1 is."
+    impl, cache_ok = sa.Float, True
+
+    def process_result_value(self, value, dialect): return int(value) if value is not None and value == int(value) else value
+
 metadata = sa.MetaData()
 
 predictions = sa.Table("predictions", metadata,
@@ -53,13 +59,13 @@ predictions = sa.Table("predictions", metadata,
     sa.Column("key", sa.Text, index=True), sa.Column("decision_time", sa.BigInteger),
     sa.Column("release", sa.Text), sa.Column("kind", sa.Text), sa.Column("model", sa.Text), sa.Column("version", sa.Text),
     sa.Column("arm", sa.Text), sa.Column("generation", sa.Integer),
-    sa.Column("score", sa.Float), sa.Column("decision", sa.Integer), sa.Column("threshold", sa.Float), sa.Column("review", sa.Boolean),
+    sa.Column("score", sa.Float), sa.Column("decision", Amount), sa.Column("threshold", sa.Float), sa.Column("review", sa.Boolean),
     sa.Column("warnings", sa.Text), sa.Column("request", sa.Text), sa.Column("features", sa.Text),
     sa.Column("seconds", sa.Float), sa.Column("error", sa.Text))  # error: of a canary whose answer the stable arm had to give
 
 feedback = sa.Table("feedback", metadata,
     sa.Column("prediction_id", sa.Text, sa.ForeignKey("predictions.id"), primary_key=True), sa.Column("asks", sa.Text, primary_key=True),
-    sa.Column("reaction", sa.Text, nullable=False), sa.Column("label", sa.Integer), sa.Column("at", sa.BigInteger, nullable=False))
+    sa.Column("reaction", sa.Text, nullable=False), sa.Column("label", Amount), sa.Column("at", sa.BigInteger, nullable=False))
 
 online = sa.Table("online", metadata,
     sa.Column("lookup", sa.Text, primary_key=True), sa.Column("key", sa.Text, primary_key=True),
@@ -266,7 +272,7 @@ class Contradiction(ValueError):
 def reaction(
     prediction_id: str, asks: str, reaction: str,  # the question, and the answer to it
     at: datetime | np.datetime64,
-    label: int | None = None,                      # 1 or 0 where the answer says what happened
+    label: float | None = None,                    # 1 or 0, or the amount, where the answer says what happened
 ) -> Callable:                                     # for `commit`; gives the row as stored
     "Store one reaction; the same again changes nothing."
     row = {"prediction_id": prediction_id, "asks": asks, "reaction": reaction, "label": label, "at": microseconds(at)}
@@ -274,7 +280,7 @@ def reaction(
         if connection.execute(sa.select(predictions.c.id).where(predictions.c.id == prediction_id)).first() is None: raise UnknownPrediction(prediction_id)
         before = connection.execute(sa.select(feedback).where(feedback.c.prediction_id == prediction_id, feedback.c.asks == asks)).mappings().first()
         if before is None: connection.execute(feedback.insert(), row)
-        elif before["reaction"] != reaction: raise Contradiction(f'"{asks}" was answered "{before["reaction"]}" before')
+        elif (before["reaction"], before["label"]) != (reaction, label): raise Contradiction(f'"{asks}" was answered "{before["reaction"]}" before')
         return dict(before or row)
     return task
 

@@ -80,11 +80,13 @@ const wrong = detail => {
   }
   if (first) first.focus();
 };
-const react = (id, {name, asks, meaning}) => {
+const react = (id, {name, asks, meaning, value}) => {
   const group = $('asks-' + asks) || (() => { const f = document.createElement('fieldset'); f.id = 'asks-' + asks; put('legend', asks.replaceAll('_', ' ') + '?', f); $('reactions').append(f); return f; })();
+  const input = value && put('input', '', group);
+  if (input) { input.type = 'number'; input.step = 'any'; input.setAttribute('aria-label', meaning || name); }
   const b = put('button', name.replaceAll('_', ' '), group); b.type = 'button'; b.title = meaning;
   b.onclick = async () => {
-    const [status, told] = await call('/v1/feedback', {prediction_id: id, reaction: name});
+    const [status, told] = await call('/v1/feedback', input ? {prediction_id: id, reaction: name, value: input.valueAsNumber} : {prediction_id: id, reaction: name});
     $('noted').textContent = status === 200 ? 'Noted: ' + name.replaceAll('_', ' ') : told.detail[0].message;
     if (status === 200) b.setAttribute('aria-pressed', 'true');
   };
@@ -110,9 +112,11 @@ form.onsubmit = async e => {
   const [status, a] = await call('/v1/predict', Object.fromEntries(fields.map(i => [i.name, typed(i)])));
   button.disabled = false;
   if (status !== 200) return wrong(a.detail);
-  $('decision').textContent = said[a.decision];
-  $('score').value = a.score;
-  $('figures').textContent = 'Score ' + a.score.toFixed(3) + ', acts from ' + a.threshold.toFixed(3) + ' on. Decided by ' + a.model + ' ' + a.version + (a.review ? '. A person should look at it.' : '.');
+  const amount = said.length === 1, span = amount && a.interval ? ', nine times in ten ' + a.interval.map(v => v.toPrecision(4)).join(' to ') : '';
+  $('decision').textContent = amount ? said[0] + ': ' + a.decision.toPrecision(4) : said[a.decision];
+  $('score').value = a.score; $('score').hidden = amount;
+  const figures = amount ? 'Expected ' + a.score.toPrecision(4) + span : 'Score ' + a.score.toFixed(3) + ', acts from ' + a.threshold.toFixed(3) + ' on';
+  $('figures').textContent = figures + '. Decided by ' + a.model + ' ' + a.version + (a.review ? '. A person should look at it.' : '.');
   for (const w of a.warnings) put('li', w, $('warnings'));
   JSON.parse(form.dataset.reactions).forEach(r => react(a.prediction_id, r));
   answer.hidden = false; $('decision').focus();
@@ -126,12 +130,13 @@ def page(
     title: str, objective: str,     # of the problem, for people
     action: str,                    # what is done where the decision is 1: "send a reminder"
     schema: Mapping,                # JSON schema of the request
-    reactions: Sequence[Mapping],   # name, asks and meaning of each
+    reactions: Sequence[Mapping],   # name, asks, label and meaning of each
+    amount: bool = False,           # whether an amount is decided
 ) -> str:                           # HTML
     "The page for people."
     fields = "".join(f"<div>{field(name, part, name in schema.get('required', ()))}</div>" for name, part in schema["properties"].items())
-    said = escape(json.dumps([f"No need to {action}", f"Yes: {action}"]))
-    offered = escape(json.dumps([{"name": r["name"], "asks": r["asks"], "meaning": r.get("meaning") or ""} for r in reactions]))
+    said = escape(json.dumps([action[:1].upper() + action[1:]] if amount else [f"No need to {action}", f"Yes: {action}"]))
+    offered = escape(json.dumps([{"name": r["name"], "asks": r["asks"], "meaning": r.get("meaning") or ""} | ({"value": True} if r.get("label") == "value" else {}) for r in reactions]))
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><title>{escape(title)}</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/page.css">
 <main><h1>{escape(action[:1].upper() + action[1:])}?</h1><p>{escape(objective)}</p>

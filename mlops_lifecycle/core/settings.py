@@ -83,6 +83,8 @@ class CostSettings(Section):
     caught: float = number(0.0, "acting was right, and one acted", "cost units a decision", 0, 1_000_000)
     quiet: float = number(0.0, "nothing was needed, and nothing was done", "cost units a decision", 0, 1_000_000)
     review: float = number(0.0, "a person decides instead, 0 where nobody does", "cost units a decision", 0, 1_000_000)
+    under: float | None = number(None, "where an amount is decided: a unit too little", "cost units", 0, 1_000_000)
+    over: float | None = number(None, "where an amount is decided: a unit too much", "cost units", 0, 1_000_000)
 
     @model_validator(mode="after")
     def _mistakes_cost_more(self):

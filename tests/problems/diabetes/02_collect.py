@@ -1,0 +1,28 @@
+# %% [markdown]
+# ## Yours: one table
+#
+# Scikit-learn's diabetes table. It has no time; `settings.ini` lets a row arrive every three hours, and the outcome an hour after it.
+
+# %%
+#| export
+COLUMNS = {"patients": {
+    "patient": Column("text", "number of the patient"),
+    "age": Column("number", "age", "years"),
+    "sex": Column("text", "1 or 2"),
+    "bmi": Column("number", "body mass index"),
+    "pressure": Column("number", "mean blood pressure", "mmHg"),
+    "hdl": Column("number", "high-density lipoproteins"),
+    "triglycerides": Column("number", "logarithm of the triglycerides, perhaps"),
+    "glucose": Column("number", "blood sugar"),
+    "progression": Column("number", "how far the disease came in a year"),
+    "known_at": Column("time", "when the patient was measured", source="computed"),
+    "measured_at": Column("time", "when the outcome came", source="computed"),
+}}
+
+# %%
+#| export
+def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    "Add when the outcome came."
+    return tables | {"patients": tables["patients"].assign(measured_at=tables["patients"].known_at + pd.Timedelta("1h"))}
+
+GATES = {"patients": {"known_at": "*", "measured_at": ["progression"]}}

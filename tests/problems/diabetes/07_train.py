@@ -1,0 +1,21 @@
+# %% [markdown]
+# ## Yours: the families
+
+# %%
+#| export
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import Ridge
+
+def ridge(categorical: list[bool], seed: int) -> BaseEstimator:
+    "One weight a category, one a scaled amount."
+    names, amounts = np.flatnonzero(categorical).tolist(), np.flatnonzero(~np.array(categorical)).tolist()
+    filled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
+    return make_pipeline(make_column_transformer((OneHotEncoder(handle_unknown="ignore"), names), (filled, amounts)), Ridge())
+
+# %%
+#| export
+def forest(categorical: list[bool], seed: int) -> BaseEstimator:
+    "Few rows, so many small trees."
+    return make_pipeline(SimpleImputer(keep_empty_features=True), RandomForestRegressor(n_estimators=60, min_samples_leaf=5, random_state=seed))
+
+families = {"ridge": ridge, "forest": forest}

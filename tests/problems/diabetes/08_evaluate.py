@@ -1,0 +1,12 @@
+# %% [markdown]
+# ## Yours: what every doctor would say
+#
+# The heavier, the further.
+
+# %%
+#| export
+BEHAVIOURS = (Behaviour("ten points more of the body mass index", lambda rows: {"bmi": rows["bmi"] + 10, "strain": (rows["bmi"] + 10) * rows["pressure"]}, "higher", among=lambda rows: rows["bmi"] < 30),)
+
+def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    "None beside the protected field."
+    return pd.DataFrame(index=rows.index)

@@ -65,7 +65,7 @@ def checkpoint(
     "Put a suite together, and run it on a table through a checkpoint."
     import great_expectations as gx
     suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=[getattr(gx.expectations, e.kind)(**e.arguments, meta={"number": i}) for i, e in enumerate(expectations)]))
-    whole = context.data_sources.get("lake").add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+    whole = context.data_sources.get("lake").get_asset("table").get_batch_definition("all")
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=whole, suite=suite))
     done = context.checkpoints.add(gx.Checkpoint(name=name, validation_definitions=[definition], result_format="BASIC")).run(batch_parameters={"dataframe": frame})
     results, = done.run_results.values()
@@ -77,7 +77,7 @@ def quiet_context():
     import great_expectations as gx
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    context.data_sources.add_pandas("lake")
+    context.data_sources.add_pandas("lake").add_dataframe_asset("table").add_batch_definition_whole_dataframe("all")
     return context
 
 # %% ../../nbs/core/checks.ipynb #chk-few

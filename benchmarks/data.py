@@ -134,9 +134,10 @@ modules, seconds = {name: importlib.import_module(f"mlops_lifecycle.{name}") for
 if "validate" in modules: import great_expectations
 for name, module in modules.items():
     notebook, = Path("nbs").glob(f"[0-9][0-9]_{name}.ipynb")
-    cells = ["".join(c["source"]) for c in json.loads(notebook.read_text())["cells"]]
-    run = next(c for c in cells if c.startswith("#| run") and "StageRun(" in c)
-    start = time.perf_counter(); exec(run, vars(module) | {"as_of": "", "StageRun": StageRun}); seconds[name] = time.perf_counter() - start
+    cells = [("".join(c["source"]), c["metadata"].get("tags", ())) for c in json.loads(notebook.read_text())["cells"]]
+    parameters, run = next(c for c, tags in cells if "parameters" in tags), next(c for c, _ in cells if c.startswith("#| run") and "StageRun(" in c)
+    names = vars(module) | {"StageRun": StageRun}; exec(parameters, names)
+    start = time.perf_counter(); exec(run, names); seconds[name] = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "all": sum(seconds.values()), "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
 """
 DATA = ("collect", "curate", "transform", "validate")

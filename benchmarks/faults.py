@@ -1,8 +1,9 @@
-"""Whether anything is lost or doubled when collecting is killed: `make bench`, or `python benchmarks/faults.py [kills]`.
+"""Whether anything is lost or doubled when collecting or serving is killed: `make bench`, or `python benchmarks/faults.py [kills] [part…]`, sources and serving.
 
 For each kind of source that changes, a real one is changed and collected again and again, and every second collecting is
 killed, in turn at a random moment and at a random step. After each kill the next run must hold each change once, and the
-state that follows from them must be the source's. Prints one JSON line a figure, and a table for people on standard error.
+state that follows from them must be the source's. Four workers that serve under load are killed as well, first one of them
+and then all: whatever a ledger outside of them says was acknowledged must be in the log once, in SQLite and in PostgreSQL. Prints one JSON line a figure, and a table for people on standard error.
 """
 import contextlib
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from kinds import Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Server, Slot, Stream, Table
+from under_load import killed_under_load, postgresql
 
 KINDS = {
     "a table in SQLite": lambda folder, here, n: Table(folder),
@@ -37,8 +39,23 @@ def survived(make, here: dict, kills: int) -> tuple[int, int]:
     return good, early
 
 
-def main(kills: int) -> None:
-    """Kill, count, print."""
+def serving(kills: int) -> None:
+    """Kill four workers under load, count, print."""
+    with postgresql() as url:
+        for name, database in {"SQLite": "", "PostgreSQL": url}.items():
+            good, predictions, reactions = 0, 0, 0
+            for n in range(kills):
+                with tempfile.TemporaryDirectory() as folder:
+                    try: ledger = killed_under_load(Path(folder) / "w", database, seed=n)
+                    except AssertionError as error: print(f"seed {n}: {error}", file=sys.stderr); continue
+                good += 1; predictions += len(ledger.predictions); reactions += len(ledger.reactions)
+            figure = {"figure": f"kills under load that lost and doubled nothing acknowledged: {name}", "value": good, "unit": "kills", "goal": kills, "holds": good == kills}
+            print(json.dumps(figure | {"against": {"predictions acknowledged": predictions, "reactions acknowledged": reactions}}), flush=True)
+            print(f"four workers, {name:10} {good:4} of {kills} kills lost and doubled nothing of {predictions:,} predictions and {reactions:,} reactions", file=sys.stderr)
+
+
+def sources(kills: int) -> None:
+    """Kill each kind of source, count, print."""
     with contextlib.ExitStack() as held:
         here = {"postgres": held.enter_context(Postgres()), "brokers": held.enter_context(Brokers()), "server": held.enter_context(Server())}
         for name, make in KINDS.items():
@@ -49,4 +66,6 @@ def main(kills: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
+    given = [int(a) for a in sys.argv[1:] if a.isdigit()]
+    for part, kills in ((sources, 50), (serving, 30)):
+        if part.__name__ in sys.argv or len(sys.argv) == 1 + len(given): part(given[0] if given else kills)

@@ -315,6 +315,7 @@ def timeless(
     "Set aside the rows whose own time is missing."
     times = [c for c, gated in gates.items() if gated == "*"]
     lost = table[times].isna().any(axis=1) if times else pd.Series(False, index=table.index)
+    if not lost.any(): return table.reset_index(drop=True), []
     aside = [dict(row=int(row.get("_line", i)), reason=f"no {' or '.join(times)}: when it became known cannot be told", content=row.to_json(date_format="iso"))
              for i, row in table[lost].iterrows()]
     return table[~lost].reset_index(drop=True), aside

@@ -33,7 +33,7 @@ def hide_people(
 ) -> pd.DataFrame:
     "Replace every personal column by pseudonyms; a missing value stays missing."
     personal = [c for c in table if c in columns and columns[c].personal]
-    return table.assign(**{c: pseudonyms(table[c].astype(object)) for c in personal})
+    return table.assign(**{c: pseudonyms(table[c]) for c in personal})
 
 # %% ../nbs/03_curate.ipynb #curate-dedupe
 def dedupe(
@@ -45,14 +45,16 @@ def dedupe(
     "Drop repeated rows; raises `GoBack` when rows of one key differ and no rule names the winner."
     missing = [c for c in key if c not in table]
     if missing: raise GoBack("collect", f'the key of table "{name}" names {missing}; it has {list(table)}')
-    once = table.drop_duplicates()
-    if winner: once = once.sort_values(winner, kind="stable").drop_duplicates(list(key), keep="last").sort_index()
-    differ = once.duplicated(list(key), keep=False) if key else pd.Series(False, index=once.index)
-    if differ.any():
-        example = once.loc[differ, list(key)].iloc[0].astype(str).to_dict()
-        raise GoBack("collect", f'{int(differ.sum())} rows of table "{name}" share a key and differ, at most 0 may; the first is {example}',
-                     {"rows": int(differ.sum()), "limit": 0})
-    return once.reset_index(drop=True), len(table) - len(once)
+    table, key = table.reset_index(drop=True), list(key)
+    some = table[table.duplicated(key or None, keep=False)]  # they share a key: only these are looked at whole
+    lost = some.index[some.duplicated()]
+    if winner: lost = some.index.difference(some.sort_values(winner, kind="stable").drop_duplicates(key, keep="last").index)
+    differ = some.drop(index=lost)
+    differ = differ[differ.duplicated(key or None, keep=False)]
+    if len(differ):
+        example = differ[key].iloc[0].astype(str).to_dict()
+        raise GoBack("collect", f'{len(differ)} rows of table "{name}" share a key and differ, at most 0 may; the first is {example}', {"rows": len(differ), "limit": 0})
+    return table.drop(index=lost).reset_index(drop=True) if len(lost) else table, len(lost)
 
 # %% ../nbs/03_curate.ipynb #curate-set-aside
 def set_aside(
@@ -216,7 +218,7 @@ def curate(
     bronze, columns, misread = states(bronze, columns)
     names, about, parts = [n for n in bronze if n in sources], {**OURS, **about}, {}
     for name in names:
-        if name not in about: raise GoBack("collect", f'table "{name}" has no entry in the catalog: nobody answers for it', {"table": name})
+        if name not in about: raise GoBack("collect", f'table "{name}" has no entry in the catalog: nobody answers for it; say who in TABLES of 03_curate', {"table": name})
         parts[name] = clean_table(bronze[name], name, tuple(sources[name].key), columns.get(name, {}), about[name], pseudonyms, gates.get(name, {}))
     tables, asides = add_labels({n: p.table for n, p in parts.items()}, label, label_gates, as_of)
     waiting, settled = by_hand(tables, sources, question, as_of, answers)

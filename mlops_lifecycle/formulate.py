@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from scipy.stats import kendalltau
 
 from .core.features import Encoder, Feature, columns_of, source_of
 from .core.kinds import KINDS, Kind, price
@@ -100,6 +99,7 @@ def rank_metrics(
     costs: Costs,
 ) -> dict[str, float]:  # by metric: mean of Kendall's tau over the folds, -1 to 1; the best first
     "How well each metric puts the models in the order in which their cost puts them."
+    from scipy.stats import kendalltau  # here, so that the app starts without
     how, folds = costs.how, np.asarray(folds); y, found = np.asarray(y_true, dtype=how.outcome), {name: [] for name in how.metrics}
     scores = {name: np.asarray(score, dtype=float) for name, score in scores.items()}
     for fold in np.unique(folds):
@@ -324,7 +324,7 @@ def climb(
         if rung == "few labels" and labelled[problem.target].nunique() == 2: holder, saves = challenge(holder, "anomaly score", lambda rows, y, score=anomaly: score, labelled, problem.target, costs)
         if rung == "supervised":
             def learn(rows, y, encoder=encoder):
-                model = HistGradientBoostingClassifier(max_iter=80, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed).fit(encoder.encode(rows), y)
+                model = HistGradientBoostingClassifier(max_iter=80, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed).fit(encoder.to_fit(rows), y)
                 return lambda rows: model.predict_proba(encoder.encode(rows))[:, 1]
             holder, saves = challenge(holder, "supervised", learn, labelled, problem.target, costs)
         happened = now[now[problem.target].notna()]
@@ -378,4 +378,4 @@ problem = Problem(
     name="late-arrivals", entity="flight", target="late", action="warn the passengers", unit="cost units a flight",
     Request=Request, rule=rule, key=("carrier", "flight", "origin", "scheduled_departure"), protected=("origin",),
     decision_time=three_hours_before,
-    scope=(Scope("models have only seen flights out of EWR, JFK and LGA", lambda columns: np.isin(columns["origin"], ["EWR", "JFK", "LGA"])),))
+    scope=(Scope("models have only seen flights out of EWR, JFK and LGA", lambda columns: (columns["origin"] == "EWR") | (columns["origin"] == "JFK") | (columns["origin"] == "LGA")),))

@@ -232,7 +232,7 @@ def fold_scores(
     def make() -> bytes:
         part = fit if share >= 1 else np.sort(np.random.default_rng(seed).permutation(fit)[:max(int(len(fit) * share), 2)])
         encoder, out = Encoder.fit(rows.iloc[part], features), BytesIO()
-        estimator = learn(recipe.estimator(encoder.categorical, seed), encoder.encode(rows.iloc[part]), rows[target].iloc[part])
+        estimator = learn(recipe.estimator(encoder.categorical, seed), encoder.to_fit(rows.iloc[part]), rows[target].iloc[part])
         np.save(out, ask(estimator, encoder.encode(rows.iloc[judged])))
         return out.getvalue()
     parts = [data, recipe.name, source_of(recipe.make), seed, share, hashlib.sha256(fit.tobytes() + judged.tobytes()).hexdigest()]
@@ -330,7 +330,7 @@ def fit_whole(
     "Fit a recipe on all rows."
     def make() -> bytes:
         estimator = recipe.estimator(encoder.categorical, seed)
-        return model_bytes(learn(estimator, encoder.encode(rows), rows[target]))
+        return model_bytes(learn(estimator, encoder.to_fit(rows), rows[target]))
     return read_model(remembered(folder, [data, recipe.name, source_of(recipe.make), seed, str(rows.decision_time.max())], make))
 
 # %% ../nbs/07_train.ipynb #07-t-finish-code

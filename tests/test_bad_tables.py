@@ -176,9 +176,11 @@ def test_a_feature_from_after_the_event_is_refused():
     with pytest.raises(GoBack, match='"tells" alone reaches an AUC of 1.0000'): suspect_leaks(rank_features(examples, ["tells", "noise"], "late"))
 
 
-def test_a_target_of_one_class_leads_back(lived):
-    examples = Workspace(lived.workspace).read("gold.examples", as_of=pd.Timestamp("2013-06-01T00:00Z")).assign(late=0)
-    with pytest.raises(GoBack, match="0 with 1; at least 100 of each are needed"): enough_labels(split(examples, "late", pd.Timestamp("2013-06-01T00:00Z"), "MS"), "late")
+@pytest.mark.parametrize("few", [0, 20])
+def test_a_target_of_one_class_or_with_too_few_of_one_leads_back(lived, few):
+    examples = Workspace(lived.workspace).read("gold.examples", as_of=pd.Timestamp("2013-06-01T00:00Z"))
+    examples = examples.assign(late=(np.arange(len(examples)) < few).astype(int))
+    with pytest.raises(GoBack, match=f"{few} with 1; at least 100 of each are needed"): enough_labels(split(examples, "late", pd.Timestamp("2013-06-01T00:00Z"), "MS"), "late")
 
 
 cells = {"loan": st.integers(-99, 99).map(str), "reader": st.sampled_from(["R1", "R2", ""]), "branch": st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=6),

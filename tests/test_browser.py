@@ -1,7 +1,6 @@
 """What people see, in a headless Chromium: the site of a run, the API's pages, and JupyterLab."""
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,44 +8,15 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
 from conftest import MLOPS, Started, copy_project, environment, free_port
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from seen import Seen, chromium
 
 from mlops_lifecycle.core.workspace import Workspace
-
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--no-first-run", "--no-default-browser-check", "--disable-features=OptimizationHints,MediaRouter,Translate"]
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "these tests need Chromium; install it with: sudo apt-get install -y chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield browser
-        browser.close()
-
-
-class Seen:
-    """A page, and every other host it asked for something."""
-    def __init__(self, browser, host: str = ""):
-        self.page, self.host, self.elsewhere, self.errors = browser.new_page(viewport=DESKTOP), host, [], []
-        self.page.on("request", self.note)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def note(self, request):
-        url = urlparse(request.url)
-        if url.scheme not in ("file", "data", "blob", "about") and url.netloc != self.host: self.elsewhere.append(request.url)
-
-    def sideways(self) -> dict:
-        """How many pixels the page scrolls sideways on a desktop and on a phone."""
-        found = {}
-        for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
-            self.page.set_viewport_size(size)
-            found[name] = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        self.page.set_viewport_size(DESKTOP)
-        return found
+    with chromium() as browser: yield browser
 
 
 def test_every_page_of_the_site_holds_together(browser, lived):

@@ -7,6 +7,8 @@ import hmac
 import json
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT, environment, passed
 
 from mlops_lifecycle.core import keys
 from mlops_lifecycle.core.features import Encoder
@@ -221,6 +224,22 @@ def test_a_category_never_seen_is_answered_with_a_warning_and_counted(tmp_path):
         assert told["model"] == "small" and told["review"] and any('"destination"' in w for w in told["warnings"])
         assert 'mlops_unknown_categories_total{feature="destination"} 1.0' in api.get("/metrics").text
         assert [w["prediction_id"] for w in api.get("/v1/reviews").json()["waiting"]] == [told["prediction_id"]]
+
+
+def test_what_lies_outside_of_the_scope_is_422_with_the_reason(api):
+    """Alone, and in a batch beside a row that is answered; nothing is stored of it."""
+    before, outside = len(stored(api.workspace)), GOOD | {"origin": "SFO"}
+    refused = ask(api, json.dumps(outside).encode())
+    assert refused.status_code == 422 and problem.scope[0].says in refused.json()["detail"][0]["message"]
+    answers = api.post("/v1/predict/batch", json={"requests": [outside, GOOD]}).json()["answers"]
+    assert answers[0] == refused.json() and answers[1]["prediction_id"]
+    assert len(stored(api.workspace)) == before + 1
+
+
+def test_the_app_starts_without_what_only_training_needs():
+    """Scikit-learn and SciPy's statistics cost a second and a hundred megabytes each worker."""
+    code = "import sys; from mlops_lifecycle import serving, transform; print(*{m.split('.')[0] for m in sys.modules} & {'sklearn', 'scipy', 'skops', 'mlflow', 'matplotlib', 'great_expectations'})"
+    assert passed(subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)).stdout.split() == []
 
 
 def test_unknown_models_and_versions_are_404(api):

@@ -8,7 +8,7 @@ __all__ = ['SCHEMA', 'FOUND', 'Expectation', 'limit_of', 'figure_of', 'check', '
 # %% ../../nbs/core/checks.ipynb #chk-imports
 import html
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -80,6 +80,19 @@ def quiet_context():
     context.data_sources.add_pandas("lake")
     return context
 
+# %% ../../nbs/core/checks.ipynb #chk-few
+def few_columns(
+    expectations: Iterable[Expectation],  # of one table
+    most: int = 4,                        # columns
+) -> Iterator[tuple[list[Expectation], set[str]]]:  # in the same order, and the columns that they speak of
+    "Expectations that together speak of few columns; one that alone speaks of more stands alone."
+    group, columns = [], set()
+    for e in expectations:
+        mine = {*e.column.split(", ")}
+        if group and len(columns | mine) > most: yield group, columns; group, columns = [], set()
+        group.append(e); columns |= mine
+    if group: yield group, columns
+
 # %% ../../nbs/core/checks.ipynb #chk-check
 SCHEMA = ("ExpectColumnToExist", "ExpectColumnValuesToBeInTypeList", "ExpectTableColumnsToMatchSet", "ExpectTableColumnCountToEqual")  # said of columns, not of rows
 FOUND = ["table", "column", "expectation", "limit", "figure", "passed", "back_to", "why"]
@@ -91,13 +104,16 @@ def check(
     private: Iterable[str] = (),                     # names of columns whose values must not be told
 ) -> pd.DataFrame:                                   # FOUND
     "What Great Expectations finds, one row an expectation."
-    context, rows, expectations, private = quiet_context(), [], list(expectations), set(private)
-    for name, said in dict.fromkeys((e.table, e.kind in SCHEMA) for e in expectations):
-        mine, there = [e for e in expectations if (e.table, e.kind in SCHEMA) == (name, said)], head(name)
-        spoken = {c for e in mine for c in e.column.split(", ")}
-        frame = there.head(0) if said else read(name, [c for c in there if c in spoken] or list(there)[:1])
-        for e, result in zip(mine, checkpoint(context, f"{name} {'columns' if said else 'values'}", frame, mine)):
-            figure = figure_of(result, bool(private & set(e.column.split(", "))))
+    rows, expectations, private = [], list(expectations), set(private)
+    for name in dict.fromkeys(e.table for e in expectations):
+        context, there, mine = quiet_context(), head(name), [e for e in expectations if e.table == name]
+        said = [e for e in mine if e.kind in SCHEMA]
+        done = list(zip(said, checkpoint(context, f"{name}: columns", there.head(0), said))) if said else []
+        for group, spoken in few_columns(e for e in mine if e.kind not in SCHEMA):
+            frame = read(name, [c for c in there if c in spoken] or list(there)[:1])
+            done += zip(group, checkpoint(context, f"{name}: {len(done)}", frame, group))
+        for e, result in done:
+            figure = figure_of(result, bool(private & {*e.column.split(", ")}))
             rows.append((name, e.column, e.kind.removeprefix("Expect"), limit_of(e), figure, bool(result.success), e.back_to, e.why))
     return pd.DataFrame(rows, columns=FOUND)
 

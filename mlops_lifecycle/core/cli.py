@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'REFUSALS', 'COLOURS', 'keys', 'labels', 'plainly', 'console', 'pairs', 'stage_line', 'run', 'watch', 'finish',
            'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'requests_of', 'score_requests',
-           'harmless', 'read_rows', 'write_rows', 'project_features', 'score', 'report', 'way_lines', 'trace',
-           'label_desk', 'take_answers', 'moment_of', 'labels_next', 'labels_export', 'labels_import']
+           'whole_features', 'harmless', 'read_rows', 'write_rows', 'project_features', 'score', 'report', 'way_lines',
+           'trace', 'label_desk', 'take_answers', 'moment_of', 'labels_next', 'labels_export', 'labels_import']
 
 # %% ../../nbs/core/cli.ipynb #a7069662
 import json
@@ -267,22 +267,38 @@ def score_requests(
     import pandas as pd
 
     from mlops_lifecycle import serving
-    from mlops_lifecycle.core.features import columns_of, row_of
+    from mlops_lifecycle.core.features import columns_of
     from mlops_lifecycle.core.log import ServingLog
+    if not requests: raise _refused("there are no rows to score")
     log = ServingLog(workspace.serving_db)
     slots = serving.load_slots(log.deployment(), workspace.releases, problem, features)
     release = slots.stable
     if release is None: raise _refused(slots.fault or "nothing is deployed; mlops run deploy does it")
-    outside = [f"row {number}: {reason}" for number, request in enumerate(requests, 1) if (reason := problem.out_of_scope(row_of(request)))]
-    if outside: raise _refused(f"{len(outside)} of {len(requests)} rows are outside of what may be decided: " + "; ".join(outside[:5]) + ("; …" if len(outside) > 5 else ""))
     at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
     rows = [serving.columns_for(problem, request, workspace, at) for request in requests]
-    values = [row for _, row in rows]
-    if release.kind == "model": values = [serving.features_for(features(), row, log, at) for row in values]
+    table = pd.DataFrame([row for _, row in rows])
+    outside = [f"row {n + 1}: {problem.out_of_scope(rows[n][1])}" for n in np.flatnonzero(~problem.in_scope(columns_of(table)))]
+    if outside: raise _refused(f"{len(outside)} of {len(requests)} rows are outside of what may be decided: " + "; ".join(outside[:5]) + ("; …" if len(outside) > 5 else ""))
+    if release.kind == "model": table = whole_features(features(), table, log, at)
     log.close()
-    score = release.score(columns_of(pd.DataFrame(values)))
+    score = release.score(columns_of(table))
     frame = pd.DataFrame([entity.model_dump() for entity, _ in rows])
     return frame.assign(score=score, decision=release.decision(score), threshold=release.threshold, model=release.name, version=release.version)
+
+# %% ../../nbs/core/cli.ipynb #cli-whole
+def whole_features(
+    features: Any,  # the `FeatureSet`
+    table: Any,     # DataFrame: a row of `serving.columns_for` each
+    log: Any,       # `ServingLog`
+    at: Any,        # now, UTC
+) -> Any:           # DataFrame: one column a feature
+    "Look up and compute the features of many requests: one join a lookup, of what the app would have found."
+    import pandas as pd
+
+    from mlops_lifecycle.core.features import columns_of
+    examples = table.assign(decision_time=table["decision_time"].dt.tz_localize("UTC"))
+    found = features.look_up(examples, {lookup.name: log.online_frame(lookup, at) for lookup in features.lookups})
+    return pd.DataFrame(features.compute(columns_of(found)))
 
 # %% ../../nbs/core/cli.ipynb #940349c7
 def harmless(cell: Any) -> Any:

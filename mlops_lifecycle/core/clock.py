@@ -19,12 +19,13 @@ def known(
     as_of = moment(as_of)
     wanted = [c for column, gated in gates.items() for c in [column, *([] if gated == "*" else gated)]]
     if missing := [c for c in wanted if c not in frame]: raise ValueError(f"the gate names columns that the table lacks: {', '.join(missing)}")
-    frame = frame[np.logical_and.reduce([frame[c] <= as_of for c, gated in gates.items() if gated == "*"] or [np.ones(len(frame), bool)])].copy()
+    here = np.logical_and.reduce([frame[c] <= as_of for c, gated in gates.items() if gated == "*"] or [np.ones(len(frame), bool)])
+    frame = (frame if here.all() else frame[here]).reset_index(drop=True)
     for column, gated in gates.items():
         if gated == "*": continue
         later = ~(frame[column] <= as_of).to_numpy(bool)
         for name in [*gated, column]: frame[name] = nullable(frame[name]).mask(later)
-    return frame.reset_index(drop=True)
+    return frame
 
 # %% ../../nbs/core/clock.ipynb #3dfbc373
 def moment(time: pd.Timestamp | str) -> pd.Timestamp:  # the same instant, in UTC

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes_of', 'within_reach', 'columns_of', 'missing_row',
            'row_of', 'FeatureSet', 'look_up', 'compute', 'look_up_row', 'add', 'source_of', 'describe', 'Encoder',
-           'encode', 'to_dict', 'from_dict']
+           'encode', 'to_fit', 'to_dict', 'from_dict']
 
 # %% ../../nbs/core/features.ipynb #feat-imports
 import hashlib
@@ -128,7 +128,8 @@ def columns_of(
         if pd.api.types.is_bool_dtype(kind) and not column.isna().any(): return column.to_numpy(bool)
         if pd.api.types.is_integer_dtype(kind) and not column.isna().any(): return column.to_numpy("int64")
         if pd.api.types.is_numeric_dtype(kind): return column.to_numpy(float, na_value=np.nan)
-        return column.astype(object).where(column.notna(), np.nan).to_numpy(object)
+        places, names = pd.factorize(column)  # each different text once, however often it comes; place -1 is the last
+        return np.append(np.asarray(names, object), np.nan)[places]
     return {name: array(frame[name]) for name in frame}
 
 # %% ../../nbs/core/features.ipynb #feat-row
@@ -198,7 +199,9 @@ def compute(
     "Compute every feature from its inputs."
     values = {}
     for f in self.features:
-        try: inputs = [columns[i] for i in f.inputs]
+        try:
+            if f.function is identity: values[f.name] = columns[f.inputs[0]]; continue
+            inputs = [columns[i] for i in f.inputs]
         except KeyError: raise ValueError(f'feature "{f.name}" needs {[i for i in f.inputs if i not in columns]}; there are {sorted(columns)}') from None
         values[f.name] = f.function(*inputs)
     return values
@@ -245,7 +248,8 @@ def add(
         if np.shape(value) != (len(examples),):
             raise ValueError(f'feature "{name}" gives shape {np.shape(value)} for {len(examples)} rows; its function must work row by row')
     new = {n: v for n, v in values.items() if n not in examples}
-    return pd.concat([examples, pd.DataFrame(new, index=examples.index)], axis=1)
+    shared = len({id(v) for v in new.values()}) < len(new)  # two features with one array would change together
+    return pd.concat([examples, pd.DataFrame(new, index=examples.index, copy=shared)], axis=1)
 
 FeatureSet.add = add
 
@@ -313,6 +317,17 @@ def encode(
     return out
 
 Encoder.encode = encode
+
+# %% ../../nbs/core/features.ipynb #feat-to-fit
+def to_fit(
+    self: Encoder,
+    columns: Mapping,  # as `encode` takes them
+) -> np.ndarray:       # floats, shape (n, k)
+    "The matrix to fit on; a column without any value holds zeros."
+    matrix = self.encode(columns)
+    return np.where(np.isnan(matrix).all(axis=0), 0.0, matrix)
+
+Encoder.to_fit = to_fit
 
 # %% ../../nbs/core/features.ipynb #feat-dict
 def to_dict(self: Encoder) -> dict:

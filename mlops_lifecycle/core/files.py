@@ -363,6 +363,5 @@ def plain_types(
     table: pa.Table,
 ) -> pd.DataFrame:
     "The table in pandas: nullable integers and booleans only where something is missing."
-    frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)
-    whole = {"Int64": "int64", "boolean": "bool"}
-    return frame.astype({c: whole[str(t)] for c, t in frame.dtypes.items() if str(t) in whole and frame[c].notna().all()})
+    gaps = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return pd.DataFrame({name: column.to_pandas(types_mapper=gaps.get if column.null_count else None) for name, column in zip(table.column_names, table.columns)}, copy=False)

@@ -6,8 +6,8 @@
 __all__ = ['EPOCH', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys', 'DAY',
            'microseconds', 'Amount', 'open_engine', 'sqlite_warning', 'NotStored', 'ServingLog', 'commit', 'write',
            'GroupCommit', 'prediction_row', 'append_prediction', 'store_once', 'UnknownPrediction', 'Contradiction',
-           'reaction', 'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'marks', 'days',
-           'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
+           'reaction', 'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'online_frame',
+           'marks', 'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
 
 # %% ../../nbs/core/log.ipynb #core-log-imports
 import asyncio
@@ -27,6 +27,7 @@ from uuid import uuid4
 
 import numpy as np
 import sqlalchemy as sa
+from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql, sqlite
 
 # %% ../../nbs/core/log.ipynb #core-log-time-code
@@ -237,8 +238,7 @@ def prediction_row(
     if row.get("decision_time") is not None: row["decision_time"] = microseconds(row["decision_time"])
     for name in ("warnings", "request", "features"):
         value = row.get(name)
-        if isinstance(value, dict): value = {k: None if v != v else v for k, v in value.items()}  # JSON has no NaN
-        if value is not None and not isinstance(value, str): row[name] = _TO_JSON(value) if value else json.dumps(value)
+        if value is not None and not isinstance(value, str): row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
     return row
 
 def append_prediction(self: ServingLog, at: datetime | np.datetime64, **row) -> str:  # as for `prediction_row`; the prediction's id
@@ -259,8 +259,6 @@ def _scalar(value: Any) -> Any:
     "numpy's scalars, and times, as JSON has them."
     if isinstance(value, (datetime, np.datetime64)): return {"utc": microseconds(value)}
     return value.item()
-
-_TO_JSON = json.JSONEncoder(default=_scalar).encode
 
 ServingLog.append_prediction = append_prediction
 
@@ -410,7 +408,21 @@ def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetim
     found = Online(self).get(lookup, key, decision_time)
     return found and found | {"known_at": np.datetime64(found["known_at"], "us")}
 
-ServingLog.online_history, ServingLog.online_get, ServingLog.online_times = online_history, online_get, online_times
+def online_frame(
+    self: ServingLog,
+    lookup: Any,                    # core.features.Lookup: its name, key and values
+    until: datetime | np.datetime64,  # what became known later is left out
+) -> Any:                           # DataFrame: key, `known_at` (UTC) and values
+    "All values of a lookup, for a whole table of requests."
+    import pandas as pd
+    wanted = sa.select(online.c.key, online.c.known_at, online.c["values"]).where(online.c.lookup == lookup.name, online.c.known_at <= microseconds(until))
+    with self.engine.connect() as connection: rows = connection.execute(wanted).all()
+    keys, values = (json.loads(f"[{','.join(row[place] for row in rows)}]") for place in (0, 2))  # read at once
+    plain = lambda value: np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value
+    columns = {name: [key[place] for key in keys] for place, name in enumerate(lookup.key)} | {name: [plain(v[name]) for v in values] for name in lookup.values}
+    return pd.DataFrame(columns).assign(known_at=pd.to_datetime([row[1] for row in rows], unit="us", utc=True).as_unit("us"))
+
+ServingLog.online_history, ServingLog.online_get, ServingLog.online_times, ServingLog.online_frame = online_history, online_get, online_times, online_frame
 
 # %% ../../nbs/core/log.ipynb #core-log-marks-code
 _MARKS = sa.text("SELECT (SELECT max(generation) FROM deployment), (SELECT max(number) FROM puts), (SELECT count(*) + count(revoked) FROM keys)")

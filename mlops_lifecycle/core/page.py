@@ -42,16 +42,16 @@ body { font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 0 auto; p
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem } h2 { font-size: 1.3rem; margin: 0 0 .5rem }
 form { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); margin-top: 1.5rem }
 form > button, #key { grid-column: 1 / -1 }
-label, legend { display: block; font-weight: 600; text-transform: capitalize } legend { text-transform: none; padding: 0 }
+label, legend { display: block; font-weight: 600; text-transform: capitalize } legend { text-transform: none; padding: 0 } legend::first-letter, .wrong::first-letter { text-transform: uppercase }
 small { color: var(--soft); font-weight: 400; text-transform: none }
 input, select { font: inherit; width: 100%; padding: .5rem; margin: .2rem 0; color: inherit; background: var(--paper); border: 1px solid var(--line); border-radius: .4rem }
-[aria-invalid=true] { border: 2px solid var(--wrong) } .wrong { color: var(--wrong); margin: 0 } .wrong:empty { display: none }
+[aria-invalid=true] { border: 2px solid var(--wrong) } .wrong { color: var(--wrong); margin: 0 } #wrong { margin-top: .75rem } .wrong:empty { display: none }
 button { font: inherit; font-weight: 600; padding: .6rem 1.2rem; min-height: 2.75rem; border: 1px solid var(--main); border-radius: .4rem; background: var(--main); color: var(--on); cursor: pointer }
 form > button { justify-self: start } #reactions button { background: transparent; color: var(--main); margin: .3rem .5rem .3rem 0 } #reactions button[aria-pressed=true] { background: var(--main); color: var(--on) }
 button[disabled] { opacity: .6; cursor: default } :focus-visible { outline: 3px solid var(--mark); outline-offset: 2px }
 section { margin-top: 1.5rem; padding: 1rem; background: var(--card); border-radius: .6rem } section[hidden], fieldset[hidden] { display: none }
 fieldset { border: 0; padding: 0; margin: 1rem 0 0 }
-meter { width: 100%; height: 1rem }
+meter { width: 100%; height: 1rem } meter::-webkit-meter-optimum-value { background: var(--main) } meter::-moz-meter-bar { background: var(--main) }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .5rem .25rem 0; border-bottom: 1px solid var(--line); font-weight: 400; overflow-wrap: anywhere }
 td:last-child { text-align: right; font-variant-numeric: tabular-nums }
 a { color: var(--main) } footer { margin-top: 2rem }"""
@@ -94,8 +94,9 @@ const react = (id, {name, asks, meaning, value}) => {
 const why = async id => {
   const [status, told] = await call('/v1/predictions/' + id + '?explain=true');
   if (status !== 200 || !told.explanation) return;
-  $('why').hidden = !told.explanation.length;
-  for (const e of told.explanation.slice(0, 5)) {
+  const strongest = told.explanation.filter(e => Math.abs(e.effect) >= .0005).slice(0, 5);
+  $('why').hidden = !strongest.length;
+  for (const e of strongest) {
     const row = put('tr', '', $('reasons'));
     put('th', e.feature.replaceAll('_', ' '), row); put('td', e.value === null ? 'missing' : String(e.value), row); put('td', (e.effect > 0 ? '+' : '') + e.effect.toFixed(3), row);
   }

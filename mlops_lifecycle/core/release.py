@@ -202,7 +202,8 @@ def score(self: Release,
     else:
         matrix = self.encoder.encode(columns)
         if self.trees and len(matrix) == 1: found = np.array([self.trees.one(matrix[0])])
-        else: found = self.trees.table(matrix) if self.trees else ask(self.estimator, matrix)
+        elif self.trees: found = self.trees.table(matrix, 1 if len(matrix) < 1_000 else os.cpu_count() or 1)
+        else: found = ask(self.estimator, matrix)
         found = calibrated(found, self.manifest.get("calibration"))
     single = all(np.ndim(columns[n]) == 0 for n in self.encoder.names) if self.encoder else found.ndim == 0
     return float(found.reshape(-1)[0]) if single else found

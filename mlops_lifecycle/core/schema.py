@@ -68,7 +68,8 @@ def aside_rows(
     wrong = np.flatnonzero(reasons != "")
     lines = table.iloc[wrong].reset_index(drop=True).to_json(orient="records", lines=True, date_format="iso").splitlines()
     aside = pd.DataFrame({"source": name, "row": wrong, "reason": reasons[wrong], "content": [line for line in lines if line]}, columns=ASIDE)
-    return table[reasons == ""].reset_index(drop=True), aside.astype({"source": "str", "row": "int64", "reason": "str", "content": "str"})
+    good = table[reasons == ""] if len(wrong) else table  # to pick all rows would copy them
+    return good.reset_index(drop=True), aside.astype({"source": "str", "row": "int64", "reason": "str", "content": "str"})
 
 # %% ../../nbs/core/schema.ipynb #schema-conform
 def conform(
@@ -84,7 +85,7 @@ def conform(
         values[column], bad = typed(table[column], columns[column].type, arrow_type(column, columns[column].type))
         if len(table) and bad.all(): raise GoBack("collect", f'column "{column}" of table "{name}" must be {columns[column].type}, no value is; it came as {table[column].dtype}', {"column": column})
         reasons[bad & (reasons == "")] = f'"{column}" must be {columns[column].type}'
-    return table.assign(**values)[reasons == ""].reset_index(drop=True), aside_rows(table, reasons, name)[1]
+    return aside_rows(table.assign(**values), reasons, name)[0], aside_rows(table, reasons, name)[1]
 
 # %% ../../nbs/core/schema.ipynb #schema-seen
 def since_when(

@@ -92,9 +92,9 @@ def from_arrow(table) -> pd.DataFrame:
     "An Arrow table as a frame: whole numbers and booleans nullable where something is missing, text as pandas' `string`."
     import pyarrow as pa
     nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()} | dict.fromkeys((pa.string(), pa.large_string(), pa.string_view()), pd.StringDtype())
-    frame = table.to_pandas(types_mapper=nullable.get)
-    whole = {"Int64": "int64", "Int32": "int32", "boolean": "bool"}
-    return frame.astype({c: whole[str(frame[c].dtype)] for c in frame if str(frame[c].dtype) in whole and not table[c].null_count})
+    whole = {kind: dtype for kind, dtype in nullable.items() if isinstance(dtype, pd.StringDtype)}
+    columns = {name: column.to_pandas(types_mapper=(nullable if column.null_count else whole).get) for name, column in zip(table.column_names, table.columns)}
+    return pd.DataFrame(columns, copy=False)
 
 # %% ../../nbs/core/workspace.ipynb #ecbdae39
 class Workspace:
@@ -169,6 +169,21 @@ def publish(self: Workspace,
 
 Workspace.publish = publish
 
+# %% ../../nbs/core/workspace.ipynb #ws-frame
+def frame_of(
+    path: Path, version: int,          # of a Delta table
+    columns: list[str] | None = None,  # None: all but the hidden ones, and the rows in their order
+) -> pd.DataFrame:
+    "Columns of a stored table."
+    import pyarrow.compute as pc
+    from deltalake import DeltaTable
+    lake, order = DeltaTable(path, version=version).to_pyarrow_dataset(), None
+    if columns is None:
+        hidden, columns = ([c for c in lake.schema.names if c.startswith("_") is under] for under in (True, False))
+        if hidden: order = pc.sort_indices(lake.to_table(columns=hidden), sort_keys=[(c, "ascending") for c in hidden])
+    tables = (lake.to_table(columns=[c]) for c in columns)
+    return pd.concat([from_arrow(table if order is None else table.take(order)) for table in tables], axis=1)
+
 # %% ../../nbs/core/workspace.ipynb #a74b4ec0
 def read(self: Workspace,
     name: str,                          # a table: "silver.loans"
@@ -176,13 +191,8 @@ def read(self: Workspace,
     version: int = None,                # another version than the published one
 ) -> pd.DataFrame:
     "A table's published version; raises `KeyError` when there is none."
-    from deltalake import DeltaTable
     entry = self._entry(name)
-    path = self.root / "lake" / name.replace(".", "/")
-    table = DeltaTable(path, version=entry["version"] if version is None else version).to_pyarrow_table()
-    hidden = [c for c in table.column_names if c.startswith("_")]
-    if hidden: table = table.sort_by([(c, "ascending") for c in hidden]).drop_columns(hidden)
-    frame = from_arrow(table)
+    frame = frame_of(self.root / "lake" / name.replace(".", "/"), entry["version"] if version is None else version)
     return frame if as_of is None else known(frame, as_of, entry["gates"])
 
 def load(self: Workspace,
@@ -205,11 +215,9 @@ def read_columns(self: Workspace,
     as_of: pd.Timestamp | str = None,   # now, for the table's gates
 ) -> pd.DataFrame:
     "Some columns of a table's published version, in the order that was asked for."
-    from deltalake import DeltaTable
     entry, wanted = self._entry(name), set(columns)
     gates = {time: gated if gated == "*" else [c for c in gated if c in wanted] for time, gated in entry["gates"].items() if gated == "*" or wanted & {time, *gated}}
-    lake = DeltaTable(self.root / "lake" / name.replace(".", "/"), version=entry["version"])
-    frame = from_arrow(lake.to_pyarrow_table(columns=list(dict.fromkeys([*columns, *gates]))))
+    frame = frame_of(self.root / "lake" / name.replace(".", "/"), entry["version"], list(dict.fromkeys([*columns, *gates])))
     return (frame if as_of is None else known(frame, as_of, gates))[columns]
 
 def head(self: Workspace, name: str) -> pd.DataFrame:  # no rows
@@ -322,17 +330,22 @@ def pseudonyms(self: Workspace,
     values: pd.Series | str | None,  # names; a missing one stays missing
 ) -> pd.Series | str | None:         # 16 hexadecimal digits each
     "The workspace's pseudonym for each value."
-    path = self.root / "pseudonym.key"
-    if self._key is None and not path.exists():
+    if self._key is None: self._key = _key_in(self.root / "pseudonym.key")
+    key = self._key
+    one = lambda value: hmac.digest(key, str(value).encode(), "sha256").hex()[:16]
+    if isinstance(values, pd.Series):
+        places, names = pd.factorize(values)
+        return pd.Series(pd.array([one(name) for name in names], "str").take(places, allow_fill=True), values.index, name=values.name)
+    return None if values is None else one(values)
+
+def _key_in(path: Path) -> bytes:
+    "The key of a workspace, made by whoever is first to need it."
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = atomic_write(path.with_suffix(f".{secrets.token_hex(4)}"), secrets.token_bytes(32)); beside.chmod(0o600)
         try: os.link(beside, path)
         except FileExistsError: pass  # another process was first: its key counts
         finally: beside.unlink()
-    if self._key is None: self._key = path.read_bytes()
-    key = self._key
-    one = lambda value: hmac.digest(key, str(value).encode(), "sha256").hex()[:16]
-    if isinstance(values, pd.Series): return values.map({v: one(v) for v in values.dropna().unique()}).astype("str")
-    return None if values is None else one(values)
+    return path.read_bytes()
 
 Workspace.pseudonyms = pseudonyms

@@ -204,7 +204,9 @@ def load_slots(
     for slot in ("stable", "canary"):
         try:
             found[slot] = release = state[slot] and Release.load(releases / Path(state[slot]).name, rule=problem.rule)
-            if release and release.kind == "model": same_features(release, features())
+            if release and release.kind == "model":
+                same_features(release, features())
+                release.score_one(dict.fromkeys(release.encoder.names, np.nan))  # whatever a library does at its first question, no client waits for it
         except (ValueError, OSError) as error: faults.append(f"{slot}: {error}"); found.pop(slot, None)
     if "stable" not in found: found["stable"] = before.stable
     canary = found.get("canary")

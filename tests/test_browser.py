@@ -8,7 +8,7 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
 from conftest import MLOPS, Started, copy_project, environment, free_port
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect
 from seen import Seen, chromium
 
 from mlops_lifecycle.core.workspace import Workspace
@@ -95,8 +95,12 @@ class Lab:
 
     def run_all(self, verdict: str):
         """Run the notebook from top to bottom, and see its verdict."""
-        self.page.click(".lm-MenuBar-itemLabel:text-is('Run')")
-        self.page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+        begun = self.page.locator(".jp-InputArea-prompt", has_text=re.compile(r"\[(\*|\d+)\]")).first
+        for patience in (30_000, 60_000):  # idle is also what a kernel is called that JupyterLab has not reached yet; the cells are then dropped without a word
+            self.page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+            self.page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+            try: begun.wait_for(timeout=patience); break
+            except TimeoutError: continue
         try: expect(self.page.locator(".jp-OutputArea-output", has_text=verdict).first).to_be_visible(timeout=180_000)
         except AssertionError as error:
             raise AssertionError("JupyterLab shows:\n" + self.page.locator(".jp-Notebook").first.inner_text() + "\n" + "\n".join(self.page.locator(".jp-OutputArea-output").all_inner_texts())[-6000:]) from error

@@ -38,7 +38,8 @@ bench: $(READY)    ## the figures of the README
 readme: $(READY)    ## README.md from nbs/index.ipynb
 	$(BIN)/python -c 'from mlops_lifecycle.core.export import write_readme; write_readme(".")'
 
-PIN := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+# Extras are kept: pip, asked for coverage[toml], looks past a pin of coverage alone as soon as there is a newer one.
+PIN := pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 lock:    ## requirements.lock, and its part that serves, from pyproject.toml
 	$(UV) $(PIN) --all-extras --output-file requirements.lock pyproject.toml
 	$(UV) $(PIN) --extra serve --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml

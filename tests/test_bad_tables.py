@@ -180,7 +180,7 @@ def test_a_feature_from_after_the_event_is_refused():
 def test_a_target_of_one_class_or_with_too_few_of_one_leads_back(lived, few):
     examples = Workspace(lived.workspace).read("gold.examples", as_of=pd.Timestamp("2013-06-01T00:00Z"))
     examples = examples.assign(late=(np.arange(len(examples)) < few).astype(int))
-    with pytest.raises(GoBack, match=f"{few} with 1; at least 100 of each are needed"): enough_labels(split(examples, "late", pd.Timestamp("2013-06-01T00:00Z"), "MS"), "late")
+    with pytest.raises(GoBack, match=f"{few} rows with late = 1; at least 100 of each are needed"): enough_labels(split(examples, "late", pd.Timestamp("2013-06-01T00:00Z"), "MS"), "late")
 
 
 cells = {"loan": st.integers(-99, 99).map(str), "reader": st.sampled_from(["R1", "R2", ""]), "branch": st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=6),

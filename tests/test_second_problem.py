@@ -64,7 +64,7 @@ def test_an_amount_goes_through_all_stages(tmp_path):
     workspace = passed_all(project)
     verdict, contract, released = (workspace.load(name) for name in ("verdict", "contract", "release"))
     assert workspace.load("problem")["kind"] == "regression" and workspace.load("problem")["costs"] == {"missed": 3, "needless": 1}
-    assert verdict["passed"] and verdict["threshold"] > 0 and set(verdict["bar"]["costs"]) == {"rule", "rule, threshold renewed", "the usual amount"} and verdict["gain"][2] > 0
+    assert verdict["passed"] and verdict["threshold"] > 0 and set(verdict["bar"]["costs"]) == {"rule", "rule, threshold renewed", "the usual amount"} and verdict["gain"][0] > 0
     assert contract["openapi"]["components"]["schemas"]["Prediction"]["properties"]["decision"]["type"] == "number"
     manifest = json.loads((workspace.releases / released["model"] / "manifest.json").read_text())
     low, high = manifest["calibration"]["interval"]

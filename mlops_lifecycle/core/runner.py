@@ -180,9 +180,9 @@ QUIET = {"DO_NOT_TRACK": "true", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABL
 def kernel_environment(
     more: dict,  # variables of this stage
 ) -> dict:
-    "This process's variables as a stage's kernel gets them: libraries are quiet, figures are drawn in the notebook, waiting threads sleep."
+    "This process's variables as a stage's kernel gets them: libraries are quiet, figures are drawn in the notebook, waiting threads soon sleep."
     here = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return {"OMP_WAIT_POLICY": "PASSIVE"} | here | QUIET | more
+    return {"GOMP_SPINCOUNT": "10000"} | here | QUIET | more
 
 # %% ../../nbs/core/runner.ipynb #260050ef
 def execute(

@@ -5,7 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 READY := .venv/ready
 # OpenMP's threads wait awake for some microseconds only: longer slows a busy machine down thirtyfold, not at all makes small fits take ten times as long.
-export GOMP_SPINCOUNT := 10000
+export GOMP_SPINCOUNT := 1000
 
 .PHONY: tracer help run test lab serve report bench lock readme browser database clean-tree
 
@@ -15,6 +15,8 @@ help:    ## this list
 run: $(READY)    ## the whole life cycle, through papermill
 	$(BIN)/mlops run
 
+# Two workers share the cores, so each has one thread.
+test: export OMP_NUM_THREADS := 1
 test: $(READY) tracer browser database clean-tree    ## everything: exported code, lessons, whole runs, browser
 	$(BIN)/ruff check mlops_lifecycle tests benchmarks
 	$(BIN)/nbdev-test

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TIMES = (1, 4, 16)  # how many times the flights
-ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1"}
 
 
 def say(figure: str, value: float, unit: str, goal: float | None, holds: bool | None, **against: float) -> None:

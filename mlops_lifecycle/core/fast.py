@@ -59,7 +59,7 @@ class Trees:
 
     def __bytes__(self) -> bytes: return self.model.serialize_bytes()
 
-    def table(self, matrix: np.ndarray, threads: int = 1) -> np.ndarray:  # floats, shape (n, k), as the encoder gives them; probabilities, shape (n,)
+    def table(self, matrix: np.ndarray, threads: int = 1) -> np.ndarray:  # floats, shape (n, k), as the encoder gives them; 0: as many as may run; probabilities, shape (n,)
         "The probability of each row."
         return 1 / (1 + np.exp(-self._predict(self.model, matrix, nthread=threads, pred_margin=True).reshape(-1)))
 

@@ -18,7 +18,8 @@ def members_of(
     estimator: Any,  # fitted, for two classes
 ) -> list[tuple[float, Any]]:  # weight and boosted ensemble; empty where it is something else
     "The tree ensembles whose weighted log odds the estimator gives."
-    found = estimator.flat() if hasattr(estimator, "flat") else [(1.0, estimator)]
+    from mlops_lifecycle.core.ensemble import members  # here: a server that only reads trees starts without scikit-learn
+    found = members(estimator)
     return found if all(type(m).__name__ == "HistGradientBoostingClassifier" and len(m.classes_) == 2 for _, m in found) else []
 
 # %% ../../nbs/core/fast.ipynb #fast-trees-code

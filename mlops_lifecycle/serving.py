@@ -24,6 +24,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import NAMESPACE_URL, uuid5
@@ -35,6 +36,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -43,7 +45,7 @@ from starlette.staticfiles import StaticFiles
 from . import __version__
 from .core import inference_protocol as v2
 from .core import page as pages
-from .core.door import LOG, Door, Metrics, Refusal, read_body, shown, strict_json, validated, where
+from .core.door import LOG, Door, Metrics, Refusal, headers_of, read_body, shown, strict_json, validated, where
 from .core.features import FeatureSet, row_of
 from .core.keys import KeyRing
 from .core.log import Contradiction, GroupCommit, NotStored, Online, ServingLog, UnknownPrediction, microseconds, prediction_row, reaction, sqlite_warning, store_once
@@ -246,10 +248,10 @@ def looked_up(
     features: FeatureSet,
     row: Mapping,         # of `columns_for`
     log: Any,             # whose `online_get` finds values: core.log.ServingLog or Online
-    at: np.datetime64,    # now, UTC
+    at: np.datetime64,    # now, UTC; microseconds will do
 ) -> dict:                # the row with the looked-up values
     "Look up what was known at the decision, or now if that is earlier."
-    known_until = min(row["decision_time"], at)
+    known_until = min(microseconds(row["decision_time"]), microseconds(at))
     return features.look_up_row(row, lambda name, key, decision: log.online_get(name, key, known_until))
 
 def features_for(features: FeatureSet, row: Mapping, log: Any, at: np.datetime64) -> dict:  # as for `looked_up`; one scalar a feature
@@ -270,9 +272,11 @@ def lookup_ages(
     features: FeatureSet,
     online: Online,
     until: int,  # microseconds: what became known later does not count
+    row: Mapping | None = None,  # of `looked_up`: what was found for it is young enough, and is not looked at again
 ) -> dict:       # microseconds since anything new came in, by lookup that has a limit
     "How long ago each lookup was last renewed, whatever the key."
-    newest = {v.name: online.newest(v.name, until) for v in features.lookups if v.max_age}
+    found = lambda v: row is not None and row[v.values[0]] == row[v.values[0]]
+    newest = {v.name: online.newest(v.name, until) for v in features.limited if not found(v)}
     return {name: until - known for name, known in newest.items() if known is not None}
 
 def stale_lookups(
@@ -296,7 +300,7 @@ class Serving:
         self.group, self.online, self.ring, self.metrics = GroupCommit(self.log), Online(self.log), KeyRing(), Metrics()
         rule = problem.rule
         self.rule = Release(Path(), {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version, "threshold": rule.threshold, "decides": problem.kind}, {}, rule=rule.score)
-        self.slots, self.marks, self._features, self._loading, self._rest, self.ages = Slots(), None, features, asyncio.Lock(), {}, {}
+        self.slots, self.marks, self._features, self._loading, self._rest, self.until = Slots(), None, features, asyncio.Lock(), {}, None
 
     @property
     def features(self) -> FeatureSet:
@@ -324,11 +328,15 @@ class Serving:
         "Look again and again; drop the days that were kept long enough, once a day."
         today = None
         while True:
-            for name, age in self.ages.items(): self.metrics.of(self.metrics.age, name).set(age / 1e6)
             with suppress(NotStored):  # what is loaded serves on; whoever asks for a prediction is told
                 await self.look()
+                if self.until is not None: await asyncio.to_thread(self.tell_ages)
                 if (now := datetime.now(UTC)).date() != today: today = now.date(); await asyncio.to_thread(self.log.forget, now - timedelta(days=self.limits.keep_days))
             await asyncio.sleep(self.FRESH or 0.2)
+
+    def tell_ages(self) -> None:
+        "How old was what the last request could look up."
+        for name, age in lookup_ages(self.features, self.online, self.until).items(): self.metrics.of(self.metrics.age, name).set(age / 1e6)
 
     async def current(self) -> Slots:
         "What serves now; raises `Refusal` where nothing does."
@@ -348,8 +356,8 @@ def _clock_of(self: Serving, request: HttpRequest) -> datetime:  # UTC
     return clock
 
 def _new_id(self: Serving, clock: datetime, body: bytes) -> str:  # 32 hexadecimal digits
-    "An id for a prediction: random, or in a replay made from what is asked."
-    return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex if self.replay else os.urandom(16).hex()
+    "An id for a prediction: random behind the milliseconds, so that an index grows at its end; or in a replay made from what is asked."
+    return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex if self.replay else f"{int(clock.timestamp() * 1e3):012x}{os.urandom(10).hex()}"
 
 Serving.clock_of, Serving.new_id = _clock_of, _new_id
 
@@ -367,16 +375,17 @@ def _decide(self: Serving,
     if release.kind == "rule":
         values, score = {name: row[name] for name in self.Request.model_fields}, float(release.score(row))
     else:
-        found, ages = looked_up(self.features, row, self.online, at), lookup_ages(self.features, self.online, microseconds(min(row["decision_time"], at)))
-        stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after)
-        self.ages.update(ages)
+        self.until = until = min(microseconds(row["decision_time"]), microseconds(at))
+        found = looked_up(self.features, row, self.online, until)
+        ages = lookup_ages(self.features, self.online, until, found)
+        stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after) if ages else ((), ())
         for name in stale: metrics.of(metrics.stale, name).inc(); warnings.append(f'nothing new came from "{name}" for {ages[name] / 3.6e9:,.0f} hours, so nothing of it was used')
         if too_old: raise TooOld(f"{', '.join(too_old)} too old")
         values = self.features.compute(found)
         score = release.score_one(values)
         for name in unknown_categories(release, values):
             metrics.of(metrics.unknown, name).inc(); warnings.append(f'"{name}" has a category that was not seen in training')
-    if not -np.inf < score < np.inf: raise ArithmeticError(f"{release.id} gave a score that is no number")
+    if not isfinite(score): raise ArithmeticError(f"{release.id} gave a score that is no number")
     band = release.manifest.get("review")
     return {"score": score, "decision": release.decision(score), "review": bool(warnings) or bool(band and band[0] <= score < band[1]), "features": values, "warnings": warnings}
 
@@ -466,16 +475,15 @@ router = APIRouter()
 
 def _serving(request: HttpRequest) -> Serving: return request.app.state.serving
 _Asked = Annotated[Serving, Depends(_serving)]
-_TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
-def as_json(content: Any, status: int = 200) -> Response: return Response(_TO_JSON(content), status, media_type="application/json")
+def as_json(content: Any, status: int = 200) -> Response: return Response(to_json(content, inf_nan_mode="null"), status, media_type="application/json")
 
 @router.post("/v1/predict", response_model=Prediction, summary="Ask for a decision", tags=["decisions"])
 async def predict(request: HttpRequest, serving: _Asked):
     clock, body = serving.clock_of(request), await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds)
-    entity, own = validated(serving.Request, body), request.headers.get("idempotency-key")
+    entity, own = validated(serving.Request, body), headers_of(request).get(b"idempotency-key", b"").decode("latin-1")
     await serving.current()
-    return as_json(await serving.predicted(entity, clock, serving.own_id(request, own) if own else serving.new_id(clock, body), own is not None))
+    return as_json(await serving.predicted(entity, clock, serving.own_id(request, own) if own else serving.new_id(clock, body), bool(own)))
 
 def _own_id(self: Serving, request: HttpRequest, own: str) -> str:  # 32 hexadecimal digits
     "The id that follows from a caller's own name for a request; the same name of another caller gives another."

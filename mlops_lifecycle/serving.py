@@ -254,8 +254,7 @@ def looked_up(
     at: np.datetime64,    # now, UTC; microseconds will do
 ) -> dict:                # the row with the looked-up values
     "Look up what was known at the decision, or now if that is earlier."
-    known_until = min(microseconds(row["decision_time"]), microseconds(at))
-    return features.look_up_row(row, lambda name, key, decision: log.online_get(name, key, known_until))
+    return features.look_up_row(row, log.online_get, min(microseconds(row["decision_time"]), microseconds(at)))
 
 def features_for(features: FeatureSet, row: Mapping, log: Any, at: np.datetime64) -> dict:  # as for `looked_up`; one scalar a feature
     "Look up and compute the features of one request."
@@ -278,9 +277,11 @@ def lookup_ages(
     row: Mapping | None = None,  # of `looked_up`: what was found for it is young enough, and is not looked at again
 ) -> dict:       # microseconds since anything new came in, by lookup that has a limit
     "How long ago each lookup was last renewed, whatever the key."
-    found = lambda v: row is not None and row[v.values[0]] == row[v.values[0]]
-    newest = {v.name: online.newest(v.name, until) for v in features.limited if not found(v)}
-    return {name: until - known for name, known in newest.items() if known is not None}
+    ages = {}
+    for v in features.limited:
+        if row is not None and (first := row[v.values[0]]) == first: continue
+        if (known := online.newest(v.name, until)) is not None: ages[v.name] = until - known
+    return ages
 
 def stale_lookups(
     features: FeatureSet,

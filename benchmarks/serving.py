@@ -3,7 +3,8 @@
 A figure is one of peak, latency, growth, batch, start, workers, score; all when none is named. What is measured is the model that is deployed in the
 settings' workspace, in a copy of it; where there is none, a whole life cycle makes one first. The app is asked with real requests, with look-ups,
 calibration and the durable log. Beside it stand an empty endpoint with the same schema, the endpoint that one writes first, and `mlflow models serve`,
-BentoML and MLServer in environments of their own under .venv/. Servers have one core to themselves, wrk has the other. All are asked in turn, and the
+BentoML and MLServer in environments of their own under .venv/, made when they are not there. What asks is wrk, which stands in no package
+registry of Python's: `sudo apt-get install -y wrk` on Debian. Servers have one core to themselves, wrk has the other. All are asked in turn, and the
 median over the rounds counts. Prints one JSON line a figure, and a table for people on standard error.
 """
 import contextlib

@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, environment, passed
 
 from mlops_lifecycle.core import keys
-from mlops_lifecycle.core.features import Encoder
+from mlops_lifecycle.core.features import Encoder, row_of
 from mlops_lifecycle.core.log import ServingLog
 from mlops_lifecycle.core.release import write_release
 from mlops_lifecycle.core.server import PatientProtocol
@@ -214,6 +214,21 @@ def test_a_batch_of_none_too_many_and_with_one_bad_row(api):
     assert {a["prediction_id"] for a in answers if "detail" not in a} == {api.get(f"/v1/predictions/{answers[n]['prediction_id']}").json()["prediction_id"] for n in (0, 2)}
     twice = b'{"requests": [' + PLAIN.replace(b"{", b'{"flight": 1, ', 1) + b"]}"
     assert api.post("/v1/predict/batch", content=twice, headers={"content-type": "application/json"}).status_code == 422
+
+
+def test_in_a_crowd_everybody_gets_the_answer_to_what_was_asked(api):
+    """Requests of one instant go through together: nobody gets another's answer, and what is wrong with one is nobody else's matter."""
+    asked = [GOOD | {"flight": 1 + n, "scheduled_departure": f"2013-07-01T{n % 24:02}:30:00-04:00"} | ({"origin": "SFO"} if n % 10 == 3 else {}) for n in range(120)]
+    for n in range(9, 120, 10): asked[n] = asked[n - 1]  # the same again, under the same name
+    names = [{"idempotency-key": f"crowd-{n // 10}"} if n % 10 > 7 else {} for n in range(120)]
+    with ThreadPoolExecutor(16) as crowd: told = list(crowd.map(lambda row, name: api.post("/v1/predict", json=row, headers=name), asked, names))
+    assert [a.status_code for a in told] == [422 if row["origin"] == "SFO" else 200 for row in asked]
+    for sent, answer in zip(asked, told):
+        if answer.status_code == 422: continue
+        kept = api.get(f"/v1/predictions/{answer.json()['prediction_id']}").json()
+        row = row_of(problem.Request.model_validate_json(json.dumps(sent)))
+        assert kept["features"]["flight"] == row["flight"] and answer.json()["score"] == kept["score"] == float(problem.rule.score(row))
+    assert len({a.json()["prediction_id"] for a in told if a.status_code == 200}) == 120 - 12 - 12
 
 
 def test_a_category_never_seen_is_answered_with_a_warning_and_counted(tmp_path):

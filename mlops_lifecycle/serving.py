@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from importlib.util import find_spec
 from math import isfinite, nan
 from pathlib import Path
@@ -241,11 +242,13 @@ def columns_for(
     at: np.datetime64,          # now, UTC
 ) -> tuple[BaseModel, dict]:    # the entity behind pseudonyms, and its columns
     "Put pseudonyms in place and name the columns, `decision_time` among them."
-    named = {name: getattr(entity, name) for name in personal_fields(problem.Request)}
-    if named: entity = entity.model_copy(update={name: workspace.pseudonyms(value) for name, value in named.items() if value is not None})
+    named = {name: workspace.pseudonyms(value) for name in _personal(problem.Request) if (value := getattr(entity, name)) is not None}
+    if named: entity = entity.model_copy(update=named)
     row = row_of(entity)
     row["decision_time"] = np.datetime64(problem.decision_time(row) if problem.decision_time else at, "us")
     return entity, row
+
+_personal = lru_cache(personal_fields)  # a request is not asked about its fields each time
 
 def looked_up(
     features: FeatureSet,

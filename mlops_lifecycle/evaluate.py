@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BEHAVIOURS', 'OURS', 'THEIRS', 'pick', 'Judged', 'best_without', 'judged', 'prices', 'savings', 'review_band',
-           'reviewed', 'slices', 'all_slices', 'fairness', 'alone', 'spoilt', 'robustness', 'Behaviour', 'behaves',
-           'late_lately', 'declared_groups', 'hangs_on', 'gate', 'group_gates', 'gates_of', 'plain', 'evaluate',
-           'insist', 'money', 'in_words', 'way', 'month_figure', 'page_of', 'curve_figures', 'band', 'days_figure',
-           'three_rows', 'Page', 'readable']
+           'reviewed', 'covered', 'slices', 'all_slices', 'fairness', 'alone', 'spoilt', 'robustness', 'Behaviour',
+           'behaves', 'late_lately', 'declared_groups', 'hangs_on', 'gate', 'group_gates', 'gates_of', 'plain',
+           'evaluate', 'insist', 'unknown_yet', 'money', 'in_words', 'way', 'month_figure', 'page_of', 'curve_figures',
+           'band', 'days_figure', 'three_rows', 'Page', 'readable']
 
 # %% ../nbs/08_evaluate.ipynb #08-e-imports
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from .core.features import FeatureSet, columns_of
 from .core.judge import calibration_table, drawn_gains, explain_row, find_slices, gain_table, importance, interval, over_threshold, over_time, scores_of, shuffled_scores
-from .core.kinds import BINARY, Kind, price, right_order
+from .core.kinds import BINARY, FEW, Kind, price, right_order
 from .core.stages import GoBack, stage
 from .formulate import Bar, Costs, bar, calibrated_threshold, choose_metric, costs_of, mean_cost, rank_metrics
 from .train import split, windows
@@ -35,10 +35,10 @@ from .train import split, windows
 def pick(
     candidates: Iterable[Any],  # with `name`, `score(columns)` and `metrics`: cost and threshold, such as train.Candidate
 ) -> tuple[Any, float]:         # the winner, and the threshold from which on it acts
-    "The candidate that would have cost least in the period of choosing."
+    "The candidate that would have cost least in the period of choosing; the first, where no outcome was known there."
     candidates = list(candidates)
     if not candidates: raise GoBack("train", "there are no candidates", evidence={"candidates": 0})
-    winner = min(candidates, key=lambda c: c.metrics["cost"])
+    winner = min(candidates, key=lambda c: c.metrics.get("cost", np.inf))
     return winner, winner.metrics["threshold"]
 
 # %% ../nbs/08_evaluate.ipynb #08-e-judged-code
@@ -54,8 +54,12 @@ class Judged:
     best: Bar
     costs: Costs; limits: Any; seed: int  # limits: settings.evaluate
 
-    def spread(self, values: ArrayLike, rows: ArrayLike = slice(None)) -> list[float]:  # low, mean, high
+    @property
+    def unknown(self) -> bool: return not np.isfinite(self.y.astype(float)).all()  # too few outcomes to judge by
+
+    def spread(self, values: ArrayLike, rows: ArrayLike = slice(None)) -> list[float]:  # low, mean, high; NaN where the figure is unknown
         "The mean of a figure a row, with its interval over drawn days."
+        if not np.isfinite(values).all(): return [np.nan] * 3
         low, high = interval(drawn_gains(values, self.days[rows], self.limits.draws, self.seed), self.limits.confidence)
         return [low, float(np.mean(values)), high]
 
@@ -75,9 +79,10 @@ def judged(
     problem: Any, settings: Any, as_of: pd.Timestamp | str,
 ) -> Judged:
     "Let the winner decide the last period."
-    parts, costs = split(examples, problem.target, as_of, settings.clock.period), costs_of(settings, problem.kind)
+    costs = costs_of(settings, problem.kind); parts = split(examples, problem.target, as_of, settings.clock.period, costs.how)
     before, rows = (part[problem.in_scope(columns_of(part))] for part in (parts["choose"], parts["test"]))
     if not len(rows) or not len(before): raise GoBack("collect", f"the last two periods have {len(before):,} and {len(rows):,} rows within the scope, both need some", {"rows": len(rows)})
+    if min(costs.how.counts(rows[problem.target].to_numpy(float, na_value=np.nan)).values()) >= FEW: rows = rows[rows[problem.target].notna()]
     winner, threshold = pick(candidates); score = np.asarray(winner.score(rows), dtype=float)
     return Judged(winner, threshold, rows, before, score, costs.how.decide(score, threshold), rows[problem.target].to_numpy(costs.how.outcome), pd.factorize(rows.decision_time.dt.floor("D"))[0],
                   best_without(before, rows, problem, costs), costs, settings.evaluate, settings.train.seed)
@@ -101,7 +106,7 @@ def review_band(
     costs: Costs,
 ) -> tuple[float, float] | None:  # a person decides where low <= score < high; None where nobody should
     "Scores between which a person is cheaper than either decision."
-    if not costs.review or costs.how.amount or not 0 < threshold < 1: return None
+    if not costs.review or not costs.how.probability or not 0 < threshold < 1: return None
     low, high = costs.review / costs.missed if costs.missed else 1.0, 1 - costs.review / costs.needless if costs.needless else 0.0
     if not 0 < low < high < 1: return None
     odds = lambda p: np.log(p / (1 - p))
@@ -110,11 +115,19 @@ def review_band(
 
 def reviewed(case: Judged) -> dict | None:  # low, high, share, cost, saves; None where it does not surely pay
     "The review band, if a decision surely costs less with it."
-    band = review_band(case.threshold, case.costs)
+    band = review_band(case.threshold, case.costs) if case.costs.how.probability else getattr(case.winner, "calibration", {}).get("review")
     if band is None: return None
     asked, price = (case.score >= band[0]) & (case.score < band[1]), prices(case.y, case.decision, case.costs)
     saves = case.spread(asked * (price - case.costs.review))
     return {"low": band[0], "high": band[1], "share": float(asked.mean()), "cost": float(np.where(asked, case.costs.review, price).mean()), "saves": saves} if saves[0] > 0 else None
+
+# %% ../nbs/08_evaluate.ipynb #08-e-covered-code
+def covered(case: Judged) -> dict | None:  # low and high (added to an estimate), promised, held: low, mean, high of the share inside; None where nothing is promised
+    "How often the outcome lay in the range that went with its estimate."
+    promise = getattr(case.winner, "calibration", {})
+    if "interval" not in promise: return None
+    (low, high), error = promise["interval"], case.y - case.score
+    return {"low": low, "high": high, "promised": promise["confidence"], "held": case.spread(((error >= low) & (error <= high)).astype(float))}
 
 # %% ../nbs/08_evaluate.ipynb #08-e-slices-code
 def slices(
@@ -296,6 +309,7 @@ def gates_of(
     bad = found["robustness"].loc[found["robustness"].high.idxmin()]; dearer = -bad.high / (found["without"] or np.inf)
     moved = [(b.name, b.low if b.expect == "higher" else -b.high) for b in found["behaviour"].itertuples()]
     then = formulated["costs"] if formulated else vars(costs)
+    kept = found.get("interval")
     agrees = 1.0 if problem.metric == "cost" else found["metrics"].get(problem.metric)
     now = {"missed": costs.missed, "needless": costs.needless}
     return [*(gate(f'"{said}" costs what was formulated', cost, then[name], cost == then[name], "formulate") for said, (name, cost) in zip(problem.how.prices, now.items())),
@@ -304,6 +318,7 @@ def gates_of(
             gate("saves what the plan asks for", (saving := min(mean for _, mean, _ in found["against"].values())), plan["least_saving"], saving >= plan["least_saving"], "train"),
             gate("costs no more than the plan's target", found["cost"], target, found["cost"] <= target, "formulate"),
             *group_gates(found["groups"], found["fairness"], limits),
+            *([gate(f"outcomes in the range that promises {kept['promised']:.0%}, at best", kept["held"][2], kept["promised"], kept["held"][2] >= kept["promised"], "train")] if kept else []),
             *(gate(f"behaves: {name}, surely {b.expect}", by, 0.0, by > 0, "train") for (name, by), b in zip(moved, found["behaviour"].itertuples())),
             gate(f"surely dearer than without a model on a bad day, as a share (worst: {bad.what})", dearer, limits.bad_day_limit, dearer <= limits.bad_day_limit, "transform"),
             gate(f"{problem.metric} orders models as the cost does", agrees, limits.metric_limit, agrees is not None and agrees >= limits.metric_limit, "formulate")]
@@ -325,6 +340,8 @@ def evaluate(
 ) -> dict:                        # the verdict, plain data
     "Judge the winner on the last period; `insist` turns a verdict that failed into a `GoBack`."
     candidates = list(candidates); case = judged(examples, candidates, problem, settings, as_of)
+    start, end = windows(as_of, settings.clock.period)["test"]; months = (end - start) / pd.Timedelta(days=365.25 / 12)
+    if case.unknown: return unknown_yet(case, feature_set, problem, months, behaviours)
     rows, y, cost = case.rows, case.y, mean_cost(case.y, case.decision, case.costs)
     others = {case.best.name: case.best.decision} | ({f"the champion {champion.name}": champion.decide(columns_of(rows))} if champion else {})
     against = {name: case.spread(savings(y, case.decision, other, case.costs)) for name, other in others.items()}
@@ -334,13 +351,13 @@ def evaluate(
     table, metrics = hangs_on(case, candidates, feature_set, problem)
     labelled = examples[examples[problem.target].notna()]
     found = {"without": case.best.cost, "leak": alone(labelled.iloc[:: max(1, len(labelled) // 8_000)], feature_set, problem.target), "against": against, "cost": cost, "fairness": fair, "metrics": metrics,
-             "groups": all_slices(case, feature_set, protected.join(rows[names])), "robustness": robustness(case, feature_set), "behaviour": behaves(case, behaviours)}
+             "groups": all_slices(case, feature_set, protected.join(rows[names])), "robustness": robustness(case, feature_set), "behaviour": behaves(case, behaviours), "interval": covered(case)}
     gates, (metric, agreement) = gates_of(found, problem, plan, settings, formulated), choose_metric(metrics, case.limits.metric_limit)
-    (low, saving, high), (start, end) = against[case.best.name], windows(as_of, settings.clock.period)["test"]
-    return {"passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name, "threshold": case.threshold, "review": reviewed(case),
+    low, saving, high = against[case.best.name]
+    return {"passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name, "threshold": case.threshold, "review": reviewed(case), "interval": found["interval"],
             "cost": cost, "saving": saving, "gain": [low, high], "confidence": case.limits.confidence, "against": against,
             "bar": {"name": case.best.name, "cost": case.best.cost, "costs": case.best.costs}, "costs": {"missed": case.costs.missed, "needless": case.costs.needless},
-            "rows": len(rows), "months": (end - start) / pd.Timedelta(days=365.25 / 12), "acted": float(case.decision.mean()), "happened": float(y.mean()), "gates": gates,
+            "rows": len(rows), "months": months, "acted": float(case.decision.mean()), "happened": float(y.mean()), "gates": gates,
             "slices": plain(found["groups"]), "fairness": fair, "robustness": plain(found["robustness"]), "behaviour": plain(found["behaviour"]),
             "importance": plain(table), "metric": {"follows the cost best": metric, "agreement": agreement, "ranked": metrics}}
 
@@ -355,6 +372,26 @@ def insist(
     raise GoBack(first["stage"], f'{verdict["candidate"]} failed "{first["gate"]}": {first["figure"]:.4g}, the limit is {first["limit"]:.4g}',
                  evidence={g["gate"]: {"figure": g["figure"], "limit": g["limit"]} for g in failed}, parameters={"sample": 0} if first["stage"] == "train" else {})
 
+# %% ../nbs/08_evaluate.ipynb #08-e-unknown-code
+def unknown_yet(
+    case: Judged, feature_set: FeatureSet, problem: Any, months: float,  # months: length of the judged period
+    behaviours: Iterable[Behaviour] = (),
+) -> dict:  # the verdict, as `evaluate` gives it; None for all that is not known
+    "What can be said of the scores alone, where too few outcomes are known."
+    looks, moved = case.spread(case.decision.astype(float)), behaves(case, behaviours)
+    waits = {f"surely saves against {case.best.name}": "train", "costs no more than the plan's target": "formulate", "no feature gives the answer away": "transform",
+             "surely dearer than without a model in one group": "collect"}
+    surely = looks[1] - np.sqrt(2) * (looks[1] - looks[0])  # the threshold comes from a period as short as the judged one, and is as unsure
+    gates = [gate("surely looks at more than people can, as a share", surely, case.costs.capacity, surely <= case.costs.capacity, "train"),
+             *(gate(f"behaves: {b.name}, surely {b.expect}", by, 0.0, by > 0, "train") for b in moved.itertuples() for by in [b.low if b.expect == "higher" else -b.high]),
+             *(gate(name, None, 0.0, False, back_to) for name, back_to in waits.items())]
+    known = case.y[np.isfinite(case.y)]
+    return {"passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name, "threshold": case.threshold, "review": None, "cost": None, "saving": None, "gain": [None, None],
+            "confidence": case.limits.confidence, "against": {}, "bar": {"name": case.best.name, "cost": None, "costs": dict.fromkeys(case.best.costs)},
+            "costs": {"missed": case.costs.missed, "needless": case.costs.needless, "capacity": case.costs.capacity}, "rows": len(case.rows), "months": months, "acted": looks[1], "known": len(known),
+            "happened": float(known.mean()) if len(known) else None, "gates": gates, "slices": [], "fairness": [], "robustness": plain(robustness(case, feature_set)), "behaviour": plain(moved), "importance": [],
+            "metric": {"follows the cost best": "cost", "agreement": 1.0, "ranked": {}}}
+
 # %% ../nbs/08_evaluate.ipynb #08-e-words-code
 def money(amount: float) -> str:
     "An amount as people say it: three figures at most."
@@ -365,25 +402,39 @@ def in_words(
 ) -> dict[str, str]:  # ship, says, unsure, counted: plain sentences
     "The verdict for people."
     unit, month = problem.unit.partition(" a ")[0], verdict["rows"] / verdict["months"]
+    if verdict["cost"] is None: return _unknown_in_words(verdict, problem, month)
     without = f"the cheapest way without a model ({way(verdict['bar']['name'], problem)})"
     says = f"{verdict['candidate'].capitalize()} {'saves' if verdict['saving'] > 0 else 'loses'} about {money(abs(verdict['saving']) * month)} {unit} a month against {without}."
     says += " One can be {:.0%} sure that it is between {} and {}.".format(verdict["confidence"], *(money(g * month) for g in verdict["gain"])) * (verdict["saving"] > 0)
     failed, unknown = ([g for g in verdict["gates"] if g["passed"] is wanted] for wanted in (False, None))
     for g in failed[:1]: says += f" In its way: {g['gate']} ({g['figure']:.3g}, the limit is {g['limit']:.3g}); {stage(g['stage']).notebook.replace('_', ' ')} can mend it."
     if review := verdict["review"]: says += f" If a person looks at the {review['share']:.0%} in doubt, another {money(review['saves'][1] * month)} {unit} a month are saved."
+    if kept := verdict.get("interval"): says += f" With each answer comes a range that should hold the outcome in {kept['promised']:.0%} of the cases; it did in {kept['held'][1]:.0%}."
     missed, needless = verdict["costs"]["missed"], verdict["costs"]["needless"]
     return {"ship": "Do not ship it." if failed else "Ship it.", "says": says, "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in unknown)}." if unknown else "",
             "counted": f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen. {problem.how.mistakes[0].capitalize()} counts {missed:g}, {problem.how.mistakes[1]} {needless:g}."}
 
+def _unknown_in_words(verdict: Mapping, problem: Any, month: float) -> dict[str, str]:
+    missed, needless = verdict["costs"]["missed"], verdict["costs"]["needless"]
+    failed = [g for g in verdict["gates"] if g["passed"] is False]
+    says = f"What it saves nobody knows yet: of {verdict['rows']:,} {problem.entity}s of the last period {verdict['known'] or 'none'} has an outcome. " \
+           f"{verdict['candidate'].capitalize()} picks {verdict['acted']:.1%} of them, about {money(verdict['acted'] * month)} a month; people can look at {verdict['costs']['capacity']:.1%}. " \
+           f"It pays once at least one look in {1 + missed / needless if needless else 1:.3g} finds something."
+    for g in failed[:1]: says += f" In its way: {g['gate']} ({g['figure']:.3g}, the limit is {g['limit']:.3g}); {stage(g['stage']).notebook.replace('_', ' ')} can mend it."
+    return {"ship": "Do not ship it." if failed else "Ship it as a trial.", "says": says, "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in verdict['gates'] if g['passed'] is None)}.",
+            "counted": f"{problem.how.mistakes[0].capitalize()} counts {missed:g}, {problem.how.mistakes[1]} {needless:g}. The first outcomes of the trial say more."}
+
 def way(name: str, problem: Any) -> str:
     "A way to decide without a model, in words."
-    return {"always": f"always {problem.action}", "never": f"never {problem.action}", "rule": "the rule as it is", "rule, threshold renewed": "the rule at its best"}.get(name, f"always {name}")
+    return {"always": f"always {problem.action}", "never": f"never {problem.action}", "rule": "the rule as it is", "rule, threshold renewed": "the rule at its best",
+            "as many at random": f"{problem.action} as often, at random"}.get(name, f"always {name}")
 
 # %% ../nbs/08_evaluate.ipynb #08-e-month-code
 def month_figure(verdict: Mapping, problem: Any) -> Figure:
     "What a month of decisions costs, by the way to decide."
     month, unit = verdict["rows"] / verdict["months"], problem.unit.partition(" a ")[0]
-    ways = {way(name, problem): cost * month for name, cost in verdict["bar"]["costs"].items()} | {verdict["candidate"]: verdict["cost"] * month}
+    if verdict["cost"] is None: ways = {"people can look at": verdict["costs"]["capacity"] * month, verdict["candidate"]: verdict["acted"] * month}
+    else: ways = {way(name, problem): cost * month for name, cost in verdict["bar"]["costs"].items()} | {verdict["candidate"]: verdict["cost"] * month}
     if verdict["review"]: ways[f"{verdict['candidate']},\na person where in doubt"] = verdict["review"]["cost"] * month
     ordered = sorted(ways, key=ways.get, reverse=True); ours = [n.startswith(verdict["candidate"]) for n in ordered]
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(ways)), layout="constrained"); ax = figure.subplots()
@@ -391,14 +442,16 @@ def month_figure(verdict: Mapping, problem: Any) -> Figure:
     for place, name in enumerate(ordered):
         amount = f"{ways[name]:,.0f}" if ways[name] >= 100 else f"{ways[name]:.2f}"
         ax.annotate(amount, (ways[name], place), (4, 0), textcoords="offset points", va="center", weight="bold" if ours[place] else "normal")
-    saved = verdict["saving"] * month
-    ax.set_title(f"A month costs {money(abs(saved))} {unit} {'less' if saved > 0 else 'more'} with {verdict['candidate']} than without", loc="left", weight="bold")
+    saved = 0 if verdict["cost"] is None else verdict["saving"] * month
+    picks = f"It picks {money(verdict['acted'] * month)} {problem.entity}s a month to be looked at"
+    title = picks if verdict["cost"] is None else f"A month costs {money(abs(saved))} {unit} {'less' if saved > 0 else 'more'} with {verdict['candidate']} than without"
+    ax.set_title(title, loc="left", weight="bold")
     ax.spines[["top", "right", "bottom"]].set_visible(False); ax.tick_params(left=False, bottom=False, labelbottom=False); ax.margins(x=0.12)
     return figure
 
 def page_of(words: Mapping) -> str:  # HTML
     "The sentence, as the first thing on a page."
-    colour = "#00727a" if words["ship"] == "Ship it." else "#b3261e"
+    colour = {"Ship it.": "#00727a", "Ship it as a trial.": "#8a5a00"}.get(words["ship"], "#b3261e")
     return (f'<div style="border-left:6px solid {colour};padding:.4em 1em;margin:.6em 0">'
             f'<p style="font-size:1.7em;font-weight:700;color:{colour};margin:.1em 0">{escape(words["ship"])}</p>'
             f'<p style="font-size:1.15em;margin:.2em 0">{escape(words["says"])}</p>' + f'<p>{escape(words["unsure"])}</p>' * bool(words["unsure"])
@@ -408,7 +461,8 @@ def page_of(words: Mapping) -> str:  # HTML
 OURS, THEIRS = "#0072b2", "#d55e00"
 
 def curve_figures(case: Judged, unit: str) -> Figure:
-    "Cost over the threshold, calibration, gain, and cost over time, with intervals."
+    "Cost over the threshold, calibration, gain, and cost over time, with intervals; where too few outcomes are known, the scores alone."
+    if case.unknown: return _score_figure(case)
     figure = Figure(figsize=(11, 7.2), layout="constrained"); (cost, calibration), (gain, time) = figure.subplots(2, 2)
     how = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.draws, seed=case.seed)
     kind = case.costs.how; shown = case.score if kind.amount else np.clip(case.score, 0, 1)
@@ -428,6 +482,12 @@ def curve_figures(case: Judged, unit: str) -> Figure:
     whole = ("highest", "the sum") if kind.amount else ("most suspect", "all cases")
     gain.set(title=f"The {whole[0]} 30 % hold {third:.0%} of {whole[1]}", xlabel=f"share of the rows, {whole[0]} first", ylabel=f"share of {whole[1]} met", xlim=(0, 1), ylim=(0, 1.02))
     days_figure(case, unit, time)
+    return figure
+
+def _score_figure(case: Judged) -> Figure:
+    figure = Figure(figsize=(7.5, 3), layout="constrained"); ax = figure.subplots()
+    ax.hist(case.score, 60, color="0.75"); ax.axvline(case.threshold, ls="--", color=OURS); ax.spines[["top", "right"]].set_visible(False)
+    ax.set(title=f"{case.decision.mean():.1%} of the rows are more unlike the others than the threshold", xlabel="anomaly score", ylabel="rows")
     return figure
 
 def band(ax: Axes, x: ArrayLike, middle: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, label: str | None = None) -> None:

@@ -1352,6 +1352,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'mlops_lifecycle.evaluate.judged': ('evaluate.html#judged', 'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.late_lately': ( 'evaluate.html#late_lately',
                                                                                     'mlops_lifecycle/evaluate.py'),
+                                          'mlops_lifecycle.evaluate.metric_in_words': ( 'evaluate.html#metric_in_words',
+                                                                                        'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.money': ('evaluate.html#money', 'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.month_figure': ( 'evaluate.html#month_figure',
                                                                                      'mlops_lifecycle/evaluate.py'),

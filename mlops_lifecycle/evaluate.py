@@ -6,8 +6,8 @@
 __all__ = ['BEHAVIOURS', 'OURS', 'THEIRS', 'pick', 'Judged', 'best_without', 'judged', 'prices', 'savings', 'review_band',
            'reviewed', 'covered', 'slices', 'all_slices', 'fairness', 'alone', 'spoilt', 'robustness', 'Behaviour',
            'behaves', 'late_lately', 'declared_groups', 'hangs_on', 'gate', 'group_gates', 'gates_of', 'plain',
-           'evaluate', 'insist', 'unknown_yet', 'money', 'in_words', 'way', 'month_figure', 'page_of', 'curve_figures',
-           'band', 'days_figure', 'three_rows', 'Page', 'readable']
+           'evaluate', 'insist', 'unknown_yet', 'money', 'in_words', 'metric_in_words', 'way', 'month_figure',
+           'page_of', 'curve_figures', 'band', 'days_figure', 'three_rows', 'Page', 'readable']
 
 # %% ../nbs/08_evaluate.ipynb #08-e-imports
 from collections.abc import Callable, Iterable, Mapping
@@ -282,7 +282,7 @@ def hangs_on(
     return table, rank_metrics(y, models, threshold, np.arange(len(y)) * 4 // len(y), case.costs)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gate-code
-def gate(name: str, figure: float | None, limit: float, passed: bool, stage: str) -> dict:
+def gate(name: str, figure: float | None, limit: float | None, passed: bool, stage: str) -> dict:
     "One row of the verdict; without a figure it is not judged."
     return {"gate": name, "figure": None if figure is None else float(figure), "limit": limit, "passed": None if figure is None else bool(passed), "stage": stage}
 
@@ -310,7 +310,7 @@ def gates_of(
     moved = [(b.name, b.low if b.expect == "higher" else -b.high) for b in found["behaviour"].itertuples()]
     then = formulated["costs"] if formulated else vars(costs)
     kept = found.get("interval")
-    agrees = 1.0 if problem.metric == "cost" else found["metrics"].get(problem.metric)
+    agrees = found["metrics"].get(problem.metric)
     now = {"missed": costs.missed, "needless": costs.needless}
     return [*(gate(f'"{said}" costs what was formulated', cost, then[name], cost == then[name], "formulate") for said, (name, cost) in zip(problem.how.prices, now.items())),
             gate(f"no feature gives the answer away (most: {leak.index[0]})", leak.iloc[0], limits.leak_limit, leak.iloc[0] <= limits.leak_limit, "transform"),
@@ -321,7 +321,7 @@ def gates_of(
             *([gate(f"outcomes in the range that promises {kept['promised']:.0%}, at best", kept["held"][2], kept["promised"], kept["held"][2] >= kept["promised"], "train")] if kept else []),
             *(gate(f"behaves: {name}, surely {b.expect}", by, 0.0, by > 0, "train") for (name, by), b in zip(moved, found["behaviour"].itertuples())),
             gate(f"surely dearer than without a model on a bad day, as a share (worst: {bad.what})", dearer, limits.bad_day_limit, dearer <= limits.bad_day_limit, "transform"),
-            gate(f"{problem.metric} orders models as the cost does", agrees, limits.metric_limit, agrees is not None and agrees >= limits.metric_limit, "formulate")]
+            *([gate(f"{problem.metric} orders models as the cost does", agrees, limits.metric_limit, agrees is not None and agrees >= limits.metric_limit, "formulate")] if problem.metric != "cost" else [])]
 
 # %% ../nbs/08_evaluate.ipynb #08-e-judge-code
 def plain(table: pd.DataFrame) -> list[dict]:
@@ -381,10 +381,10 @@ def unknown_yet(
     looks, moved = case.spread(case.decision.astype(float)), behaves(case, behaviours)
     waits = {f"surely saves against {case.best.name}": "train", "costs no more than the plan's target": "formulate", "no feature gives the answer away": "transform",
              "surely dearer than without a model in one group": "collect"}
-    surely = looks[1] - np.sqrt(2) * (looks[1] - looks[0])  # the threshold comes from a period as short as the judged one, and is as unsure
+    surely = max(0.0, looks[1] - np.sqrt(2) * (looks[1] - looks[0]))  # the threshold comes from a period as short as the judged one, and is as unsure
     gates = [gate("surely looks at more than people can, as a share", surely, case.costs.capacity, surely <= case.costs.capacity, "train"),
              *(gate(f"behaves: {b.name}, surely {b.expect}", by, 0.0, by > 0, "train") for b in moved.itertuples() for by in [b.low if b.expect == "higher" else -b.high]),
-             *(gate(name, None, 0.0, False, back_to) for name, back_to in waits.items())]
+             *(gate(name, None, None, False, back_to) for name, back_to in waits.items())]
     known = case.y[np.isfinite(case.y)]
     return {"passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name, "threshold": case.threshold, "review": None, "cost": None, "saving": None, "gain": [None, None],
             "confidence": case.limits.confidence, "against": {}, "bar": {"name": case.best.name, "cost": None, "costs": dict.fromkeys(case.best.costs)},
@@ -404,7 +404,8 @@ def in_words(
     unit, month = problem.unit.partition(" a ")[0], verdict["rows"] / verdict["months"]
     if verdict["cost"] is None: return _unknown_in_words(verdict, problem, month)
     without = f"the cheapest way without a model ({way(verdict['bar']['name'], problem)})"
-    says = f"{verdict['candidate'].capitalize()} {'saves' if verdict['saving'] > 0 else 'loses'} about {money(abs(verdict['saving']) * month)} {unit} a month against {without}."
+    says = f"{verdict['candidate'].capitalize()} {'saves' if verdict['saving'] > 0 else 'loses'} about {money(abs(verdict['saving']) * month)} {unit} a month against {without}"
+    says += f", {abs(verdict['saving']) / verdict['bar']['cost']:.0%} of what that costs." if verdict["bar"]["cost"] else "."
     says += " One can be {:.0%} sure that it is between {} and {}.".format(verdict["confidence"], *(money(g * month) for g in verdict["gain"])) * (verdict["saving"] > 0)
     failed, unknown = ([g for g in verdict["gates"] if g["passed"] is wanted] for wanted in (False, None))
     for g in failed[:1]: says += f" In its way: {g['gate']} ({g['figure']:.3g}, the limit is {g['limit']:.3g}); {stage(g['stage']).notebook.replace('_', ' ')} can mend it."
@@ -412,12 +413,19 @@ def in_words(
     if kept := verdict.get("interval"): says += f" With each answer comes a range that should hold the outcome in {kept['promised']:.0%} of the cases; it did in {kept['held'][1]:.0%}."
     missed, needless = verdict["costs"]["missed"], verdict["costs"]["needless"]
     return {"ship": "Do not ship it." if failed else "Ship it.", "says": says, "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in unknown)}." if unknown else "",
-            "counted": f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen. {problem.how.mistakes[0].capitalize()} counts {missed:g}, {problem.how.mistakes[1]} {needless:g}."}
+            "counted": f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen. {problem.how.mistakes[0].capitalize()} counts {missed:g}, {problem.how.mistakes[1]} {needless:g}"
+                       + (f"; so what it saves a month is worth {money(verdict['saving'] * month / missed)} times {problem.how.mistakes[0]}." if missed and verdict["saving"] > 0 else ".")}
+
+def metric_in_words(verdict: Mapping) -> str:
+    "Which measure of the field may stand for the cost, if any."
+    found, best = verdict["metric"], max(verdict["metric"]["ranked"].values(), default=None)
+    if found["follows the cost best"] != "cost": return f"Of the usual measures {found['follows the cost best']} follows the cost best: it agrees with {found['agreement']:.2f} of 1 on which model is cheaper."
+    return "No measure was held against the cost: too few outcomes are known." if best is None else f"No usual measure follows the cost (the best agrees with {best:.2f} of 1), so the cost itself is used."
 
 def _unknown_in_words(verdict: Mapping, problem: Any, month: float) -> dict[str, str]:
     missed, needless = verdict["costs"]["missed"], verdict["costs"]["needless"]
     failed = [g for g in verdict["gates"] if g["passed"] is False]
-    says = f"What it saves nobody knows yet: of {verdict['rows']:,} {problem.entity}s of the last period {verdict['known'] or 'none'} has an outcome. " \
+    says = f"What it saves nobody knows yet: of {verdict['rows']:,} {problem.entity}s of the last period an outcome is known of {verdict['known'] or 'none'}. " \
            f"{verdict['candidate'].capitalize()} picks {verdict['acted']:.1%} of them, about {money(verdict['acted'] * month)} a month; people can look at {verdict['costs']['capacity']:.1%}. " \
            f"It pays once at least one look in {1 + missed / needless if needless else 1:.3g} finds something."
     for g in failed[:1]: says += f" In its way: {g['gate']} ({g['figure']:.3g}, the limit is {g['limit']:.3g}); {stage(g['stage']).notebook.replace('_', ' ')} can mend it."
@@ -440,7 +448,7 @@ def month_figure(verdict: Mapping, problem: Any) -> Figure:
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(ways)), layout="constrained"); ax = figure.subplots()
     ax.barh(ordered, [ways[n] for n in ordered], color=["#0072b2" if o else "0.75" for o in ours], height=0.62)
     for place, name in enumerate(ordered):
-        amount = f"{ways[name]:,.0f}" if ways[name] >= 100 else f"{ways[name]:.2f}"
+        amount = f"{ways[name]:,.0f}" if ways[name] >= (10 if verdict["cost"] is None else 100) else f"{ways[name]:.2f}"
         ax.annotate(amount, (ways[name], place), (4, 0), textcoords="offset points", va="center", weight="bold" if ours[place] else "normal")
     saved = 0 if verdict["cost"] is None else verdict["saving"] * month
     picks = f"It picks {money(verdict['acted'] * month)} {problem.entity}s a month to be looked at"

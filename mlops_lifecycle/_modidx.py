@@ -1340,6 +1340,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.declared_groups': ( 'evaluate.html#declared_groups',
                                                                                         'mlops_lifecycle/evaluate.py'),
+                                          'mlops_lifecycle.evaluate.drawn_whole': ( 'evaluate.html#drawn_whole',
+                                                                                    'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.evaluate': ('evaluate.html#evaluate', 'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.fairness': ('evaluate.html#fairness', 'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.gate': ('evaluate.html#gate', 'mlops_lifecycle/evaluate.py'),

@@ -51,7 +51,9 @@ def test_a_cost_matrix_without_sense_is_refused(matrix, says):
     with pytest.raises(ValueError, match=says): costs_from(matrix)
 
 
-@pytest.mark.parametrize(("variable", "value", "says"), [("CAUGHT", "9", "missed must cost at least as much as caught, got 5 and 9"), ("MISSED", "-1", '"missed" must be 0 to'), ("REVIEW", "x", '"review" must be 0 to')])
+@pytest.mark.parametrize(("variable", "value", "says"), [
+    ("CAUGHT", "9", "missed must cost at least as much as caught, got 5 and 9"), ("MISSED", "-1", '"missed" must be 0 to'), ("REVIEW", "x", '"review" must be 0 to'),
+    ("CAPACITY", "20", '"capacity" must be 0.0001 to 1')])
 def test_costs_without_sense_are_refused_in_the_settings(variable, value, says):
     with pytest.raises(SettingsError, match=says): load_settings(environ={f"MLOPS_COSTS__{variable}": value})
 

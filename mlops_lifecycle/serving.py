@@ -6,7 +6,7 @@
 __all__ = ['WHY', 'router', 'STATUSES', 'MORE', 'feedback_request', 'Prediction', 'Amount', 'Noted', 'Wrong', 'Errors', 'Batch',
            'Reason', 'Told', 'Queue', 'Decided', 'DecidedAmount', 'Served', 'Serves', 'Deploy', 'Promote', 'Deployed',
            'arm_of', 'same_features', 'Slots', 'load_slots', 'trial_workspace', 'columns_for', 'looked_up',
-           'features_for', 'unknown_categories', 'lookup_ages', 'stale_lookups', 'Serving', 'TooOld', 'as_json',
+           'features_for', 'unknown_categories', 'lookup_ages', 'stale_lookups', 'Serving', 'Case', 'TooOld', 'as_json',
            'predict', 'predict_batch', 'give_feedback', 'tell_prediction', 'tell_reviews', 'decide_review',
            'admin_deploy', 'admin_promote', 'admin_rollback', 'openapi_of', 'answer_type', 'breaking_changes',
            'create_app', 'contract']
@@ -21,10 +21,10 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import NAMESPACE_URL, uuid5
@@ -301,6 +301,7 @@ class Serving:
         rule = problem.rule
         self.rule = Release(Path(), {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version, "threshold": rule.threshold, "decides": problem.kind}, {}, rule=rule.score)
         self.slots, self.marks, self._features, self._loading, self._rest, self.until = Slots(), None, features, asyncio.Lock(), {}, None
+        self.cases: list[Case] = []
 
     @property
     def features(self) -> FeatureSet:
@@ -361,38 +362,71 @@ def _new_id(self: Serving, clock: datetime, body: bytes) -> str:  # 32 hexadecim
 
 Serving.clock_of, Serving.new_id = _clock_of, _new_id
 
+# %% ../nbs/09_code.ipynb #09-c-case
+@dataclass(slots=True, eq=False)
+class Case:
+    "A request on its way to its answer."
+    row: Mapping                      # of `columns_for`
+    at: np.datetime64                 # now, UTC
+    release: Release | None = None    # that decides
+    slots: Slots = Slots()            # that served when it came
+    entity: BaseModel | None = None
+    clock: datetime | None = None
+    id: str = ""
+    plain: bool = True                # whether it may be stored without looking for an earlier one of its id
+    arm: str = "stable"
+    values: Mapping | None = None     # the features
+    score: float = nan
+    warnings: list[str] = field(default_factory=list)
+    said: dict | None = None          # score, decision, review, features, warnings
+    error: Exception | None = None    # why the release could not
+    seconds: float = 0.0              # that deciding took
+    answer: dict | None = None        # as `Prediction`
+    stored: dict | None = None        # a row of the log
+    ready: asyncio.Future | None = None  # done when the answer is on disk, or with None where it is not stored yet
+
 # %% ../nbs/09_code.ipynb #09-c-decide-code
 class TooOld(ValueError):
     "Looked-up values are so old that the rule must decide."
 
-def _decide(self: Serving,
-    release: Release,
-    row: Mapping,        # of `columns_for`
-    at: np.datetime64,   # now, UTC
-) -> dict:               # score, decision, review, features, warnings
-    "What one release says to one request."
-    warnings, metrics = [], self.metrics
-    if release.kind == "rule":
-        values, score = {name: row[name] for name in self.Request.model_fields}, float(release.score(row))
-    else:
-        self.until = until = min(microseconds(row["decision_time"]), microseconds(at))
-        found = looked_up(self.features, row, self.online, until)
-        ages = lookup_ages(self.features, self.online, until, found)
-        stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after) if ages else ((), ())
-        for name in stale: metrics.of(metrics.stale, name).inc(); warnings.append(f'nothing new came from "{name}" for {ages[name] / 3.6e9:,.0f} hours, so nothing of it was used')
-        if too_old: raise TooOld(f"{', '.join(too_old)} too old")
-        values = self.features.compute(found)
-        score = release.score_one(values)
-        for name in unknown_categories(release, values):
-            metrics.of(metrics.unknown, name).inc(); warnings.append(f'"{name}" has a category that was not seen in training')
-    if not isfinite(score): raise ArithmeticError(f"{release.id} gave a score that is no number")
-    band = release.manifest.get("review")
-    return {"score": score, "decision": release.decision(score), "review": bool(warnings) or bool(band and band[0] <= score < band[1]), "features": values, "warnings": warnings}
+def _found(self: Serving, case: Case) -> None:
+    "Look up what a model needs."
+    if case.release.kind == "rule": return
+    self.until = until = min(microseconds(case.row["decision_time"]), microseconds(case.at))
+    case.values = looked_up(self.features, case.row, self.online, until)
+    if not (ages := lookup_ages(self.features, self.online, until, case.values)): return
+    stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after)
+    for name in stale: self.metrics.of(self.metrics.stale, name).inc(); case.warnings.append(f'nothing new came from "{name}" for {ages[name] / 3.6e9:,.0f} hours, so nothing of it was used')
+    if too_old: raise TooOld(f"{', '.join(too_old)} too old")
+
+def _computed(self: Serving, case: Case) -> None:
+    "The features; a rule has the request's fields."
+    case.values = self.features.compute(case.values) if case.release.kind == "model" else {name: case.row[name] for name in self.Request.model_fields}
+
+def _scored(self: Serving, case: Case) -> None:
+    "The score; raises `ArithmeticError` where it is no number."
+    case.score = case.release.score_one(case.values) if case.release.kind == "model" else float(case.release.score(case.row))
+    if not isfinite(case.score): raise ArithmeticError(f"{case.release.id} gave a score that is no number")
+
+def _said(self: Serving, case: Case) -> None:
+    "The decision, and what is odd about it."
+    release, band = case.release, case.release.manifest.get("review")
+    for name in unknown_categories(release, case.values) if release.encoder else ():
+        self.metrics.of(self.metrics.unknown, name).inc(); case.warnings.append(f'"{name}" has a category that was not seen in training')
+    review = bool(case.warnings) or bool(band and band[0] <= case.score < band[1])
+    case.said = {"score": case.score, "decision": release.decision(case.score), "review": review, "features": case.values, "warnings": case.warnings}
+
+def _decide(self: Serving, release: Release, row: Mapping, at: np.datetime64) -> dict:  # what one release says to one request
+    case = Case(row, at, release)
+    for step in self.steps: step(self, case)
+    return case.said
+
+Serving.steps, Serving.decide = (_found, _computed, _scored, _said), _decide
 
 # %% ../nbs/09_code.ipynb #09-c-answer-code
 async def _ask(self: Serving, release: Release, row: Mapping, at: np.datetime64) -> dict:
     "`decide`, and not for longer than allowed; raises what it raises, or `TimeoutError`."
-    if release.kind == "rule" or release.trees: return self.decide(release, row, at)
+    if _is_quick(release): return self.decide(release, row, at)
     waits, since = self._rest.get(release.id, (0, 0.0))
     if waits >= 3 and time.monotonic() - since < 1: raise TimeoutError("it rests")
     try:
@@ -401,11 +435,15 @@ async def _ask(self: Serving, release: Release, row: Mapping, at: np.datetime64)
     self._rest.pop(release.id, None)
     return said
 
-async def _answer(self: Serving, slots: Slots, arm: str, row: Mapping, at: np.datetime64) -> tuple[Release, str | None, dict]:
-    "The release that answers, the error of the first that could not, and what it says."
-    error, chain = None, [slots.canary] * (arm == "canary") + [slots.stable, self.rule]
+def _is_quick(release: Release) -> bool: return release.trees is not None or release.kind == "rule"
+
+async def _answer(self: Serving, chain: list[Release], case: Case) -> str | None:  # the error of the first that could not
+    "Let the first of the chain decide that can."
+    error = None
     for release in chain:
-        try: said = await self.ask(release, row, at)
+        try:
+            if case.error and not error: raise case.error  # it was asked before
+            case.said = await self.ask(release, case.row, case.at)
         except Exception as failure:
             error = error or type(failure).__name__
             self.metrics.of(self.metrics.failures, release.id).inc()
@@ -413,13 +451,51 @@ async def _answer(self: Serving, slots: Slots, arm: str, row: Mapping, at: np.da
             continue
         if release is self.rule:
             self.metrics.of(self.metrics.fallbacks, error).inc()
-            said["warnings"].append(f"the rule decided: the model {WHY.get(error, 'failed')}")
-        return release, error, said | {"review": said["review"] or bool(error)}
+            case.said["warnings"].append(f"the rule decided: the model {WHY.get(error, 'failed')}")
+        case.release, case.said["review"] = release, case.said["review"] or bool(error)
+        return error
     raise Refusal(503, "nobody can decide at the moment")
 
 WHY = {"TooOld": "would have had to use values that are far too old", "TimeoutError": "took too long"}
 
-Serving.decide, Serving.ask, Serving.answer = _decide, _ask, _answer
+Serving.ask, Serving.answer = _ask, _answer
+
+# %% ../nbs/09_code.ipynb #09-c-together
+def _placed(self: Serving, case: Case) -> None:
+    "Pseudonyms, columns, and who is asked first; raises `Refusal` outside of the scope."
+    case.entity, case.row = columns_for(self.problem, case.entity, self.workspace, case.at)
+    if reason := _outside(self.problem, case.row): raise Refusal(422, f"outside of what may be decided: {reason}")
+    if case.slots.share: case.arm = arm_of(case.id, case.slots.share)
+    case.release = case.slots.canary if case.arm == "canary" else case.slots.stable
+
+def _written(self: Serving, case: Case, error: str | None = None) -> None:
+    "The answer, and the row that is stored of it."
+    said, release = case.said, case.release
+    told = {"score": said["score"], "decision": said["decision"], "threshold": release.threshold, "model": release.name, "version": release.version,
+            "arm": case.arm, "review": said["review"], "warnings": said["warnings"]}
+    case.answer = {"prediction_id": case.id} | told
+    case.stored = prediction_row(case.clock, id=case.id, key=key_of(self.problem, case.row), decision_time=case.row["decision_time"], release=release.id, kind=release.kind,
+                                 generation=case.slots.generation, request=case.entity.model_dump_json(), features=said["features"], seconds=case.seconds, error=error, **told)
+    if self.problem.how.amount: case.answer["interval"] = release.interval(said["score"])
+
+def _together(self: Serving) -> None:
+    "Take all cases that wait through all steps, as far as nobody has to be waited for."
+    cases, self.cases, started = [case for case in self.cases if not case.ready.done()], [], time.perf_counter()  # without those whose caller has gone
+    def each(step, cases):
+        for case in cases:
+            try: step(self, case)
+            except Exception as error: case.error = error
+        return [case for case in cases if not case.error]
+    placed = each(_placed, cases)
+    for case in cases:
+        if case.error: case.ready.set_exception(case.error)
+    quick = [case for case in placed if _is_quick(case.release)]
+    for step in self.steps: quick = each(step, quick)
+    for case in quick: case.seconds = time.perf_counter() - started
+    for case in each(_written, quick):
+        if case.plain: self.group.store(case.stored, case.ready)
+    for case in placed:
+        if not (case.stored and case.plain): case.ready.set_result(None)
 
 # %% ../nbs/09_code.ipynb #09-c-predict-core
 async def _predicted(self: Serving,
@@ -429,23 +505,18 @@ async def _predicted(self: Serving,
     own: bool = False,      # whether the id follows from a name that the caller gave
 ) -> dict:                  # the answer, as `Prediction`
     "Decide, store, and only then say so."
-    started, slots, at = time.perf_counter(), self.slots, np.datetime64(clock.replace(tzinfo=None), "us")
-    entity, row = columns_for(self.problem, entity, self.workspace, at)
-    if reason := _outside(self.problem, row): raise Refusal(422, f"outside of what may be decided: {reason}")
-    arm = arm_of(id, slots.share) if slots.share else "stable"
-    release, error, said = await self.answer(slots, arm, row, at)
-    answer = {"prediction_id": id, "score": said["score"], "decision": said["decision"], "threshold": release.threshold, "model": release.name,
-              "version": release.version, "arm": arm, "review": said["review"], "warnings": said["warnings"]}
-    if self.problem.how.amount: answer["interval"] = release.interval(said["score"])
-    decided = time.perf_counter()
-    stored = prediction_row(clock, id=id, key=key_of(self.problem, row), decision_time=row["decision_time"], release=release.id, kind=release.kind,
-                            model=release.name, version=release.version, arm=arm, generation=slots.generation, score=said["score"], decision=said["decision"],
-                            threshold=release.threshold, review=said["review"], warnings=said["warnings"], request=entity.model_dump_json(),
-                            features=said["features"], seconds=decided - started, error=error)
-    if own or self.replay: answer = await self._once(stored, answer)
-    else: await self.group.store(stored)
-    self._count(answer, release, decided - started, time.perf_counter() - decided)
-    return answer
+    started, slots, loop = time.perf_counter(), self.slots, asyncio.get_running_loop()
+    case = Case({}, np.datetime64(clock.replace(tzinfo=None), "us"), slots=slots, entity=entity, clock=clock, id=id, plain=not (own or self.replay), ready=loop.create_future())
+    self.cases.append(case)
+    if len(self.cases) == 1: loop.call_soon(self.together)
+    if await case.ready is None:
+        if not case.stored:
+            error = await self.answer([slots.canary] * (case.arm == "canary") + [slots.stable, self.rule], case)
+            case.seconds = time.perf_counter() - started; _written(self, case, error)
+        if case.plain: await self.group.store(case.stored)
+        else: case.answer = await self._once(case.stored, case.answer)
+    self._count(case, time.perf_counter() - started - case.seconds)
+    return case.answer
 
 def _outside(problem: Problem, row: Mapping) -> str | None:  # a sentence for people
     "Why nothing may be decided about this request, if so."
@@ -461,14 +532,14 @@ async def _once(self: Serving, stored: dict, answer: dict) -> dict:
     if before["request"] != stored["request"]: raise Refusal(409, "was used for another request", "Idempotency-Key")
     return answer | {name: before[name] for name in answer if name in before} | {"review": bool(before["review"]), "warnings": json.loads(before["warnings"])} | ({"interval": None} if "interval" in answer else {})
 
-def _count(self: Serving, answer: Mapping, release: Release, deciding: float, logging: float) -> None:
-    m = self.metrics
+def _count(self: Serving, case: Case, logging: float) -> None:
+    m, answer, release = self.metrics, case.answer, case.release
     m.of(m.predictions, answer["arm"], release.id, "amount" if "interval" in answer else str(answer["decision"])).inc()
-    m.of(m.deciding, answer["arm"], release.id).observe(deciding); m.of(m.score, release.id).observe(answer["score"])
+    m.of(m.deciding, answer["arm"], release.id).observe(case.seconds); m.of(m.score, release.id).observe(answer["score"])
     m.log_seconds.observe(logging); m.waiting.set(len(self.group.waiting))
     if answer["review"]: m.reviews.inc()
 
-Serving.predicted, Serving._once, Serving._count = _predicted, _once, _count
+Serving.predicted, Serving.together, Serving._once, Serving._count = _predicted, _together, _once, _count
 
 # %% ../nbs/09_code.ipynb #09-c-predict-code
 router = APIRouter()

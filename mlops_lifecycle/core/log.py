@@ -202,10 +202,13 @@ class GroupCommit:
         self.log, self.waiting, self.busy, self.loop = log, [], False, None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="serving-log")
 
-    def store(self, item: Mapping | Callable) -> asyncio.Future:  # as `commit` takes it; the future is done when it is on disk
+    def store(self,
+        item: Mapping | Callable,              # as `commit` takes it
+        future: asyncio.Future | None = None,  # the caller's own
+    ) -> asyncio.Future:                       # done when it is on disk
         "Hand over something to write."
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
+        if future is None: future = loop.create_future()
         self.waiting.append((item, future))
         if not self.busy: self.busy, self.loop = True, loop; loop.call_soon(self._next)
         return future

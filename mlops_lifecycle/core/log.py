@@ -15,6 +15,7 @@ import json
 import os
 import sqlite3
 import threading
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -360,18 +361,18 @@ def _missing(value: Any) -> Any:
 ServingLog.online_put = online_put
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get-online-history
-def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[list[int], list]:
+def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[Sequence[int], list]:
     "All values of a key, as JSON, and since when each was known."
     wanted = sa.select(online.c.known_at, online.c["values"]).where(online.c.lookup == lookup, online.c.key == json.dumps(key, default=_scalar)).order_by(online.c.known_at)
     with self.engine.connect() as connection: rows = connection.execute(wanted).all()
-    return [row[0] for row in rows], [row[1] for row in rows]
+    return array("q", [row[0] for row in rows]), [row[1] for row in rows]  # numbers beside each other: a search through objects waits for the memory at each
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get-online-times
-def online_times(self: ServingLog, lookup: str) -> list[int]:
+def online_times(self: ServingLog, lookup: str) -> Sequence[int]:
     "When values of a lookup became known, whatever their key."
     wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
     try:
-        with self.engine.connect() as connection: return list(connection.execute(wanted).scalars())
+        with self.engine.connect() as connection: return array("q", connection.execute(wanted).scalars())
     except sa.exc.SQLAlchemyError as error: raise NotStored(f"the serving log cannot be read: {getattr(error, 'orig', error)}") from error
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get

@@ -202,7 +202,7 @@ def score(self: Release,
     else:
         matrix = self.encoder.encode(columns)
         if self.trees and len(matrix) == 1: found = np.array([self.trees.one(matrix[0])])
-        elif self.trees: found = self.trees.table(matrix, 1 if len(matrix) < 1_000 else 0)
+        elif self.trees: found = self.trees.table(matrix)
         else: found = ask(self.estimator, matrix)
         found = calibrated(found, self.manifest.get("calibration"))
     single = all(np.ndim(columns[n]) == 0 for n in self.encoder.names) if self.encoder else found.ndim == 0

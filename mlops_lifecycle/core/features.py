@@ -10,11 +10,12 @@ __all__ = ['identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes
 # %% ../../nbs/core/features.ipynb #feat-imports
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cached_property, lru_cache
-from typing import get_args
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache, partial
+from operator import itemgetter
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -152,12 +153,21 @@ def row_of(
 ) -> dict:  # one scalar a column, the times beside their local ones
     "The fields of a request as features take them."
     row = dict(missing_row(type(request)))
-    for name, value in request:
+    for name, value in vars(request).items():
         if isinstance(value, datetime):
-            row[name] = np.datetime64(value.astimezone(UTC).replace(tzinfo=None), "us")
-            row[f"{name}_local"] = np.datetime64(value.replace(tzinfo=None), "us")
+            row[name] = np.datetime64(at := _microseconds(value), "us")
+            row[f"{name}_local"] = np.datetime64(at + value.utcoffset() // _MICROSECOND, "us")
         elif value is not None: row[name] = value
     return row
+
+def _microseconds(time: Any) -> int:  # a time, naive ones in UTC, or already a number
+    "Microseconds since 1970: numbers compare ten times as fast as numpy's times."
+    if type(time) is int: return time
+    if isinstance(time, np.datetime64): time = time.item() if type(time.item()) is datetime else np.datetime64(time, "us").item()
+    since = time - (_START if time.tzinfo is None else _START_UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+_START, _START_UTC, _MICROSECOND = datetime(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 # %% ../../nbs/core/features.ipynb #feat-set
 @dataclass(frozen=True)
@@ -175,11 +185,30 @@ class FeatureSet:
     @property
     def names(self) -> list[str]: return [f.name for f in self.features]
 
+    @cached_property
+    def limited(self) -> list[Lookup]:
+        "The lookups whose values may be too old."
+        return [v for v in self.lookups if v.max_age]
+
+    @cached_property
+    def _plan(self) -> tuple:  # all names; those that are an input as it came, and what takes these inputs at once; the others, each with what takes its inputs
+        same = [f for f in self.features if f.function is identity]
+        return dict.fromkeys(self.names), [f.name for f in same], _taking([f.inputs[0] for f in same]), [(f.name, f.function, _taking(f.inputs)) for f in self.features if f.function is not identity]
+
+    @cached_property
+    def _searches(self) -> list[tuple]:  # what one request needs of each lookup
+        return [(v.name, _taking(v.key), v.longest, v.values, _taking(v.values), dict.fromkeys(v.values, np.nan)) for v in self.lookups]
+
     def learned(self, taken: Iterable[str] = ()) -> "FeatureSet":
         "The set without the ideas that were not taken up; refuses a name that is no idea."
         taken, ideas = set(taken), {f.name for f in self.features if f.idea}
         if unknown := sorted(taken - ideas): raise ValueError(f"{', '.join(unknown)} is no idea; ideas are {', '.join(sorted(ideas)) or 'none'}")
         return FeatureSet(tuple(f for f in self.features if not f.idea or f.name in taken), self.lookups)
+
+def _taking(names: Sequence[str]) -> Callable:  # columns -> a tuple of those that are named
+    return itemgetter(*names) if len(names) > 1 else partial(_few, tuple(names))
+
+def _few(names: tuple[str, ...], columns: Mapping) -> tuple: return tuple(columns[n] for n in names)
 
 # %% ../../nbs/core/features.ipynb #feat-compute
 def look_up(
@@ -198,13 +227,14 @@ def compute(
     columns: Mapping,  # arrays of one length, or scalars: from `columns_of`, `row_of`, `look_up_row`
 ) -> dict:             # one array or scalar a feature
     "Compute every feature from its inputs."
-    values = {}
-    for f in self.features:
-        try:
-            if f.function is identity: values[f.name] = columns[f.inputs[0]]; continue
-            inputs = [columns[i] for i in f.inputs]
-        except KeyError: raise ValueError(f'feature "{f.name}" needs {[i for i in f.inputs if i not in columns]}; there are {sorted(columns)}') from None
-        values[f.name] = f.function(*inputs)
+    every, names, same, others = self._plan
+    try:
+        values = every | dict(zip(names, same(columns)))
+        for name, function, take in others: values[name] = function(*take(columns))
+    except KeyError:
+        for f in self.features:
+            if missing := [i for i in f.inputs if i not in columns]: raise ValueError(f'feature "{f.name}" needs {missing}; there are {sorted(columns)}') from None
+        raise  # out of the function itself
     return values
 
 FeatureSet.look_up, FeatureSet.compute = look_up, compute
@@ -217,23 +247,14 @@ def look_up_row(
 ) -> dict:           # the row with the looked-up values, missing ones as NaN
     "Join every lookup for one request."
     row = dict(row); now = row["decision_time"]; at = _microseconds(now)
-    for lookup in self.lookups:
-        key, found = tuple([row[k] for k in lookup.key]), None
-        if None not in key and not any([k != k for k in key]): found = find(lookup.name, key, now)
-        if found is not None:
-            age = at - _microseconds(found["known_at"])
-            if age < 0 or age > lookup.longest: found = None
-        for value in lookup.values: row[value] = np.nan if found is None or found[value] is None else found[value]
+    for name, key_of, longest, values, take, missing in self._searches:
+        found = None
+        for part in (key := key_of(row)):
+            if part is None or part != part: break
+        else: found = find(name, key, now)
+        if found is None or not 0 <= at - _microseconds(found["known_at"]) <= longest: row.update(missing); continue
+        row.update(zip(values, (np.nan if v is None else v for v in got) if None in (got := take(found)) else got))
     return row
-
-def _microseconds(time) -> int:  # a naive UTC time, or already a number
-    "Microseconds since 1970: numbers compare ten times as fast as numpy's times."
-    if type(time) is int: return time
-    if type(value := time.item() if isinstance(time, np.datetime64) else time) is not datetime: value = np.datetime64(time, "us").item()
-    since = value - _START
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-_START = datetime(1970, 1, 1)
 
 FeatureSet.look_up_row = look_up_row
 

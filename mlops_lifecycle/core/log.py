@@ -56,7 +56,7 @@ metadata = sa.MetaData()
 
 predictions = sa.Table("predictions", metadata,
     sa.Column("id", sa.Text, primary_key=True), sa.Column("at", sa.BigInteger, nullable=False, index=True),
-    sa.Column("key", sa.Text, index=True), sa.Column("decision_time", sa.BigInteger),
+    sa.Column("key", sa.Text), sa.Column("decision_time", sa.BigInteger),
     sa.Column("release", sa.Text), sa.Column("kind", sa.Text), sa.Column("model", sa.Text), sa.Column("version", sa.Text),
     sa.Column("arm", sa.Text), sa.Column("generation", sa.Integer),
     sa.Column("score", sa.Float), sa.Column("decision", Amount), sa.Column("threshold", sa.Float), sa.Column("review", sa.Boolean),
@@ -202,10 +202,13 @@ class GroupCommit:
         self.log, self.waiting, self.busy, self.loop = log, [], False, None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="serving-log")
 
-    def store(self, item: Mapping | Callable) -> asyncio.Future:  # as `commit` takes it; the future is done when it is on disk
+    def store(self,
+        item: Mapping | Callable,              # as `commit` takes it
+        future: asyncio.Future | None = None,  # the caller's own
+    ) -> asyncio.Future:                       # done when it is on disk
         "Hand over something to write."
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
+        if future is None: future = loop.create_future()
         self.waiting.append((item, future))
         if not self.busy: self.busy, self.loop = True, loop; loop.call_soon(self._next)
         return future
@@ -238,7 +241,8 @@ def prediction_row(
     if row.get("decision_time") is not None: row["decision_time"] = microseconds(row["decision_time"])
     for name in ("warnings", "request", "features"):
         value = row.get(name)
-        if value is not None and not isinstance(value, str): row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
+        if value == []: row[name] = "[]"
+        elif value is not None and not isinstance(value, str): row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
     return row
 
 def append_prediction(self: ServingLog, at: datetime | np.datetime64, **row) -> str:  # as for `prediction_row`; the prediction's id
@@ -366,7 +370,9 @@ def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[list[int]
 def online_times(self: ServingLog, lookup: str) -> list[int]:
     "When values of a lookup became known, whatever their key."
     wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
-    with self.engine.connect() as connection: return list(connection.execute(wanted).scalars())
+    try:
+        with self.engine.connect() as connection: return list(connection.execute(wanted).scalars())
+    except sa.exc.SQLAlchemyError as error: raise NotStored(f"the serving log cannot be read: {getattr(error, 'orig', error)}") from error
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get
 class Online:
@@ -376,8 +382,6 @@ class Online:
     def __init__(self, log: ServingLog): self.log, self.found, self._time, self._us = log, {}, None, 0; self.times = {}
 
     def forget(self) -> None: self.found, self.times = {}, {}
-
-    def online_get(self, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None: return self.get(lookup, key, decision_time)
 
     def newest(self, lookup: str, until: int) -> int | None:  # both in microseconds; None before anything was known
         "When the last value of any key became known: how far this feed has come."
@@ -402,6 +406,8 @@ class Online:
             told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else value for name, value in json.loads(values[place]).items()}
             values[place] = {"known_at": times[place]} | told
         return values[place]
+
+    online_get = get  # the same name as the log's
 
 def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None:  # as for `Online.get`
     "The last values that were known at the decision, read now; `known_at` is a time."

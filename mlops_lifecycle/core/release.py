@@ -46,7 +46,7 @@ def model_bytes(
 
 # %% ../../nbs/core/release.ipynb #rel-types-code
 TRUSTED = frozenset({
-    "functools.partial", "mlops_lifecycle.core.ensemble.LogOddsMean", "numpy.dtype", "sklearn.utils.validation.check_array",
+    "functools.partial", "mlops_lifecycle.core.ensemble.AmountMean", "mlops_lifecycle.core.ensemble.LogOddsMean", "mlops_lifecycle.core.ladder.Unusual", "numpy.dtype", "sklearn.utils.validation.check_array",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree",
     "scipy.interpolate._bsplines.BSpline", "scipy._lib.array_api_compat.numpy._aliases.asarray"})
 
@@ -156,17 +156,17 @@ class Release:
     rule: Callable | None = None  # the score of a rule
     trees: Trees | None = None    # the quick form of a model; then the estimator is not loaded
 
-    @property
+    @cached_property
     def id(self) -> str: return self.manifest["id"]
     @property
     def kind(self) -> str: return self.manifest["kind"]
     @property
     def name(self) -> str: return self.manifest["name"]
-    @property
+    @cached_property
     def version(self) -> str: return self.manifest.get("version") or self.id.removeprefix("model-")
     @property
     def threshold(self) -> float: return self.manifest["threshold"]
-    @property
+    @cached_property
     def how(self) -> Kind: return KINDS[self.manifest.get("decides", "binary")]
 
     @cached_property

@@ -85,6 +85,7 @@ class CostSettings(Section):
     review: float = number(0.0, "a person decides instead, 0 where nobody does", "cost units a decision", 0, 1_000_000)
     under: float | None = number(None, "where an amount is decided: a unit too little", "cost units", 0, 1_000_000)
     over: float | None = number(None, "where an amount is decided: a unit too much", "cost units", 0, 1_000_000)
+    capacity: float | None = number(None, "where unusual rows are looked for: at how many people can look", "(share of the decisions)", 0.0001, 1)
 
     @model_validator(mode="after")
     def _mistakes_cost_more(self):

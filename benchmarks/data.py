@@ -15,12 +15,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TIMES = (1, 4, 16)  # how many times the flights
-ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}  # the first two as `mlops run` sets them
 
 
 def say(figure: str, value: float, unit: str, goal: float | None, holds: bool | None, **against: float) -> None:
     """One figure, for programs and for people."""
-    print(json.dumps({"figure": figure, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds, "against": {k: round(v, 4) for k, v in against.items()}}), flush=True)
+    print(json.dumps({"figure": figure, "value": float(f"{value:.4g}"), "unit": unit, "goal": goal, "holds": holds, "against": {k: float(f"{v:.4g}") for k, v in against.items()}}), flush=True)
     beside = ", ".join(f"{k} {v:.4g}" for k, v in against.items())
     print(f"{figure:64} {value:10.4g} {unit:10} {'' if goal is None else f'goal {goal:g}'} {'' if holds is None else 'holds' if holds else 'DOES NOT HOLD'}  {beside}", file=sys.stderr)
 

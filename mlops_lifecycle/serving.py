@@ -6,7 +6,7 @@
 __all__ = ['WHY', 'router', 'STATUSES', 'MORE', 'feedback_request', 'Prediction', 'Amount', 'Noted', 'Wrong', 'Errors', 'Batch',
            'Reason', 'Told', 'Queue', 'Decided', 'DecidedAmount', 'Served', 'Serves', 'Deploy', 'Promote', 'Deployed',
            'arm_of', 'same_features', 'Slots', 'load_slots', 'trial_workspace', 'columns_for', 'looked_up',
-           'features_for', 'unknown_categories', 'lookup_ages', 'stale_lookups', 'Serving', 'TooOld', 'as_json',
+           'features_for', 'unknown_categories', 'lookup_ages', 'stale_lookups', 'Serving', 'Case', 'TooOld', 'as_json',
            'predict', 'predict_batch', 'give_feedback', 'tell_prediction', 'tell_reviews', 'decide_review',
            'admin_deploy', 'admin_promote', 'admin_rollback', 'openapi_of', 'answer_type', 'breaking_changes',
            'create_app', 'contract']
@@ -21,9 +21,10 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import NAMESPACE_URL, uuid5
@@ -35,6 +36,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -43,7 +45,7 @@ from starlette.staticfiles import StaticFiles
 from . import __version__
 from .core import inference_protocol as v2
 from .core import page as pages
-from .core.door import LOG, Door, Metrics, Refusal, read_body, shown, strict_json, validated, where
+from .core.door import LOG, Door, Metrics, Refusal, headers_of, read_body, shown, strict_json, validated, where
 from .core.features import FeatureSet, row_of
 from .core.keys import KeyRing
 from .core.log import Contradiction, GroupCommit, NotStored, Online, ServingLog, UnknownPrediction, microseconds, prediction_row, reaction, sqlite_warning, store_once
@@ -246,10 +248,10 @@ def looked_up(
     features: FeatureSet,
     row: Mapping,         # of `columns_for`
     log: Any,             # whose `online_get` finds values: core.log.ServingLog or Online
-    at: np.datetime64,    # now, UTC
+    at: np.datetime64,    # now, UTC; microseconds will do
 ) -> dict:                # the row with the looked-up values
     "Look up what was known at the decision, or now if that is earlier."
-    known_until = min(row["decision_time"], at)
+    known_until = min(microseconds(row["decision_time"]), microseconds(at))
     return features.look_up_row(row, lambda name, key, decision: log.online_get(name, key, known_until))
 
 def features_for(features: FeatureSet, row: Mapping, log: Any, at: np.datetime64) -> dict:  # as for `looked_up`; one scalar a feature
@@ -270,9 +272,11 @@ def lookup_ages(
     features: FeatureSet,
     online: Online,
     until: int,  # microseconds: what became known later does not count
+    row: Mapping | None = None,  # of `looked_up`: what was found for it is young enough, and is not looked at again
 ) -> dict:       # microseconds since anything new came in, by lookup that has a limit
     "How long ago each lookup was last renewed, whatever the key."
-    newest = {v.name: online.newest(v.name, until) for v in features.lookups if v.max_age}
+    found = lambda v: row is not None and row[v.values[0]] == row[v.values[0]]
+    newest = {v.name: online.newest(v.name, until) for v in features.limited if not found(v)}
     return {name: until - known for name, known in newest.items() if known is not None}
 
 def stale_lookups(
@@ -296,7 +300,8 @@ class Serving:
         self.group, self.online, self.ring, self.metrics = GroupCommit(self.log), Online(self.log), KeyRing(), Metrics()
         rule = problem.rule
         self.rule = Release(Path(), {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version, "threshold": rule.threshold, "decides": problem.kind}, {}, rule=rule.score)
-        self.slots, self.marks, self._features, self._loading, self._rest, self.ages = Slots(), None, features, asyncio.Lock(), {}, {}
+        self.slots, self.marks, self._features, self._loading, self._rest, self.until = Slots(), None, features, asyncio.Lock(), {}, None
+        self.cases: list[Case] = []
 
     @property
     def features(self) -> FeatureSet:
@@ -324,11 +329,15 @@ class Serving:
         "Look again and again; drop the days that were kept long enough, once a day."
         today = None
         while True:
-            for name, age in self.ages.items(): self.metrics.of(self.metrics.age, name).set(age / 1e6)
             with suppress(NotStored):  # what is loaded serves on; whoever asks for a prediction is told
                 await self.look()
+                if self.until is not None: await asyncio.to_thread(self.tell_ages)
                 if (now := datetime.now(UTC)).date() != today: today = now.date(); await asyncio.to_thread(self.log.forget, now - timedelta(days=self.limits.keep_days))
             await asyncio.sleep(self.FRESH or 0.2)
+
+    def tell_ages(self) -> None:
+        "How old was what the last request could look up."
+        for name, age in lookup_ages(self.features, self.online, self.until).items(): self.metrics.of(self.metrics.age, name).set(age / 1e6)
 
     async def current(self) -> Slots:
         "What serves now; raises `Refusal` where nothing does."
@@ -348,42 +357,76 @@ def _clock_of(self: Serving, request: HttpRequest) -> datetime:  # UTC
     return clock
 
 def _new_id(self: Serving, clock: datetime, body: bytes) -> str:  # 32 hexadecimal digits
-    "An id for a prediction: random, or in a replay made from what is asked."
-    return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex if self.replay else os.urandom(16).hex()
+    "An id for a prediction: random behind the milliseconds, so that an index grows at its end; or in a replay made from what is asked."
+    return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex if self.replay else f"{int(clock.timestamp() * 1e3):012x}{os.urandom(10).hex()}"
 
 Serving.clock_of, Serving.new_id = _clock_of, _new_id
+
+# %% ../nbs/09_code.ipynb #09-c-case
+@dataclass(slots=True, eq=False)
+class Case:
+    "A request on its way to its answer."
+    row: Mapping                      # of `columns_for`
+    at: np.datetime64                 # now, UTC
+    release: Release | None = None    # that decides
+    slots: Slots = Slots()            # that served when it came
+    entity: BaseModel | None = None
+    clock: datetime | None = None
+    id: str = ""
+    plain: bool = True                # whether it may be stored without looking for an earlier one of its id
+    arm: str = "stable"
+    values: Mapping | None = None     # the features
+    score: float = nan
+    warnings: list[str] = field(default_factory=list)
+    said: dict | None = None          # score, decision, review, features, warnings
+    error: Exception | None = None    # why the release could not
+    seconds: float = 0.0              # that deciding took
+    answer: dict | None = None        # as `Prediction`
+    stored: dict | None = None        # a row of the log
+    ready: asyncio.Future | None = None  # done when the answer is on disk, or with None where it is not stored yet
 
 # %% ../nbs/09_code.ipynb #09-c-decide-code
 class TooOld(ValueError):
     "Looked-up values are so old that the rule must decide."
 
-def _decide(self: Serving,
-    release: Release,
-    row: Mapping,        # of `columns_for`
-    at: np.datetime64,   # now, UTC
-) -> dict:               # score, decision, review, features, warnings
-    "What one release says to one request."
-    warnings, metrics = [], self.metrics
-    if release.kind == "rule":
-        values, score = {name: row[name] for name in self.Request.model_fields}, float(release.score(row))
-    else:
-        found, ages = looked_up(self.features, row, self.online, at), lookup_ages(self.features, self.online, microseconds(min(row["decision_time"], at)))
-        stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after)
-        self.ages.update(ages)
-        for name in stale: metrics.of(metrics.stale, name).inc(); warnings.append(f'nothing new came from "{name}" for {ages[name] / 3.6e9:,.0f} hours, so nothing of it was used')
-        if too_old: raise TooOld(f"{', '.join(too_old)} too old")
-        values = self.features.compute(found)
-        score = release.score_one(values)
-        for name in unknown_categories(release, values):
-            metrics.of(metrics.unknown, name).inc(); warnings.append(f'"{name}" has a category that was not seen in training')
-    if not -np.inf < score < np.inf: raise ArithmeticError(f"{release.id} gave a score that is no number")
-    band = release.manifest.get("review")
-    return {"score": score, "decision": release.decision(score), "review": bool(warnings) or bool(band and band[0] <= score < band[1]), "features": values, "warnings": warnings}
+def _found(self: Serving, case: Case) -> None:
+    "Look up what a model needs."
+    if case.release.kind == "rule": return
+    self.until = until = min(microseconds(case.row["decision_time"]), microseconds(case.at))
+    case.values = looked_up(self.features, case.row, self.online, until)
+    if not (ages := lookup_ages(self.features, self.online, until, case.values)): return
+    stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after)
+    for name in stale: self.metrics.of(self.metrics.stale, name).inc(); case.warnings.append(f'nothing new came from "{name}" for {ages[name] / 3.6e9:,.0f} hours, so nothing of it was used')
+    if too_old: raise TooOld(f"{', '.join(too_old)} too old")
+
+def _computed(self: Serving, case: Case) -> None:
+    "The features; a rule has the request's fields."
+    case.values = self.features.compute(case.values) if case.release.kind == "model" else {name: case.row[name] for name in self.Request.model_fields}
+
+def _scored(self: Serving, case: Case) -> None:
+    "The score; raises `ArithmeticError` where it is no number."
+    case.score = case.release.score_one(case.values) if case.release.kind == "model" else float(case.release.score(case.row))
+    if not isfinite(case.score): raise ArithmeticError(f"{case.release.id} gave a score that is no number")
+
+def _said(self: Serving, case: Case) -> None:
+    "The decision, and what is odd about it."
+    release, band = case.release, case.release.manifest.get("review")
+    for name in unknown_categories(release, case.values) if release.encoder else ():
+        self.metrics.of(self.metrics.unknown, name).inc(); case.warnings.append(f'"{name}" has a category that was not seen in training')
+    review = bool(case.warnings) or bool(band and band[0] <= case.score < band[1])
+    case.said = {"score": case.score, "decision": release.decision(case.score), "review": review, "features": case.values, "warnings": case.warnings}
+
+def _decide(self: Serving, release: Release, row: Mapping, at: np.datetime64) -> dict:  # what one release says to one request
+    case = Case(row, at, release)
+    for step in self.steps: step(self, case)
+    return case.said
+
+Serving.steps, Serving.decide = (_found, _computed, _scored, _said), _decide
 
 # %% ../nbs/09_code.ipynb #09-c-answer-code
 async def _ask(self: Serving, release: Release, row: Mapping, at: np.datetime64) -> dict:
     "`decide`, and not for longer than allowed; raises what it raises, or `TimeoutError`."
-    if release.kind == "rule" or release.trees: return self.decide(release, row, at)
+    if _is_quick(release): return self.decide(release, row, at)
     waits, since = self._rest.get(release.id, (0, 0.0))
     if waits >= 3 and time.monotonic() - since < 1: raise TimeoutError("it rests")
     try:
@@ -392,11 +435,15 @@ async def _ask(self: Serving, release: Release, row: Mapping, at: np.datetime64)
     self._rest.pop(release.id, None)
     return said
 
-async def _answer(self: Serving, slots: Slots, arm: str, row: Mapping, at: np.datetime64) -> tuple[Release, str | None, dict]:
-    "The release that answers, the error of the first that could not, and what it says."
-    error, chain = None, [slots.canary] * (arm == "canary") + [slots.stable, self.rule]
+def _is_quick(release: Release) -> bool: return release.trees is not None or release.kind == "rule"
+
+async def _answer(self: Serving, chain: list[Release], case: Case) -> str | None:  # the error of the first that could not
+    "Let the first of the chain decide that can."
+    error = None
     for release in chain:
-        try: said = await self.ask(release, row, at)
+        try:
+            if case.error and not error: raise case.error  # it was asked before
+            case.said = await self.ask(release, case.row, case.at)
         except Exception as failure:
             error = error or type(failure).__name__
             self.metrics.of(self.metrics.failures, release.id).inc()
@@ -404,13 +451,51 @@ async def _answer(self: Serving, slots: Slots, arm: str, row: Mapping, at: np.da
             continue
         if release is self.rule:
             self.metrics.of(self.metrics.fallbacks, error).inc()
-            said["warnings"].append(f"the rule decided: the model {WHY.get(error, 'failed')}")
-        return release, error, said | {"review": said["review"] or bool(error)}
+            case.said["warnings"].append(f"the rule decided: the model {WHY.get(error, 'failed')}")
+        case.release, case.said["review"] = release, case.said["review"] or bool(error)
+        return error
     raise Refusal(503, "nobody can decide at the moment")
 
 WHY = {"TooOld": "would have had to use values that are far too old", "TimeoutError": "took too long"}
 
-Serving.decide, Serving.ask, Serving.answer = _decide, _ask, _answer
+Serving.ask, Serving.answer = _ask, _answer
+
+# %% ../nbs/09_code.ipynb #09-c-together
+def _placed(self: Serving, case: Case) -> None:
+    "Pseudonyms, columns, and who is asked first; raises `Refusal` outside of the scope."
+    case.entity, case.row = columns_for(self.problem, case.entity, self.workspace, case.at)
+    if reason := _outside(self.problem, case.row): raise Refusal(422, f"outside of what may be decided: {reason}")
+    if case.slots.share: case.arm = arm_of(case.id, case.slots.share)
+    case.release = case.slots.canary if case.arm == "canary" else case.slots.stable
+
+def _written(self: Serving, case: Case, error: str | None = None) -> None:
+    "The answer, and the row that is stored of it."
+    said, release = case.said, case.release
+    told = {"score": said["score"], "decision": said["decision"], "threshold": release.threshold, "model": release.name, "version": release.version,
+            "arm": case.arm, "review": said["review"], "warnings": said["warnings"]}
+    case.answer = {"prediction_id": case.id} | told
+    case.stored = prediction_row(case.clock, id=case.id, key=key_of(self.problem, case.row), decision_time=case.row["decision_time"], release=release.id, kind=release.kind,
+                                 generation=case.slots.generation, request=case.entity.model_dump_json(), features=said["features"], seconds=case.seconds, error=error, **told)
+    if self.problem.how.amount: case.answer["interval"] = release.interval(said["score"])
+
+def _together(self: Serving) -> None:
+    "Take all cases that wait through all steps, as far as nobody has to be waited for."
+    cases, self.cases, started = [case for case in self.cases if not case.ready.done()], [], time.perf_counter()  # without those whose caller has gone
+    def each(step, cases):
+        for case in cases:
+            try: step(self, case)
+            except Exception as error: case.error = error
+        return [case for case in cases if not case.error]
+    placed = each(_placed, cases)
+    for case in cases:
+        if case.error: case.ready.set_exception(case.error)
+    quick = [case for case in placed if _is_quick(case.release)]
+    for step in self.steps: quick = each(step, quick)
+    for case in quick: case.seconds = time.perf_counter() - started
+    for case in each(_written, quick):
+        if case.plain: self.group.store(case.stored, case.ready)
+    for case in placed:
+        if not (case.stored and case.plain): case.ready.set_result(None)
 
 # %% ../nbs/09_code.ipynb #09-c-predict-core
 async def _predicted(self: Serving,
@@ -420,23 +505,18 @@ async def _predicted(self: Serving,
     own: bool = False,      # whether the id follows from a name that the caller gave
 ) -> dict:                  # the answer, as `Prediction`
     "Decide, store, and only then say so."
-    started, slots, at = time.perf_counter(), self.slots, np.datetime64(clock.replace(tzinfo=None), "us")
-    entity, row = columns_for(self.problem, entity, self.workspace, at)
-    if reason := _outside(self.problem, row): raise Refusal(422, f"outside of what may be decided: {reason}")
-    arm = arm_of(id, slots.share) if slots.share else "stable"
-    release, error, said = await self.answer(slots, arm, row, at)
-    answer = {"prediction_id": id, "score": said["score"], "decision": said["decision"], "threshold": release.threshold, "model": release.name,
-              "version": release.version, "arm": arm, "review": said["review"], "warnings": said["warnings"]}
-    if self.problem.how.amount: answer["interval"] = release.interval(said["score"])
-    decided = time.perf_counter()
-    stored = prediction_row(clock, id=id, key=key_of(self.problem, row), decision_time=row["decision_time"], release=release.id, kind=release.kind,
-                            model=release.name, version=release.version, arm=arm, generation=slots.generation, score=said["score"], decision=said["decision"],
-                            threshold=release.threshold, review=said["review"], warnings=said["warnings"], request=entity.model_dump_json(),
-                            features=said["features"], seconds=decided - started, error=error)
-    if own or self.replay: answer = await self._once(stored, answer)
-    else: await self.group.store(stored)
-    self._count(answer, release, decided - started, time.perf_counter() - decided)
-    return answer
+    started, slots, loop = time.perf_counter(), self.slots, asyncio.get_running_loop()
+    case = Case({}, np.datetime64(clock.replace(tzinfo=None), "us"), slots=slots, entity=entity, clock=clock, id=id, plain=not (own or self.replay), ready=loop.create_future())
+    self.cases.append(case)
+    if len(self.cases) == 1: loop.call_soon(self.together)
+    if await case.ready is None:
+        if not case.stored:
+            error = await self.answer([slots.canary] * (case.arm == "canary") + [slots.stable, self.rule], case)
+            case.seconds = time.perf_counter() - started; _written(self, case, error)
+        if case.plain: await self.group.store(case.stored)
+        else: case.answer = await self._once(case.stored, case.answer)
+    self._count(case, time.perf_counter() - started - case.seconds)
+    return case.answer
 
 def _outside(problem: Problem, row: Mapping) -> str | None:  # a sentence for people
     "Why nothing may be decided about this request, if so."
@@ -452,30 +532,29 @@ async def _once(self: Serving, stored: dict, answer: dict) -> dict:
     if before["request"] != stored["request"]: raise Refusal(409, "was used for another request", "Idempotency-Key")
     return answer | {name: before[name] for name in answer if name in before} | {"review": bool(before["review"]), "warnings": json.loads(before["warnings"])} | ({"interval": None} if "interval" in answer else {})
 
-def _count(self: Serving, answer: Mapping, release: Release, deciding: float, logging: float) -> None:
-    m = self.metrics
+def _count(self: Serving, case: Case, logging: float) -> None:
+    m, answer, release = self.metrics, case.answer, case.release
     m.of(m.predictions, answer["arm"], release.id, "amount" if "interval" in answer else str(answer["decision"])).inc()
-    m.of(m.deciding, answer["arm"], release.id).observe(deciding); m.of(m.score, release.id).observe(answer["score"])
+    m.of(m.deciding, answer["arm"], release.id).observe(case.seconds); m.of(m.score, release.id).observe(answer["score"])
     m.log_seconds.observe(logging); m.waiting.set(len(self.group.waiting))
     if answer["review"]: m.reviews.inc()
 
-Serving.predicted, Serving._once, Serving._count = _predicted, _once, _count
+Serving.predicted, Serving.together, Serving._once, Serving._count = _predicted, _together, _once, _count
 
 # %% ../nbs/09_code.ipynb #09-c-predict-code
 router = APIRouter()
 
 def _serving(request: HttpRequest) -> Serving: return request.app.state.serving
 _Asked = Annotated[Serving, Depends(_serving)]
-_TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
-def as_json(content: Any, status: int = 200) -> Response: return Response(_TO_JSON(content), status, media_type="application/json")
+def as_json(content: Any, status: int = 200) -> Response: return Response(to_json(content, inf_nan_mode="null"), status, media_type="application/json")
 
 @router.post("/v1/predict", response_model=Prediction, summary="Ask for a decision", tags=["decisions"])
 async def predict(request: HttpRequest, serving: _Asked):
     clock, body = serving.clock_of(request), await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds)
-    entity, own = validated(serving.Request, body), request.headers.get("idempotency-key")
+    entity, own = validated(serving.Request, body), headers_of(request).get(b"idempotency-key", b"").decode("latin-1")
     await serving.current()
-    return as_json(await serving.predicted(entity, clock, serving.own_id(request, own) if own else serving.new_id(clock, body), own is not None))
+    return as_json(await serving.predicted(entity, clock, serving.own_id(request, own) if own else serving.new_id(clock, body), bool(own)))
 
 def _own_id(self: Serving, request: HttpRequest, own: str) -> str:  # 32 hexadecimal digits
     "The id that follows from a caller's own name for a request; the same name of another caller gives another."

@@ -386,9 +386,9 @@ def test_the_rule_takes_over_when_the_model_breaks_and_nobody_can_when_that_brea
         told = ask(api, PLAIN).json()
         assert (told["model"], told["review"]) == ("rule", True)
         serving.slots = replace(serving.slots, canary=serving.slots.stable, share=1.0)
-        serving.decide = lambda *_: 1 / 0
+        serving.steps = (lambda *_: 1 / 0,)
         assert ask(api, PLAIN).status_code == 503
-        del serving.decide
+        del serving.steps
         assert ask(api, PLAIN).status_code == 200
 
 

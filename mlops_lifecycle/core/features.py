@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes_of', 'within_reach', 'columns_of', 'missing_row',
-           'row_of', 'FeatureSet', 'look_up', 'compute', 'look_up_row', 'add', 'source_of', 'describe', 'Encoder',
-           'encode', 'to_fit', 'to_dict', 'from_dict']
+           'row_of', 'FeatureSet', 'look_up', 'compute', 'look_up_row', 'add', 'carried', 'slicewise', 'checked_parts',
+           'source_of', 'describe', 'Encoder', 'encode', 'to_fit', 'to_dict', 'from_dict']
 
 # %% ../../nbs/core/features.ipynb #feat-imports
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cached_property, lru_cache
-from typing import get_args
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache, partial
+from operator import itemgetter
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -69,11 +70,12 @@ def check_lookup(
     wanted = [*lookup.key, "known_at", *lookup.values]
     missing = [c for c in wanted if c not in table]
     if missing: raise ValueError(f'lookup "{lookup.name}" lacks {missing}; it has {list(table)}')
-    table = table[wanted].dropna(subset=[*lookup.key, "known_at"])
+    if (gone := table[[*lookup.key, "known_at"]].isna().any(axis=1)).any(): table = table[~gone]
+    table = table[wanted]
     twice = table.duplicated([*lookup.key, "known_at"], keep=False)
     if twice.any():
         raise ValueError(f'lookup "{lookup.name}" has {int(twice.sum())} rows that share a key and a time, such as {table[twice].iloc[0].to_dict()}')
-    return table.sort_values("known_at", kind="stable")
+    return table if table.known_at.is_monotonic_increasing else table.sort_values("known_at", kind="stable")
 
 # %% ../../nbs/core/features.ipynb #feat-asof
 def as_of_join(
@@ -98,7 +100,7 @@ def codes_of(
     "A key of any columns as a number: joins are many times faster by it."
     code = np.zeros(rows_left + rows_right, dtype="int64")
     for a, b in zip(left, right):
-        part = pd.factorize(np.concatenate([a.astype(object), b.astype(object)]))[0]
+        part = pd.factorize(pd.concat([a, b] if a.dtype == b.dtype else [a.astype(object), b.astype(object)], ignore_index=True))[0]
         code = pd.factorize(code * (part.max(initial=0) + 1) + part)[0]
     return code[:rows_left], code[rows_left:]
 
@@ -151,12 +153,21 @@ def row_of(
 ) -> dict:  # one scalar a column, the times beside their local ones
     "The fields of a request as features take them."
     row = dict(missing_row(type(request)))
-    for name, value in request:
+    for name, value in vars(request).items():
         if isinstance(value, datetime):
-            row[name] = np.datetime64(value.astimezone(UTC).replace(tzinfo=None), "us")
-            row[f"{name}_local"] = np.datetime64(value.replace(tzinfo=None), "us")
+            row[name] = np.datetime64(at := _microseconds(value), "us")
+            row[f"{name}_local"] = np.datetime64(at + value.utcoffset() // _MICROSECOND, "us")
         elif value is not None: row[name] = value
     return row
+
+def _microseconds(time: Any) -> int:  # a time, naive ones in UTC, or already a number
+    "Microseconds since 1970: numbers compare ten times as fast as numpy's times."
+    if type(time) is int: return time
+    if isinstance(time, np.datetime64): time = time.item() if type(time.item()) is datetime else np.datetime64(time, "us").item()
+    since = time - (_START if time.tzinfo is None else _START_UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+_START, _START_UTC, _MICROSECOND = datetime(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 # %% ../../nbs/core/features.ipynb #feat-set
 @dataclass(frozen=True)
@@ -174,11 +185,30 @@ class FeatureSet:
     @property
     def names(self) -> list[str]: return [f.name for f in self.features]
 
+    @cached_property
+    def limited(self) -> list[Lookup]:
+        "The lookups whose values may be too old."
+        return [v for v in self.lookups if v.max_age]
+
+    @cached_property
+    def _plan(self) -> tuple:  # all names; those that are an input as it came, and what takes these inputs at once; the others, each with what takes its inputs
+        same = [f for f in self.features if f.function is identity]
+        return dict.fromkeys(self.names), [f.name for f in same], _taking([f.inputs[0] for f in same]), [(f.name, f.function, _taking(f.inputs)) for f in self.features if f.function is not identity]
+
+    @cached_property
+    def _searches(self) -> list[tuple]:  # what one request needs of each lookup
+        return [(v.name, _taking(v.key), v.longest, v.values, _taking(v.values), dict.fromkeys(v.values, np.nan)) for v in self.lookups]
+
     def learned(self, taken: Iterable[str] = ()) -> "FeatureSet":
         "The set without the ideas that were not taken up; refuses a name that is no idea."
         taken, ideas = set(taken), {f.name for f in self.features if f.idea}
         if unknown := sorted(taken - ideas): raise ValueError(f"{', '.join(unknown)} is no idea; ideas are {', '.join(sorted(ideas)) or 'none'}")
         return FeatureSet(tuple(f for f in self.features if not f.idea or f.name in taken), self.lookups)
+
+def _taking(names: Sequence[str]) -> Callable:  # columns -> a tuple of those that are named
+    return itemgetter(*names) if len(names) > 1 else partial(_few, tuple(names))
+
+def _few(names: tuple[str, ...], columns: Mapping) -> tuple: return tuple(columns[n] for n in names)
 
 # %% ../../nbs/core/features.ipynb #feat-compute
 def look_up(
@@ -197,13 +227,14 @@ def compute(
     columns: Mapping,  # arrays of one length, or scalars: from `columns_of`, `row_of`, `look_up_row`
 ) -> dict:             # one array or scalar a feature
     "Compute every feature from its inputs."
-    values = {}
-    for f in self.features:
-        try:
-            if f.function is identity: values[f.name] = columns[f.inputs[0]]; continue
-            inputs = [columns[i] for i in f.inputs]
-        except KeyError: raise ValueError(f'feature "{f.name}" needs {[i for i in f.inputs if i not in columns]}; there are {sorted(columns)}') from None
-        values[f.name] = f.function(*inputs)
+    every, names, same, others = self._plan
+    try:
+        values = every | dict(zip(names, same(columns)))
+        for name, function, take in others: values[name] = function(*take(columns))
+    except KeyError:
+        for f in self.features:
+            if missing := [i for i in f.inputs if i not in columns]: raise ValueError(f'feature "{f.name}" needs {missing}; there are {sorted(columns)}') from None
+        raise  # out of the function itself
     return values
 
 FeatureSet.look_up, FeatureSet.compute = look_up, compute
@@ -216,23 +247,14 @@ def look_up_row(
 ) -> dict:           # the row with the looked-up values, missing ones as NaN
     "Join every lookup for one request."
     row = dict(row); now = row["decision_time"]; at = _microseconds(now)
-    for lookup in self.lookups:
-        key, found = tuple([row[k] for k in lookup.key]), None
-        if None not in key and not any([k != k for k in key]): found = find(lookup.name, key, now)
-        if found is not None:
-            age = at - _microseconds(found["known_at"])
-            if age < 0 or age > lookup.longest: found = None
-        for value in lookup.values: row[value] = np.nan if found is None or found[value] is None else found[value]
+    for name, key_of, longest, values, take, missing in self._searches:
+        found = None
+        for part in (key := key_of(row)):
+            if part is None or part != part: break
+        else: found = find(name, key, now)
+        if found is None or not 0 <= at - _microseconds(found["known_at"]) <= longest: row.update(missing); continue
+        row.update(zip(values, (np.nan if v is None else v for v in got) if None in (got := take(found)) else got))
     return row
-
-def _microseconds(time) -> int:  # a naive UTC time, or already a number
-    "Microseconds since 1970: numbers compare ten times as fast as numpy's times."
-    if type(time) is int: return time
-    if type(value := time.item() if isinstance(time, np.datetime64) else time) is not datetime: value = np.datetime64(time, "us").item()
-    since = value - _START
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-_START = datetime(1970, 1, 1)
 
 FeatureSet.look_up_row = look_up_row
 
@@ -247,11 +269,55 @@ def add(
     for name, value in values.items():
         if np.shape(value) != (len(examples),):
             raise ValueError(f'feature "{name}" gives shape {np.shape(value)} for {len(examples)} rows; its function must work row by row')
-    new = {n: v for n, v in values.items() if n not in examples}
+    new = {n: v.astype(float) if np.asarray(v).dtype.kind in "iu" else v for n, v in values.items() if n not in examples}
     shared = len({id(v) for v in new.values()}) < len(new)  # two features with one array would change together
     return pd.concat([examples, pd.DataFrame(new, index=examples.index, copy=shared)], axis=1)
 
 FeatureSet.add = add
+
+# %% ../../nbs/core/features.ipynb #feat-slices
+def carried(
+    lookup: Lookup,
+    table: pd.DataFrame,  # of the lookup, in order of `known_at`
+    now: pd.Timestamp,
+) -> pd.DataFrame:        # at most one row a key
+    "What a decision after `now` may still find in the table."
+    table = table if lookup.max_age is None else table[table.known_at >= now - lookup.age_limit]
+    return table.drop_duplicates(list(lookup.key), keep="last") if lookup.key else table.tail(1)
+
+def slicewise(
+    self: FeatureSet,
+    between: Callable,  # (name of lookup, after, until) -> its rows known in (after, until], in order; after None: all until then
+) -> Callable:          # takes slices of the examples, each decided later than all before it, and gives what `add` gives
+    "`add` for a table larger than memory."
+    after, before = None, {}
+    def add(examples: pd.DataFrame) -> pd.DataFrame:
+        nonlocal after, before
+        until = examples.decision_time.max() if len(examples) else pd.Timestamp(0, tz="UTC")
+        fresh = {lookup.name: between(lookup.name, after, until) for lookup in self.lookups}
+        tables = {name: pd.concat([before[name], rows], ignore_index=True) if before else rows for name, rows in fresh.items()}
+        after, before = until, {lookup.name: carried(lookup, tables[lookup.name], until) for lookup in self.lookups}
+        return self.add(examples, tables)
+    return add
+
+FeatureSet.slicewise = slicewise
+
+# %% ../../nbs/core/features.ipynb #feat-parts
+def checked_parts(
+    lookup: Lookup,
+    found: pd.DataFrame | Iterable[pd.DataFrame],  # the table, or its parts in order of time
+    until: pd.Timestamp,                           # now
+    most: int = 1_000_000,                         # rows of a part
+) -> Iterator[pd.DataFrame]:                       # at least one, in order
+    "The parts of a lookup as known now; raises `ValueError` when they could give two answers."
+    newest, found = None, iter([found]) if isinstance(found, pd.DataFrame) else found
+    for part in found:
+        part = check_lookup(lookup, part)
+        part = part[:part.known_at.searchsorted(until, side="right")].astype({"known_at": "datetime64[us, UTC]"}).reset_index(drop=True)
+        if newest is not None and len(part) and part.known_at[0] <= newest:
+            raise ValueError(f'the parts of lookup "{lookup.name}" must come in order of time; one begins at {part.known_at[0]}, the one before ended at {newest}')
+        for start in range(0, max(len(part), newest is None), most): yield part[start:start + most].reset_index(drop=True)
+        newest = part.known_at.max() if len(part) else newest
 
 # %% ../../nbs/core/features.ipynb #feat-doc
 def source_of(

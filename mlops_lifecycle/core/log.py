@@ -15,6 +15,7 @@ import json
 import os
 import sqlite3
 import threading
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,7 @@ metadata = sa.MetaData()
 
 predictions = sa.Table("predictions", metadata,
     sa.Column("id", sa.Text, primary_key=True), sa.Column("at", sa.BigInteger, nullable=False, index=True),
-    sa.Column("key", sa.Text, index=True), sa.Column("decision_time", sa.BigInteger),
+    sa.Column("key", sa.Text), sa.Column("decision_time", sa.BigInteger),
     sa.Column("release", sa.Text), sa.Column("kind", sa.Text), sa.Column("model", sa.Text), sa.Column("version", sa.Text),
     sa.Column("arm", sa.Text), sa.Column("generation", sa.Integer),
     sa.Column("score", sa.Float), sa.Column("decision", Amount), sa.Column("threshold", sa.Float), sa.Column("review", sa.Boolean),
@@ -202,10 +203,13 @@ class GroupCommit:
         self.log, self.waiting, self.busy, self.loop = log, [], False, None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="serving-log")
 
-    def store(self, item: Mapping | Callable) -> asyncio.Future:  # as `commit` takes it; the future is done when it is on disk
+    def store(self,
+        item: Mapping | Callable,              # as `commit` takes it
+        future: asyncio.Future | None = None,  # the caller's own
+    ) -> asyncio.Future:                       # done when it is on disk
         "Hand over something to write."
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
+        if future is None: future = loop.create_future()
         self.waiting.append((item, future))
         if not self.busy: self.busy, self.loop = True, loop; loop.call_soon(self._next)
         return future
@@ -238,7 +242,8 @@ def prediction_row(
     if row.get("decision_time") is not None: row["decision_time"] = microseconds(row["decision_time"])
     for name in ("warnings", "request", "features"):
         value = row.get(name)
-        if value is not None and not isinstance(value, str): row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
+        if value == []: row[name] = "[]"
+        elif value is not None and not isinstance(value, str): row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
     return row
 
 def append_prediction(self: ServingLog, at: datetime | np.datetime64, **row) -> str:  # as for `prediction_row`; the prediction's id
@@ -356,17 +361,19 @@ def _missing(value: Any) -> Any:
 ServingLog.online_put = online_put
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get-online-history
-def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[list[int], list]:
+def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[Sequence[int], list]:
     "All values of a key, as JSON, and since when each was known."
     wanted = sa.select(online.c.known_at, online.c["values"]).where(online.c.lookup == lookup, online.c.key == json.dumps(key, default=_scalar)).order_by(online.c.known_at)
     with self.engine.connect() as connection: rows = connection.execute(wanted).all()
-    return [row[0] for row in rows], [row[1] for row in rows]
+    return array("q", [row[0] for row in rows]), [row[1] for row in rows]  # numbers beside each other: a search through objects waits for the memory at each
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get-online-times
-def online_times(self: ServingLog, lookup: str) -> list[int]:
+def online_times(self: ServingLog, lookup: str) -> Sequence[int]:
     "When values of a lookup became known, whatever their key."
     wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
-    with self.engine.connect() as connection: return list(connection.execute(wanted).scalars())
+    try:
+        with self.engine.connect() as connection: return array("q", connection.execute(wanted).scalars())
+    except sa.exc.SQLAlchemyError as error: raise NotStored(f"the serving log cannot be read: {getattr(error, 'orig', error)}") from error
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get
 class Online:
@@ -376,8 +383,6 @@ class Online:
     def __init__(self, log: ServingLog): self.log, self.found, self._time, self._us = log, {}, None, 0; self.times = {}
 
     def forget(self) -> None: self.found, self.times = {}, {}
-
-    def online_get(self, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None: return self.get(lookup, key, decision_time)
 
     def newest(self, lookup: str, until: int) -> int | None:  # both in microseconds; None before anything was known
         "When the last value of any key became known: how far this feed has come."
@@ -402,6 +407,8 @@ class Online:
             told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else value for name, value in json.loads(values[place]).items()}
             values[place] = {"known_at": times[place]} | told
         return values[place]
+
+    online_get = get  # the same name as the log's
 
 def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None:  # as for `Online.get`
     "The last values that were known at the decision, read now; `known_at` is a time."

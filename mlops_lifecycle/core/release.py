@@ -156,17 +156,17 @@ class Release:
     rule: Callable | None = None  # the score of a rule
     trees: Trees | None = None    # the quick form of a model; then the estimator is not loaded
 
-    @property
+    @cached_property
     def id(self) -> str: return self.manifest["id"]
     @property
     def kind(self) -> str: return self.manifest["kind"]
     @property
     def name(self) -> str: return self.manifest["name"]
-    @property
+    @cached_property
     def version(self) -> str: return self.manifest.get("version") or self.id.removeprefix("model-")
     @property
     def threshold(self) -> float: return self.manifest["threshold"]
-    @property
+    @cached_property
     def how(self) -> Kind: return KINDS[self.manifest.get("decides", "binary")]
 
     @cached_property
@@ -202,7 +202,7 @@ def score(self: Release,
     else:
         matrix = self.encoder.encode(columns)
         if self.trees and len(matrix) == 1: found = np.array([self.trees.one(matrix[0])])
-        elif self.trees: found = self.trees.table(matrix, 1 if len(matrix) < 1_000 else 0)
+        elif self.trees: found = self.trees.table(matrix)
         else: found = ask(self.estimator, matrix)
         found = calibrated(found, self.manifest.get("calibration"))
     single = all(np.ndim(columns[n]) == 0 for n in self.encoder.names) if self.encoder else found.ndim == 0

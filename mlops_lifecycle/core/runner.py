@@ -182,7 +182,7 @@ def kernel_environment(
 ) -> dict:
     "This process's variables as a stage's kernel gets them: libraries are quiet, figures are drawn in the notebook, waiting threads soon sleep."
     here = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return {"GOMP_SPINCOUNT": "1000"} | here | QUIET | more
+    return {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "1"} | here | QUIET | more
 
 # %% ../../nbs/core/runner.ipynb #260050ef
 def execute(

@@ -322,6 +322,7 @@ def score_requests(
     problem: Any,       # `formulate.Problem`
     workspace: Any,     # with a deployment
     features: Any,      # gives the `FeatureSet`; called for a model only
+    key: bytes | None = None,  # with which the release must be signed
 ) -> Any:               # DataFrame: the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version
     "Score many requests with the stable release."
     import numpy as np
@@ -331,7 +332,7 @@ def score_requests(
     from mlops_lifecycle.core.log import ServingLog
     if not len(requests): raise _refused("there are no rows to score")
     log = ServingLog(workspace.serving_db)
-    slots = serving.load_slots(log.deployment(), workspace.releases, problem, features)
+    slots = serving.load_slots(log.deployment(), workspace.releases, problem, features, key=key)
     release = slots.stable
     if release is None: raise _refused(slots.fault or "nothing is deployed; mlops run deploy does it")
     at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
@@ -407,13 +408,17 @@ def score(
 ):
     "Score a file of requests with the deployed release."
     with plainly():
+        from mlops_lifecycle.core.release import signing_key
         from mlops_lifecycle.core.settings import load_settings
         from mlops_lifecycle.core.workspace import Workspace
         from mlops_lifecycle.formulate import problem
         if target.suffix not in (".csv", ".parquet", ""): raise _refused(f"{target.name} must end in .csv or .parquet, or be a folder")
-        workspace = Workspace(load_settings().workspace_path)
+        settings = load_settings()
+        workspace = Workspace(settings.workspace_path)
         if not workspace.has_log: raise _refused("nothing is deployed; mlops run deploy does it")
-        scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features)
+        try: key = signing_key(settings)
+        except ValueError as error: raise _refused(str(error)) from None
+        scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features, key)
         write_rows(scored, target)
     decided = f"{scored.decision.sum():,.4g} decided in all" if problem.how.amount else f"{int(scored.decision.sum()):,} to act on"
     console().print(f"{len(scored):,} rows scored by {scored.model[0]} {scored.version[0]}, {decided}: {target}", markup=False)

@@ -404,7 +404,7 @@ class Online:
         place = bisect_right(times, self._us) - 1
         if place < 0: return None
         if isinstance(values[place], str):
-            told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else value for name, value in json.loads(values[place]).items()}
+            told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value for name, value in json.loads(values[place]).items()}
             values[place] = {"known_at": times[place]} | told
         return values[place]
 

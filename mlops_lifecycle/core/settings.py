@@ -175,6 +175,7 @@ class EvaluateSettings(Section):
 class ReleaseSettings(Section):
     "Who says yes."
     approval: Literal["automatic", "person"] = words("automatic", "who approves a release that passed its gates", "automatic or person")
+    key_file: str = words("", "file of the secret that signs releases; where one is named, nothing unsigned is loaded", "a path, relative to settings.ini, or nothing")
 
 # %% ../../nbs/core/settings.ipynb #set-serve
 class ServingSettings(Section):

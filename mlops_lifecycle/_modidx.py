@@ -1773,6 +1773,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlops_lifecycle/train.py'),
                                        'mlops_lifecycle.train.around': ('train.html#around', 'mlops_lifecycle/train.py'),
                                        'mlops_lifecycle.train.at_level': ('train.html#at_level', 'mlops_lifecycle/train.py'),
+                                       'mlops_lifecycle.train.best_first': ('train.html#best_first', 'mlops_lifecycle/train.py'),
                                        'mlops_lifecycle.train.blends': ('train.html#blends', 'mlops_lifecycle/train.py'),
                                        'mlops_lifecycle.train.describe_trials': ('train.html#describe_trials', 'mlops_lifecycle/train.py'),
                                        'mlops_lifecycle.train.enough_labels': ('train.html#enough_labels', 'mlops_lifecycle/train.py'),

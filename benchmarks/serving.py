@@ -38,7 +38,8 @@ ROOT = Path(__file__).parent.parent
 SERVE, ASK = {0}, {1 if (os.cpu_count() or 1) > 1 else 0}  # cores
 SECONDS, CONNECTIONS = 3, 16
 MLOPS = [sys.executable, "-c", "from mlops_lifecycle.core.cli import app; app()"]
-QUIET = {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True", "PYTHONWARNINGS": "ignore"}
+QUIET = {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True", "PYTHONWARNINGS": "ignore",
+         "PYTHONDONTWRITEBYTECODE": ""}  # compiled modules are kept, as everywhere but where somebody forbade it
 
 
 def say(figure: str, value: float | None, unit: str, goal: float | None = None, more: bool = True, **against) -> None:

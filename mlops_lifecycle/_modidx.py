@@ -1671,6 +1671,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mlops_lifecycle.serving._each': ('code.html#_each', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._formed': ('code.html#_formed', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._found': ('code.html#_found', 'mlops_lifecycle/serving.py'),
+                                         'mlops_lifecycle.serving._gathered': ('code.html#_gathered', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._is_quick': ('code.html#_is_quick', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._kinds': ('code.html#_kinds', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._named': ('code.html#_named', 'mlops_lifecycle/serving.py'),

@@ -301,7 +301,7 @@ class Serving:
         self.settings, self.limits, self.workspace, self.problem, self.plan, self.replay = settings, settings.serving, workspace, problem, plan, replay
         self.Request, self.Feedback, self.reactions = problem.Request, feedback_request(plan), {r["name"]: r for r in plan["reactions"]}
         self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ)
-        self.group, self.online, self.ring, self.metrics = GroupCommit(self.log), Online(self.log), KeyRing(), Metrics()
+        self.group, self.online, self.ring, self.metrics = GroupCommit(self.log, self.gathered), Online(self.log), KeyRing(), Metrics()
         self.key, rule = signing_key(settings), problem.rule
         self.rule = Release(Path(), {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version, "threshold": rule.threshold, "decides": problem.kind}, {}, rule=rule.score)
         self.slots, self.marks, self._features, self._loading, self._rest, self.until = Slots(), None, features, asyncio.Lock(), {}, None
@@ -482,6 +482,11 @@ def _written(self: Serving, case: Case, error: str | None = None) -> None:
                                  generation=case.slots.generation, request=case.entity.model_dump_json(), features=said["features"], seconds=case.seconds, error=error, **told)
     if self.problem.how.amount: case.answer["interval"] = release.interval(said["score"])
 
+def _gathered(self: Serving, turns: int = 3) -> None:
+    "The log has written: answers are sent and what comes in is read, in as many turns of the loop; then the next crowd goes."
+    if turns: self.group.loop.call_soon(self.gathered, turns - 1)
+    elif self.cases: self.together()
+
 def _together(self: Serving) -> None:
     "Take all cases that wait through all steps, as far as nobody has to be waited for."
     cases, self.cases, started = [case for case in self.cases if not case.ready.done()], [], time.perf_counter()  # without those whose caller has gone
@@ -512,7 +517,7 @@ async def _predicted(self: Serving,
     started, slots, loop = time.perf_counter(), self.slots, asyncio.get_running_loop()
     case = Case({}, np.datetime64(clock.replace(tzinfo=None), "us"), slots=slots, entity=entity, clock=clock, id=id, plain=not (own or self.replay), ready=loop.create_future())
     self.cases.append(case)
-    if len(self.cases) == 1: loop.call_soon(self.together)
+    if len(self.cases) == 1 and not self.group.busy: loop.call_soon(self.together)
     if await case.ready is None:
         if not case.stored:
             error = await self.answer([slots.canary] * (case.arm == "canary") + [slots.stable, self.rule], case)
@@ -543,7 +548,7 @@ def _count(self: Serving, case: Case, logging: float) -> None:
     m.log_seconds.observe(logging); m.waiting.set(len(self.group.waiting))
     if answer["review"]: m.reviews.inc()
 
-Serving.predicted, Serving.together, Serving._once, Serving._count = _predicted, _together, _once, _count
+Serving.predicted, Serving.gathered, Serving.together, Serving._once, Serving._count = _predicted, _gathered, _together, _once, _count
 
 # %% ../nbs/09_code.ipynb #09-c-predict-code
 router = APIRouter()

@@ -309,7 +309,7 @@ def whole_columns(
             known = values.notna().to_numpy()
             time, local = np.full(len(values), "NaT", "M8[us]"), np.full(len(values), "NaT", "M8[us]")
             time[known] = np.array([microseconds(v) for v in values[known]], "M8[us]")
-            local[known] = np.array([microseconds(v.replace(tzinfo=UTC)) for v in values[known]], "M8[us]")
+            local[known] = time[known] + np.array([v.utcoffset() for v in values[known]], "m8[us]")
             table |= {name: time, f"{name}_local": local}; shown[name] = pd.Series(time).dt.tz_localize("UTC")
         else: table[name] = shown[name] = pd.Series([np.nan if v is None else v for v in values])
     table = pd.DataFrame(table)

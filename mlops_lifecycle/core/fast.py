@@ -6,8 +6,10 @@
 __all__ = ['LIMIT', 'members_of', 'forks_of', 'Reach', 'Trees', 'difficult_rows', 'quick_form']
 
 # %% ../../nbs/core/fast.ipynb #fast-imports
+import os
 from bisect import bisect_left
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import exp
 from typing import Any
 
@@ -76,12 +78,15 @@ class Reach:
     def sums(self, matrix: np.ndarray, together: int = 256) -> np.ndarray:  # floats, shape (n, k); rows that are asked at once; shape (n,)
         "The same of many rows."
         found, edges = np.empty(len(matrix)), [np.array(cuts) for _, cuts, _ in self.columns]
-        for first in range(0, len(matrix), together):
+        def some(first):
             rows, remain = matrix[first:first + together], None
             for column, (start, _, missing) in enumerate(self.columns):
                 places = np.where(np.isnan(rows[:, column]), missing, start + np.searchsorted(edges[column], rows[:, column]))
                 remain = self.lines.take(places, 0) if remain is None else np.bitwise_and(remain, self.lines.take(places, 0), out=remain)
             found[first:first + together] = self._added(remain)
+        if len(matrix) < 10_000: [some(first) for first in range(0, len(matrix), together)]
+        else:
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as threads: list(threads.map(some, range(0, len(matrix), together)))
         return found
 
     def _added(self, remain: np.ndarray) -> np.ndarray:  # what is left of the trees, which stand in the last axis

@@ -199,8 +199,8 @@ class GroupCommit:
     "Writes of one event loop, gathered while the disk is busy."
     MOST = 512  # writes in a group
 
-    def __init__(self, log: ServingLog):
-        self.log, self.waiting, self.busy, self.loop = log, [], False, None
+    def __init__(self, log: ServingLog, after: Callable = lambda: None):  # called when a group is on disk and its callers were told
+        self.log, self.after, self.waiting, self.busy, self.loop = log, after, [], False, None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="serving-log")
 
     def store(self,
@@ -227,6 +227,7 @@ class GroupCommit:
             if future.done(): continue  # its caller has gone
             if isinstance(result, Exception): future.set_exception(result)
             else: future.set_result(result)
+        self.after()
 
     def close(self) -> None:
         "Finish what was begun."

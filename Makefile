@@ -6,6 +6,8 @@ BIN := .venv/bin
 READY := .venv/ready
 # OpenMP's threads wait awake for some microseconds only: longer slows a busy machine down thirtyfold, not at all makes small fits take ten times as long.
 export GOMP_SPINCOUNT := 1000
+# Memory that one thread frees another may use: with an area for each thread, what was used once stays taken.
+export MALLOC_ARENA_MAX := 1
 
 .PHONY: tracer help run test lab serve report bench lock readme browser database clean-tree
 

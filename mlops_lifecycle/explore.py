@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOUR', 'explorable', 'worth_looking', 'rate_over_time', 'axes', 'named', 'draw_rates', 'draw_groups',
-           'draw_missing', 'binned', 'auc_alone', 'rank_features', 'draw_ranking', 'draw_relation', 'relation',
+           'draw_missing', 'binned', 'order_alone', 'rank_features', 'draw_ranking', 'draw_relation', 'relation',
            'draw_relations', 'twins', 'draw_twins', 'drift_over_time', 'draw_drift', 'suspect_leaks',
            'known_afterwards', 'decided', 'try_ideas', 'take_ideas', 'explore']
 
@@ -36,8 +36,9 @@ def explorable(
     period: str,             # pandas offset alias: length of a judged window, such as "MS"
     how: Kind = BINARY,      # of the problem
 ) -> pd.DataFrame:
-    "Labelled examples from before the two windows that choose and judge; raises `GoBack` when none are left."
+    "Examples from before the two windows that choose and judge, labelled where the kind needs that; raises `GoBack` when none are left."
     end = as_of - 2 * to_offset(period)
+    if how.blind: return examples[examples.decision_time < end].reset_index(drop=True)
     past = examples[(examples.decision_time < end) & examples[target].notna()].reset_index(drop=True)
     if how.amount:
         if past[target].nunique() < 3: raise GoBack("transform", f'"{target}" must be amounts, it has {past[target].nunique()} different ones in {len(past):,} rows before {end:%Y-%m-%d}', {"rows": len(past)})
@@ -55,7 +56,7 @@ def worth_looking(
     least: int = 100,         # rows
 ) -> None:
     "Raise `GoBack` where there are too few rows, or a feature from which nothing can be learned."
-    if len(past) < least: raise GoBack("collect", f"only {len(past)} labelled rows lie before the windows that choose and judge, at least {least} are needed", {"rows": {"figure": len(past), "limit": least}})
+    if len(past) < least: raise GoBack("collect", f"only {len(past)} rows to learn from lie before the windows that choose and judge, at least {least} are needed", {"rows": {"figure": len(past), "limit": least}})
     for name in features:
         if name == target: raise GoBack("transform", f'"{name}" is the target and stands among the features', {"feature": name})
         if not past[name].notna().any(): raise GoBack("transform", f'feature "{name}" is missing in all {len(past):,} rows', {"feature": name, "missing": 1.0})
@@ -68,7 +69,7 @@ def rate_over_time(
     period: str,
 ) -> pd.DataFrame:  # by start of period: rate, low and high (95 %), rows
     "Share of the target in each period."
-    grouped = examples.groupby(pd.Grouper(key="decision_time", freq=period))[target].agg(["mean", "std", "size"])
+    grouped = examples[examples[target].notna()].groupby(pd.Grouper(key="decision_time", freq=period))[target].agg(["mean", "std", "size"])
     grouped = grouped[grouped["size"] > 0].astype(float)
     half = 1.96 * grouped["std"].fillna(0) / np.sqrt(grouped["size"])
     shares = examples[target].dropna().isin([0, 1]).all()  # a share stays between 0 and 1
@@ -91,8 +92,9 @@ def draw_rates(
     rates: pd.DataFrame,  # of `rate_over_time`
     target: str,
     how: Kind = BINARY,
-) -> Figure:
+) -> Figure | None:       # None where no outcome is known
     "The target over time."
+    if rates.empty: return None
     low, high, days = rates.rate.idxmin(), rates.rate.idxmax(), max(1, np.diff(rates.index).min() / np.timedelta64(1, "D")) if len(rates) > 1 else 1
     moves = rates.low[high] > rates.high[low]
     when = "%B %Y" if days >= 28 else "%Y-%m-%d"
@@ -108,8 +110,9 @@ def draw_groups(
     column: str, target: str,
     most: int = 15,  # groups, the largest ones
     how: Kind = BINARY,
-) -> Figure:
+) -> Figure | None:  # None where no outcome is known
     "The target by group, with 95 % intervals."
+    if not (examples := examples[examples[target].notna()]).size: return None
     found = examples.groupby(examples[column].astype(str))[target].agg(["mean", "std", "size"]).astype(float).nlargest(most, "size").sort_values("mean")
     half = 1.96 * found["std"].fillna(0) / np.sqrt(found["size"])
     low, high = found.index[0], found.index[-1]
@@ -144,11 +147,11 @@ def binned(
     return values.astype(object).where(values.notna(), "missing")
 
 # %% ../nbs/06_explore.ipynb #exp-auc
-def auc_alone(
+def order_alone(
     values: pd.Series,
     y_true: pd.Series,  # 0 or 1, or amounts, in the order of time
 ) -> float:             # 0.5: nothing; NaN where a half has one class only
-    "AUC of one feature by itself, learnt on the earlier half, tried on the later one; for amounts, the share of pairs in the right order."
+    "Share of pairs that one feature by itself puts in the right order, learnt on the earlier half, tried on the later one."
     half = len(values) // 2; groups, y_true = binned(values), y_true.to_numpy(float)
     if min(len(set(y_true[:half])), len(set(y_true[half:]))) < 2: return float("nan")
     seen = pd.Series(y_true[:half]).groupby(groups[:half].to_numpy()).agg(["sum", "size"])
@@ -161,20 +164,23 @@ def rank_features(
     examples: pd.DataFrame,   # in the order of time
     features: Iterable[str],
     target: str,
-) -> pd.DataFrame:            # feature, auc, missing; the best first
+) -> pd.DataFrame:            # feature, order (of `order_alone`; NaN where too few outcomes are known), missing; the best first
     "Features by what each can do alone."
-    rows = [dict(feature=f, auc=auc_alone(examples[f], examples[target]), missing=float(examples[f].isna().mean())) for f in features]
-    return pd.DataFrame(rows).sort_values("auc", ascending=False, kind="stable").reset_index(drop=True)
+    known = examples[examples[target].notna()]
+    rows = [dict(feature=f, order=order_alone(known[f], known[target]), missing=float(examples[f].isna().mean())) for f in features]
+    return pd.DataFrame(rows).sort_values("order", ascending=False, kind="stable").reset_index(drop=True)
 
 def draw_ranking(
     ranking: pd.DataFrame,  # of `rank_features`
-) -> Figure:
+    how: Kind = BINARY,
+) -> Figure | None:         # None where nothing could be ranked
     "The ranking as bars from 0.5 on."
-    best = ranking.iloc[0]; useless = int((ranking.auc < 0.52).sum())
+    if ranking.order.isna().all(): return None
+    best = ranking.iloc[0]; useless = int((ranking.order < 0.52).sum())
     rest = f"; {useless} of {len(ranking)} say next to nothing" if useless else ""
-    ax = axes(f"{best.feature} alone reaches an AUC of {best.auc:.2f}{rest}", 1 + 0.26 * len(ranking))
-    ax.barh(ranking.feature[::-1], ranking.auc[::-1] - 0.5, left=0.5, color=COLOUR)
-    ax.axvline(0.5, color="0.4", lw=1); ax.set(xlabel="AUC of the feature alone, on the later half (0.5: nothing)")
+    ax = axes(f"{best.feature} alone: {how.order} {best.order:.2f}{rest}", 1 + 0.26 * len(ranking))
+    ax.barh(ranking.feature[::-1], ranking.order[::-1] - 0.5, left=0.5, color=COLOUR)
+    ax.axvline(0.5, color="0.4", lw=1); ax.set(xlabel=f"{how.order} of the feature alone, on the later half (0.5: nothing)")
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-relation
@@ -182,8 +188,9 @@ def draw_relation(
     examples: pd.DataFrame,
     feature: str, target: str,
     how: Kind = BINARY,
-) -> Figure:
+) -> Figure | None:  # None where no outcome is known
     "Share or mean of the target over the values of a feature."
+    if examples[target].isna().all(): return None
     table, numeric = relation(examples, feature, target), pd.api.types.is_numeric_dtype(examples[feature])
     ax = axes(f'"{target}" ranges from {how.say(table.min())} to {how.say(table.max())} over {feature}')
     ax.plot(table.index, table, "o-" if numeric else "o", color=COLOUR); ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
@@ -204,8 +211,9 @@ def draw_relations(
     examples: pd.DataFrame,
     features: Iterable[str], target: str,
     most: int = 24, how: Kind = BINARY,
-) -> Figure:
+) -> Figure | None:  # None where no outcome is known
     "The relation of each feature with the target, as small figures."
+    if examples[target].isna().all(): return None
     shares = {f: relation(examples, f, target) for f in features}
     shares = dict(sorted(((f, s) for f, s in shares.items() if len(s) > 1), key=lambda pair: pair[1].min() - pair[1].max())[:most])
     rows = -(-max(len(shares), 1) // 4)
@@ -278,15 +286,16 @@ def draw_drift(
 # %% ../nbs/06_explore.ipynb #exp-leak
 def suspect_leaks(
     ranking: pd.DataFrame,      # of `rank_features`
-    leak_limit: float = 0.99,   # AUC, 0.5 to 1
+    leak_limit: float = 0.99,   # share of pairs in the right order, 0.5 to 1
+    how: Kind = BINARY,
 ) -> None:
     "Raise `GoBack` to transform when a feature alone does better than an honest one could."
     if not 0.5 <= leak_limit <= 1: raise ValueError(f'"leak_limit" must be 0.5 to 1, got {leak_limit}')
-    suspects = ranking[ranking.auc > leak_limit]
+    suspects = ranking[ranking.order > leak_limit]
     if len(suspects):
-        name, auc = suspects.feature.iloc[0], suspects.auc.iloc[0]
-        raise GoBack("transform", f'"{name}" alone reaches an AUC of {auc:.4f}, an honest feature at most {leak_limit:.2f}: is it known at the decision?',
-                     {f.feature: {"figure": f.auc, "limit": leak_limit} for f in suspects.itertuples()})
+        name, order = suspects.feature.iloc[0], suspects.order.iloc[0]
+        raise GoBack("transform", f'"{name}" alone: {how.order} {order:.4f}, an honest feature at most {leak_limit:.2f}: is it known at the decision?',
+                     {f.feature: {"figure": f.order, "limit": leak_limit} for f in suspects.itertuples()})
 
 # %% ../nbs/06_explore.ipynb #exp-after
 def known_afterwards(
@@ -297,7 +306,7 @@ def known_afterwards(
 ) -> None:
     "Raise `GoBack` to transform for a feature that comes with the outcome."
     waits = examples[target].isna()
-    if waits.sum() < least: return
+    if waits.sum() < least or waits.all(): return
     for name in features:
         there, later = (float(examples[name][rows].notna().mean()) for rows in (~waits, waits))
         if there > 0.5 and later < 0.1 * there:
@@ -360,13 +369,13 @@ def explore(
     features: Iterable[str],
     target: str,
     period: str,
-    leak_limit: float = 0.99,
+    leak_limit: float = 0.99, how: Kind = BINARY,
 ) -> dict:  # rows, rates, ranking, twins, drift: plain data
     "What can be said about gold; raises `GoBack` on a suspected leak."
     features = list(features)
     worth_looking(past, features, target)
     ranking = rank_features(past, features, target)
-    suspect_leaks(ranking, leak_limit)
+    suspect_leaks(ranking, leak_limit, how)
     rates = rate_over_time(past, target, period).reset_index()
     plain = lambda frame: frame.astype(object).where(frame.notna(), None).to_dict("records")
     return {"rows": len(past), "ranking": plain(ranking), "rates": plain(rates.assign(decision_time=rates.decision_time.dt.strftime("%Y-%m-%d"))),

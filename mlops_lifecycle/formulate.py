@@ -30,6 +30,7 @@ class Costs:
     missed: float    # it happened and nobody acted; cost units, >= 0
     needless: float  # it did not happen, but somebody acted; cost units, >= 0
     review: float = 0.0  # a person decides instead; 0 where nobody does
+    capacity: float = 1.0  # share of the decisions at which people can look, where unusual rows are looked for
     kind: str = "binary"  # of the problem, of core.kinds.KINDS
 
     @property
@@ -38,6 +39,7 @@ class Costs:
     def __post_init__(self):
         for name, value in {"missed": self.missed, "needless": self.needless, "review": self.review}.items():
             if not 0 <= value < np.inf: raise ValueError(f'"{name}" must be a cost of 0 or more, got {value}')
+        if not 0 < self.capacity <= 1: raise ValueError(f'"capacity" must be a share of the decisions above 0 and at most 1, got {self.capacity}')
         if self.missed + self.needless == 0: raise ValueError('"missed" and "needless" are both 0: every decision is as good as any other')
 
 # %% ../nbs/01_formulate.ipynb #01-f-costs-of-code
@@ -64,9 +66,11 @@ def costs_of(
     if KINDS[kind].amount:
         under, over = (getattr(settings.costs, name, None) for name in KINDS[kind].prices)
         if under is None or over is None: raise ValueError(f'[costs] must give "under" and "over" where an amount is decided, got {under} and {over}')
-        return Costs(under, over, kind=kind)
+        return Costs(under, over, getattr(settings.costs, "review", 0.0), kind=kind)
     given = {"quiet": 0.0, "caught": 0.0, "review": 0.0} | {name: value for name in ("missed", "needless", "quiet", "caught", "review") if (value := getattr(settings.costs, name, None)) is not None}
-    return replace(costs_from([[given["quiet"], given["needless"]], [given["missed"], given["caught"]]], given["review"]), kind=kind)
+    capacity = getattr(settings.costs, "capacity", None)
+    if KINDS[kind].blind and capacity is None: raise ValueError('[costs] must give "capacity", the share of the decisions at which people can look, where unusual rows are looked for')
+    return replace(costs_from([[given["quiet"], given["needless"]], [given["missed"], given["caught"]]], given["review"]), kind=kind, **({"capacity": capacity} if KINDS[kind].blind else {}))
 
 # %% ../nbs/01_formulate.ipynb #01-f-mean-code
 def mean_cost(
@@ -74,9 +78,10 @@ def mean_cost(
     decision: ArrayLike,  # 1 where somebody acts, or an amount; shape (n,)
     costs: Costs,
 ) -> float:               # cost units a decision
-    "Mean cost of `decision` when `y_true` is what happened."
+    "Mean cost of `decision` when `y_true` is what happened; NaN where nobody knows of any row."
     if not np.size(y_true): raise ValueError("no rows: a mean cost needs at least one")
-    return float(np.mean(price(y_true, decision, costs)))
+    paid = price(y_true, decision, costs); known = paid[np.isfinite(paid)]
+    return float(known.mean()) if len(known) else float("nan")
 
 # %% ../nbs/01_formulate.ipynb #01-f-threshold-code
 def calibrated_threshold(costs: Costs) -> float:  # probability, 0 to 1
@@ -100,8 +105,9 @@ def rank_metrics(
 ) -> dict[str, float]:  # by metric: mean of Kendall's tau over the folds, -1 to 1; the best first
     "How well each metric puts the models in the order in which their cost puts them."
     from scipy.stats import kendalltau  # here, so that the app starts without
-    how, folds = costs.how, np.asarray(folds); y, found = np.asarray(y_true, dtype=how.outcome), {name: [] for name in how.metrics}
-    scores = {name: np.asarray(score, dtype=float) for name, score in scores.items()}
+    how, known = costs.how, np.isfinite(np.asarray(y_true, dtype=float)); folds = np.asarray(folds)[known]
+    y, found = np.asarray(y_true)[known].astype(how.outcome), {name: [] for name in how.metrics}
+    scores = {name: np.asarray(score, dtype=float)[known] for name, score in scores.items()}
     for fold in np.unique(folds):
         rows = folds == fold
         if len(set(y[rows])) < 2: continue
@@ -308,7 +314,7 @@ def climb(
     import pandas as pd
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    from mlops_lifecycle.core.ladder import fit_anomalies, worth_labelling
+    from mlops_lifecycle.core.ladder import Unusual, worth_labelling
     features, told = tuple(features), []
     holder = Way(problem.rule.name, lambda rows: problem.rule.score(columns_of(rows)), problem.rule.threshold)
     for start, now in examples.sort_values("decision_time").groupby(pd.Grouper(key="decision_time", freq=period)):
@@ -318,8 +324,8 @@ def climb(
         rung = how_to_learn(len(before), labelled[problem.target].value_counts().to_dict(), least)
         if rung != "rule":
             encoder = Encoder.fit(before, features)
-            unusual = fit_anomalies(encoder.encode(before)[:: max(1, len(before) // 5000)], seed=seed)
-            anomaly = lambda rows, y=None, unusual=unusual, encoder=encoder: unusual.score(encoder.encode(rows))
+            unusual = Unusual(random_state=seed).fit(encoder.encode(before)[:: max(1, len(before) // 5000)])
+            anomaly = lambda rows, y=None, unusual=unusual, encoder=encoder: -unusual.score_samples(encoder.encode(rows))
             queue = before.key.iloc[worth_labelling(holder.score(before), holder.threshold, ask, known, seed=seed)].tolist()
         if rung == "few labels" and labelled[problem.target].nunique() == 2: holder, saves = challenge(holder, "anomaly score", lambda rows, y, score=anomaly: score, labelled, problem.target, costs)
         if rung == "supervised":
@@ -344,7 +350,7 @@ def formulate(
         raise GoBack("plan", f'the plan must name a metric "cost" in "{problem.unit}", it names {named}', evidence={"unit": problem.unit, "metrics": named})
     rule = problem.rule
     return {"name": problem.name, "kind": problem.kind, "entity": problem.entity, "target": problem.target, "action": problem.action, "unit": problem.unit,
-            "costs": {"missed": costs.missed, "needless": costs.needless}, "request": problem.Request.model_json_schema(),
+            "costs": {"missed": costs.missed, "needless": costs.needless} | ({"capacity": costs.capacity} if problem.how.blind else {}), "request": problem.Request.model_json_schema(),
             "personal": list(personal_fields(problem.Request)), "key": list(problem.key), "protected": list(problem.protected),
             "rule": {"name": rule.name, "version": rule.version, "threshold": rule.threshold, "sha": rule.sha}}
 

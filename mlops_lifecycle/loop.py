@@ -137,7 +137,7 @@ def release_winner(
 ) -> Release:
     "Write a release as 12 does, and read it back as the app would."
     described, = write_candidates([winner], folder / f"{clock:%Y-%m-%d}", folder)
-    parts = split(then, problem.target, clock, settings.clock.period)
+    parts = split(then, problem.target, clock, settings.clock.period, problem.how)
     judged = [parts["choose"], parts["test"]]
     world = reference(judged, feature_set, [winner.score(p) for p in judged], problem.target)
     name = release_model(folder / "releases", described, (folder / described["model"]).read_bytes(), verdict, plan, feature_set.describe(), world,
@@ -160,7 +160,8 @@ def renew(
         said["reason"] = f"{len(candidates)} candidates on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as said:
         verdict = insist(evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, **judging))
-        said["reason"] = f"{verdict['candidate']} costs {verdict['cost']:.3f}; " + ", ".join(f"{name} {verdict['cost'] + gain[1]:.3f}" for name, gain in verdict["against"].items())
+        others = ", ".join(f"{name} {verdict['cost'] + gain[1]:.3f}" for name, gain in verdict["against"].items())  # none where too few outcomes are known
+        said["reason"] = f"{verdict['candidate']} costs {verdict['cost']:.3f}; {others}" if others else f"too few outcomes are known to say what {verdict['candidate']} costs"
     with gate(gates, "release") as said:
         nothing_open(plan)
         winner = next(c for c in candidates if c.name == verdict["candidate"])

@@ -103,7 +103,7 @@ def quality(
         saved = savings(y, rows.decision, other, costs); low, high = interval(drawn_gains(saved, days, draws, seed), confidence)
         figures[f"saves against {name}"] = [low, float(saved.mean()), high]
         if high < 0: found.append(alarm(f"saving against {name}", "decisions", high, 0, "roll back" if name == "rule" else "retrain"))
-    if kind == "model":
+    if kind == "model" and not costs.how.blind:  # an anomaly score promises nothing
         gap = (rows.score.to_numpy(float) - y) / costs.how.scale(y); low, high = interval(drawn_gains(gap, days, draws, seed), confidence)
         figures["calibration gap"] = [low, float(gap.mean()), high]
         if abs(gap.mean()) > calibration_limit and not low <= 0 <= high: found.append(alarm("calibration gap", "score", abs(gap.mean()), calibration_limit, "retrain"))

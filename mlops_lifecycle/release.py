@@ -37,7 +37,7 @@ def reference(
         cut = distribution(values, categorical)
         return cut | {"usual": usual(cut, values, rows.decision_time)}
     return {"rows": len(rows), "features": {f.name: described(rows[f.name], f.categorical) for f in feature_set.features}, "score": described(pd.Series(score)),
-            "mean_score": float(score.mean()), "happened": float(rows[target].astype(float).mean())}
+            "mean_score": float(score.mean()), "happened": float(known.mean()) if len(known := rows[target].dropna().astype(float)) else None}
 
 # %% ../nbs/12_release.ipynb #12-r-ethics-code
 def nothing_open(
@@ -86,6 +86,8 @@ def model_card(
     "What the model is for, what it costs, and what nobody knows about it."
     told = (lambda value: f"{value:.4g}") if problem.how.amount else (lambda value: f"{value:.1%}")
     unit, gates = problem.unit, [{"gate": g["gate"], "figure": g["figure"], "limit": g["limit"], "result": {True: "holds", False: "fails", None: "not judged"}[g["passed"]]} for g in verdict["gates"]]
+    known = verdict["cost"] is not None
+    found = problem.how.found.format(happened=told(verdict["happened"]), acted=told(verdict["acted"]), target=problem.target) if known else f"it acts on {told(verdict['acted'])}; what came of them is not known yet"
     costs = [{"what decides": f"this model, {verdict['threshold']:.3f} {problem.how.axis}", unit: verdict["cost"]}] + [{"what decides": k, unit: v} for k, v in verdict["bar"]["costs"].items()]
     groups = [{k: s[k] for k in ("column", "group", "rows", "share", "cost", "other")} | {"judged": "no, too few" if s["weak"] is None else "worse" if s["weak"] else "yes"} for s in verdict["slices"]]
     lineage = [{"what": k, "which": [f"{a} {b}" for a, b in v.items()] if isinstance(v, Mapping) else v} for k, v in (manifest["lineage"] | manifest["environment"]).items()]
@@ -93,8 +95,9 @@ def model_card(
         f"# {manifest['name']}, {problem.name}", f"\n{plan['objective']}\n",
         f"Decides whether to {problem.action}, for each {problem.entity}. {problem.how.mistakes[0].capitalize()} costs {manifest['costs']['missed']:g}, {problem.how.mistakes[1]} {manifest['costs']['needless']:g}.",
         f"\n## What it costs\n\nOn the last period before {manifest['as_of'][:10]}, which it had not seen: "
-        f"{verdict['rows']:,} rows, {problem.how.found.format(happened=told(verdict['happened']), acted=told(verdict['acted']), target=problem.target)}.\n", markdown_table(costs),
-        f"It saves {verdict['saving']:.3f} against the cheapest of the others, with {verdict['gain'][0]:.3f} to {verdict['gain'][1]:.3f} as the interval of that figure.\n",
+        f"{verdict['rows']:,} rows, {found}.\n", markdown_table(costs),
+        f"It saves {verdict['saving']:.3f} against the cheapest of the others, with {verdict['gain'][0]:.3f} to {verdict['gain'][1]:.3f} as the interval of that figure.\n" if known else
+        "What it saves is not known: too few outcomes had come in when it was released.\n",
         "## Gates\n", markdown_table(gates), f"## Groups\n\n`other` is what the bar ({verdict['bar']['name']}) costs there.\n", markdown_table(groups), "## Features\n", markdown_table(manifest["features"]["features"]),
         "## Limits\n\nThe figures hold for periods like the judged one. Groups that were too few to be judged are unknown, not fine. It has not been shown to work for any other decision than the one above.\n",
         "## Ethics\n", markdown_table([{"question": e["question"], "answer": e["answer"]} for e in plan["ethics"]]), "## Where it came from\n", markdown_table(lineage)])

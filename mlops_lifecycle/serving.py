@@ -793,6 +793,7 @@ def openapi_of(
     _, schemas = models_json_schema([(M, "validation") for M in (*bodies.values(), Errors)], ref_template="#/components/schemas/{model}")
     parts.setdefault("schemas", {}).update(schemas["$defs"])
     if problem.how.amount: _tell_amounts(parts["schemas"])
+    if problem.how.blind: _tell_unlike(parts["schemas"])
     ref = lambda name: {"$ref": f"#/components/schemas/{name}"}
     written = {path: (ref(M.__name__), example_of(M)) for path, M in bodies.items()}
     many = {"type": "array", "minItems": 1, "items": ref(problem.Request.__name__)}
@@ -809,6 +810,10 @@ def _tell_amounts(schemas: dict) -> None:
     schemas["Prediction"] = own | {"title": "Prediction"}
     schemas["Told"]["properties"] |= {name: own["properties"][name] for name in ("decision", "score", "threshold")}
     schemas["Noted"]["properties"]["label"] |= {"anyOf": [{"type": "number"}, {"type": "null"}]}
+
+def _tell_unlike(schemas: dict) -> None:
+    "The answers of a contract, where unusual rows are looked for."
+    for name in ("Prediction", "Told"): schemas[name]["properties"]["score"]["description"] = "how unlike the others it is; no probability, the higher the more unusual"
 
 def answer_type(problem: Problem) -> type[Prediction]:
     "What an answer must be."

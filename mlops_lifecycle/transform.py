@@ -4,26 +4,29 @@
 
 # %% auto #0
 __all__ = ['WEATHER', 'TREND', 'TRAFFIC', 'UNITS', 'HOUR', 'HOLIDAYS', 'DAYS', 'FROM_HOLIDAY', 'STORM', 'FEATURES', 'recent_mean',
-           'every', 'on_grid', 'still_open', 'planned', 'last_outcomes', 'decisions', 'check_inputs', 'examples',
-           'traffic', 'lookups', 'hour_of_day', 'day_of_week', 'holiday_distance', 'from_holiday', 'hours_since',
-           'turnaround', 'planned_turnaround', 'Gold', 'transform']
+           'every', 'on_grid', 'stretches', 'still_open', 'planned', 'last_outcomes', 'mean_of_last', 'decisions',
+           'in_order', 'moments_of', 'check_inputs', 'examples', 'traffic', 'lookups', 'hour_of_day', 'day_of_week',
+           'holiday_distance', 'from_holiday', 'hours_since', 'turnaround', 'planned_turnaround', 'looked_up',
+           'with_features', 'gates_of', 'Gold', 'transform']
 
 # %% ../nbs/04_transform.ipynb #tf-imports
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from .core.features import Feature, FeatureSet, Lookup, check_lookup, columns_of, missing_row
+from .core.features import Feature, FeatureSet, Lookup, checked_parts, columns_of, missing_row
 from .core.stages import GoBack
 from .formulate import Problem, key_of, problem
 
 # %% ../nbs/04_transform.ipynb #tf-rolling-instants
+NEVER = 2**62
+
 def instants(times: np.ndarray) -> np.ndarray:  # microseconds since 1970; a missing time is never: 2^62
     "Moments, UTC, as whole numbers."
     times = np.asarray(times, dtype="datetime64[us]")
-    return np.where(np.isnat(times), 2**62, times.astype("int64"))
+    return np.where(np.isnat(times), NEVER, times.view("int64"))
 
 # %% ../nbs/04_transform.ipynb #tf-rolling
 def recent_mean(
@@ -36,11 +39,23 @@ def recent_mean(
     times, now = instants(known_at), grid.as_unit("us").asi8
     order = np.argsort(times, kind="stable")
     times, numbers = times[order], np.asarray(values, dtype=float)[order]
-    there = np.isfinite(numbers)
-    total, count = (np.append(0, np.cumsum(a)) for a in (np.where(there, numbers, 0), there))
+    total, count = (np.zeros(len(times) + 1, kind) for kind in (float, int))
+    np.cumsum(np.isfinite(numbers), out=count[1:]); np.cumsum(np.where(np.isfinite(numbers), numbers, 0), out=total[1:])
     end, start = (np.searchsorted(times, edge, side="right") for edge in (now, now - pd.Timedelta(window).value // 1000))
     count = count[end] - count[start]
     return np.where(count > 0, (total[end] - total[start]) / np.maximum(count, 1), np.nan)
+
+# %% ../nbs/04_transform.ipynb #tf-of-key
+class OfKey(dict):
+    "Columns at some of their rows; each is cut out only when it is asked for."
+    def __init__(self,
+        columns: Mapping,   # {name: array}
+        rows: np.ndarray,   # their positions, ascending
+    ): super().__init__(columns); self.rows = rows
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        values = super().__getitem__(name)
+        return values if len(self.rows) == len(values) else values[self.rows]
 
 # %% ../nbs/04_transform.ipynb #tf-window
 def every(
@@ -55,16 +70,26 @@ def on_grid(
     events: pd.DataFrame,
     key: tuple[str, ...],     # columns: one history for each of their values
     grid: pd.DatetimeIndex,
-    measure: Callable[[dict], dict],  # columns of one key's rows, as arrays -> {name: one value a moment}
+    measure: Callable[[Mapping], dict],  # columns of one key's rows, as arrays -> {name: one value a moment}
 ) -> pd.DataFrame:            # key, known_at, and what was measured
     "What `measure` finds at each moment, for each key."
     columns = columns_of(events)
     groups = events.groupby(list(key), sort=True).indices
-    found = [measure({name: values[rows] for name, values in columns.items()}) for rows in groups.values()]
+    found = [measure(OfKey(columns, rows)) for rows in groups.values()]
     names = list(found[0] if found else measure(columns))
     table = {name: events[name].array[[rows[0] for rows in groups.values()]].repeat(len(grid)) for name in key}
     return pd.DataFrame(table | {"known_at": np.tile(grid.to_numpy("datetime64[us]"), len(groups))}
                         | {name: np.concatenate([np.zeros(0), *(one[name] for one in found)]) for name in names}).assign(known_at=lambda t: t.known_at.dt.tz_localize("UTC"))
+
+# %% ../nbs/04_transform.ipynb #tf-stretches
+def stretches(
+    grid: pd.DatetimeIndex,
+    keys: int = 1,          # histories that are made of each moment
+    most: int = 2_000_000,  # rows of a part
+) -> list[pd.DatetimeIndex]:  # at least one
+    "The grid in stretches, each giving a part of about that many rows."
+    size = max(1, most // max(keys, 1))
+    return [grid[start:start + size] for start in range(0, max(len(grid), 1), size)]
 
 # %% ../nbs/04_transform.ipynb #tf-queue
 def still_open(
@@ -98,19 +123,28 @@ def last_outcomes(
     values: Mapping[str, tuple],  # {new name: (column, how many outcomes to average)}
 ) -> pd.DataFrame:                # key, known_at and the means, one row for each moment at which a history grew
     "Mean of the last few outcomes, at each moment when there was a new one."
-    wanted = dict.fromkeys([time, *key, *(column for column, _ in values.values())])
-    events = events[list(wanted)].dropna(subset=[time, *key]).sort_values(time, kind="stable")
-    events = events.iloc[np.argsort(code := events.groupby(list(key), sort=False).ngroup().to_numpy(), kind="stable")]
-    code, found = np.sort(code), {name: events[name].array for name in key} | {"known_at": events[time].array}
-    age = np.arange(len(events)) - np.searchsorted(code, code, side="left")  # how many outcomes of the same key came before
-    for name, (column, count) in values.items():
-        numbers = events[column].to_numpy(float, na_value=np.nan)
-        total, of = np.zeros(len(events)), np.zeros(len(events))
-        for back in range(count):
-            value = np.where(age >= back, np.roll(numbers, back), np.nan)
-            total, of = total + np.nan_to_num(value), of + np.isfinite(value)
-        found[name] = np.where(of > 0, total / np.maximum(of, 1), np.nan)
-    return pd.DataFrame(found).drop_duplicates([*key, "known_at"], keep="last").sort_values("known_at", kind="stable", ignore_index=True)
+    code = events.groupby(list(key), sort=False).ngroup().to_numpy()  # -1 where a part of the key is missing
+    at = instants(columns_of(events[[time]])[time])
+    rows = np.flatnonzero((code >= 0) & (at < NEVER)); rows = rows[np.argsort(at[rows], kind="stable")]
+    code = pd.factorize(code[rows])[0]; order = np.argsort(code, kind="stable")
+    rows, code = rows[order], code[order]
+    age = np.arange(len(rows)) - np.searchsorted(code, code, side="left")  # how many outcomes of the same key came before
+    last = np.flatnonzero((np.diff(code, append=-1) != 0) | (np.diff(at[rows], append=-1) != 0))  # of those that a key has at one moment
+    last = last[np.argsort(at[rows[last]], kind="stable")]
+    found = {name: events[name].array.take(rows[last]) for name in key} | {"known_at": events[time].array.take(rows[last])}
+    return pd.DataFrame(found | {name: mean_of_last(events[column].to_numpy(float, na_value=np.nan)[rows], age, count)[last] for name, (column, count) in values.items()})
+
+def mean_of_last(
+    numbers: np.ndarray, age: np.ndarray,  # the outcomes, key by key in order of time; how many of the same key came before each
+    count: int,                            # how many to average
+) -> np.ndarray:
+    "Mean of each outcome and those before it; missing ones do not count."
+    total, of = np.zeros(len(numbers)), np.zeros(len(numbers))
+    for back in range(count):
+        value = np.where(age >= back, np.roll(numbers, back), np.nan)
+        there = np.isfinite(value)
+        total[there] += value[there]; of += there
+    return np.where(of > 0, total / np.maximum(of, 1), np.nan)
 
 # %% ../nbs/04_transform.ipynb #tf-examples
 def decisions(
@@ -131,6 +165,30 @@ def decisions(
     if twice.any():
         raise GoBack("curate", f"{int(twice.sum())} examples share a key, at most 0 may; the first is {found.key[twice].iloc[0]}", {"examples": int(twice.sum()), "limit": 0})
     return found[found.decision_time <= as_of].sort_values(["decision_time", "key"], kind="stable").reset_index(drop=True)
+
+# %% ../nbs/04_transform.ipynb #tf-in-order
+def in_order(
+    found: pd.DataFrame,  # as `decisions` takes it
+    problem: Problem, as_of: pd.Timestamp,
+    most: int = 131_072,  # rows of a slice, give or take those of one moment
+) -> Iterator[pd.DataFrame]:  # at least one
+    "The examples so far, slice by slice in order of time; raises `GoBack` as `decisions` does, and for a key that comes twice."
+    found, seen = found.reset_index(drop=True), []
+    decisions(found[:0], problem, as_of)  # refuses what lacks a column
+    moments = np.concatenate([moments_of(found[start:start + most], problem) for start in range(0, max(len(found), 1), most)])
+    order = np.argsort(moments, kind="stable")
+    order = order[moments[order] <= instants(as_of.tz_localize(None).to_datetime64())]
+    edges = [np.searchsorted(moments[order], moments[order[edge]]) for edge in range(most, len(order), most)]
+    for rows in [rows for rows in np.split(order, np.unique(edges).astype(int)) if len(rows)] or [order]:
+        part = decisions(found.iloc[np.sort(rows)], problem, as_of)
+        seen.append(pd.util.hash_array(part.key.to_numpy(object)))
+        yield part
+    if pd.Series(np.concatenate(seen)).duplicated().any(): decisions(found, problem, as_of)  # says which
+
+def moments_of(found: pd.DataFrame, problem: Problem) -> np.ndarray:  # microseconds since 1970, UTC
+    "When each of the examples is decided."
+    if problem.decision_time is None: return instants(columns_of(found[["decision_time"]])["decision_time"])
+    return instants(problem.decision_time(columns_of(found[list(missing_row(problem.Request))])))
 
 # %% ../nbs/04_transform.ipynb #tf-allowed
 def check_inputs(
@@ -210,28 +268,32 @@ HOUR = 3.6e9  # microseconds
 def lookups(
     silver: Mapping[str, pd.DataFrame],
     as_of: pd.Timestamp,  # now
-) -> dict[str, pd.DataFrame]:  # by name of lookup, each with `known_at`
+) -> Iterator[tuple[str, pd.DataFrame | Iterable]]:  # name of the lookup, and its table with `known_at`, or parts of it in order of time
     "The tables from which features are looked up."
     flights = silver["flights"].rename(columns={"dest": "destination", "tailnum": "tail_number"})
     flights = flights.assign(
         gone_at=flights[["departed_at", "arrived_at"]].min(axis=1), left_delay=flights.dep_delay, left_late=(flights.dep_delay >= 30).astype(float).where(flights.dep_delay.notna()),
         landed_delay=flights.arr_delay, landed_late=flights.late, leg_minutes=(flights.scheduled_arrival - flights.scheduled_departure).dt.total_seconds() / 60)
-    half_hours, hours = (every(step, flights.scheduled_departure.min(), as_of) for step in ("30min", "1h"))
-    seen = flights.assign(left_hour=instants(columns_of(flights[["departed_at"]])["departed_at"]) / HOUR)[flights.departed_at.notna()]
-    over = flights.assign(left_delay=flights.left_delay.where(flights.departed_at <= flights.arrived_at))  # at the arrival, the departure is known, if there was one
     legs = {"tail_number": "tail_number", "departed_at": "known_at", "left_delay": "leg_delay", "left_hour": "left_hour", "leg_minutes": "leg_minutes"}
     moving = ["scheduled_departure", "known_at", "departed_at", "arrived_at", "gone_at", "left_late", "left_delay", "landed_late", "landed_delay"]
-    def gridded(name, key, grid): return on_grid(flights.assign(city="all")[[*key, *moving]], key, grid, measure_traffic(name, grid))
-    return {
-        "weather": weather_lookup(silver["weather"]),
-        "origin": gridded("origin", ("origin",), half_hours).merge(gridded("city", ("city",), half_hours).drop(columns="city"), on="known_at"),
-        "carrier": gridded("carrier", ("carrier",), half_hours),
-        "carrier_origin": gridded("carrier_origin", ("carrier", "origin"), hours),
-        "destination": gridded("destination", ("destination",), hours),
-        "flight": last_outcomes(over, "arrived_at", ("carrier", "flight", "origin", "destination"), {"flight_late_5": ("late", 5), "flight_late_15": ("late", 15), "flight_delay_10": ("left_delay", 10)}),
-        "aircraft": seen.dropna(subset=["tail_number"])[list(legs)].rename(columns=legs).drop_duplicates(["tail_number", "known_at"], keep="last"),
-        "landed": last_outcomes(seen[seen.departed_at <= seen.arrived_at], "arrived_at", ("tail_number",), {"leg_late": ("late", 1), "leg_landed_delay": ("landed_delay", 1)}),
-    }
+    half_hours, hours = (every(step, flights.scheduled_departure.min(), as_of) for step in ("30min", "1h"))
+    def gridded(name, key, grid, keys):
+        events = flights.assign(city="all")[[*key, *moving]]
+        return (on_grid(events, key, stretch, measure_traffic(name, stretch)) for stretch in stretches(grid, keys))
+    yield "weather", weather_lookup(silver["weather"])
+    both = zip(gridded("origin", ("origin",), half_hours, 3), gridded("city", ("city",), half_hours, 3))
+    yield "origin", (origin.merge(city.drop(columns="city"), on="known_at") for origin, city in both)
+    yield "carrier", gridded("carrier", ("carrier",), half_hours, 16)
+    yield "carrier_origin", gridded("carrier_origin", ("carrier", "origin"), hours, 35)
+    yield "destination", gridded("destination", ("destination",), hours, 105)
+    flights = flights.drop(columns=["gone_at", "left_late", "known_at"])
+    over = flights.assign(left_delay=flights.left_delay.where(flights.departed_at <= flights.arrived_at))  # at the arrival, the departure is known, if there was one
+    yield "flight", last_outcomes(over, "arrived_at", ("carrier", "flight", "origin", "destination"), {"flight_late_5": ("late", 5), "flight_late_15": ("late", 15), "flight_delay_10": ("left_delay", 10)})
+    del over
+    flights = flights.assign(left_hour=instants(columns_of(flights[["departed_at"]])["departed_at"]) / HOUR)
+    yield "aircraft", flights.loc[flights.departed_at.notna() & flights.tail_number.notna(), list(legs)].rename(columns=legs).drop_duplicates(["tail_number", "known_at"], keep="last")
+    landed = flights[["tail_number", "arrived_at", "late", "landed_delay"]][flights.departed_at <= flights.arrived_at]
+    yield "landed", last_outcomes(landed, "arrived_at", ("tail_number",), {"leg_late": ("late", 1), "leg_landed_delay": ("landed_delay", 1)})
 
 # %% ../nbs/04_transform.ipynb #tf-yours-features
 from pandas.tseries.holiday import USFederalHolidayCalendar
@@ -307,6 +369,37 @@ FEATURES = FeatureSet(
         Lookup("aircraft", ("tail_number",), ("leg_delay", "left_hour", "leg_minutes"), max_age="20h"), Lookup("landed", ("tail_number",), ("leg_late", "leg_landed_delay"), max_age="20h"),
     ))
 
+# %% ../nbs/04_transform.ipynb #tf-looked-up
+def looked_up(
+    silver: Mapping[str, pd.DataFrame],  # as known at `as_of`
+    as_of: pd.Timestamp,
+    features: FeatureSet = FEATURES, lookups: Callable = lookups,  # what the project declares
+) -> Iterator[tuple[str, Iterator[pd.DataFrame]]]:  # name, and parts in order of time; take all of one before the next
+    "The tables of the lookups, checked; raises `ValueError` when one is not there."
+    made, wanted, there = lookups(silver, as_of), {lookup.name: lookup for lookup in features.lookups}, []
+    for name, found in made.items() if isinstance(made, Mapping) else made:
+        there.append(name)
+        parts = checked_parts(wanted[name], found, as_of) if name in wanted else None
+        del found  # only its parts are left
+        if parts: yield name, parts
+    if missing := [name for name in wanted if name not in there]: raise ValueError(f"lookups {missing} have no table; there are {there}")
+
+# %% ../nbs/04_transform.ipynb #tf-with
+def with_features(
+    found: pd.DataFrame,  # of the project, as `decisions` takes it
+    as_of: pd.Timestamp,
+    between: Callable,    # (name of lookup, after, until) -> its rows known in (after, until]
+    problem: Problem = problem, features: FeatureSet = FEATURES,  # what the project declares
+) -> Iterator[pd.DataFrame]:  # key, decision_time, request, features, target, label_known_at; slices in order of time
+    "Examples with their features, as known when each was decided."
+    check_inputs(features, problem)
+    result, add = [problem.target, "label_known_at"], features.slicewise(between)
+    for part in in_order(found, problem, as_of): yield add(part.drop(columns=result)).join(part[result])
+
+def gates_of(problem: Problem) -> dict:
+    "When what of an example was known, see core.clock."
+    return {"decision_time": "*", "label_known_at": [problem.target]}
+
 # %% ../nbs/04_transform.ipynb #tf-gold
 @dataclass(frozen=True)
 class Gold:
@@ -325,13 +418,9 @@ def transform(
     problem: Problem = problem, features: FeatureSet = FEATURES, examples: Callable = examples, lookups: Callable = lookups,  # what the project declares
 ) -> Gold:
     "Examples with their features, as known when each was decided."
-    check_inputs(features, problem)
-    tables, found = lookups(silver, as_of), decisions(examples(silver), problem, as_of)
-    del silver  # as large as what is made of it; when nobody else holds it, it goes
-    missing = [lookup.name for lookup in features.lookups if lookup.name not in tables]
-    if missing: raise ValueError(f"lookups {missing} have no table; there are {list(tables)}")
-    tables = {lookup.name: check_lookup(lookup, tables[lookup.name]).reset_index(drop=True) for lookup in features.lookups}
-    tables = {name: table[table.known_at <= as_of].astype({"known_at": "datetime64[us, UTC]"}) for name, table in tables.items()}
-    result = [problem.target, "label_known_at"]
-    ready = features.add(found.drop(columns=result), tables).join(found[result])
-    return Gold(ready, tables, features.describe(), {"decision_time": "*", "label_known_at": [problem.target]})
+    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in looked_up(silver, as_of, features, lookups)}
+    def between(name, after, until):
+        first, last = (0 if moment is None else tables[name].known_at.searchsorted(moment, side="right") for moment in (after, until))
+        return tables[name][first:last]
+    ready = pd.concat(with_features(examples(silver), as_of, between, problem, features), ignore_index=True)
+    return Gold(ready, {lookup.name: tables[lookup.name] for lookup in features.lookups}, features.describe(), gates_of(problem))

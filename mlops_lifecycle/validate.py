@@ -60,6 +60,7 @@ def expected_of_gold(
     about("ExpectColumnValuesToBeUnique", "key", why="one row a decision")
     about("ExpectColumnValuesToNotBeNull", "decision_time", why="every decision has its moment")
     if how.amount: about("ExpectColumnUniqueValueCountToBeBetween", target, "curate", "amounts must differ", min_value=3)
+    elif how.blind: about("ExpectColumnDistinctValuesToBeInSet", target, "curate", "an outcome, where there is one", value_set=[0, 1])
     else: about("ExpectColumnDistinctValuesToEqualSet", target, "curate", "both outcomes must occur", value_set=[0, 1])
     about("ExpectColumnPairValuesAToBeGreaterThanB", back_to="curate", why="an answer known before its question is a leak",
           column_A="label_known_at", column_B="decision_time", or_equal=True, ignore_row_if="either_value_is_missing")

@@ -4,7 +4,10 @@ import sqlite3
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from deltalake import DeltaTable
+from playwright.sync_api import expect
+from seen import Seen, chromium
 
 from mlops_lifecycle.collect import COLUMNS, collect
 from mlops_lifecycle.core.settings import load_settings
@@ -57,3 +60,29 @@ def test_wall_clocks_agree_with_instants_in_the_nights_of_the_changes(flights, t
     moved = tables["flights"].assign(scheduled_departure_local=lambda t: t.scheduled_departure_local + pd.Timedelta("1h"))
     wrong = curate({**tables, "flights": moved}, settings.source, Workspace(tmp_path).pseudonyms).quarantine
     assert (wrong[wrong.source == "flights"].reason == '"scheduled_departure_local" is not what the clock of America/New_York showed at "scheduled_departure"').sum() == len(nights)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser: yield browser
+
+
+def test_the_catalog_is_a_page_that_can_be_searched(browser, lived):
+    seen, catalog = Seen(browser), Workspace(lived.workspace).load("catalog")
+    seen.page.goto((lived.site.parent / lived.run["run"] / "catalog.html").as_uri())
+    rows = seen.page.locator("section section tbody tr:visible")
+    expect(seen.page.locator("#narrowed")).to_have_text(f"{sum(map(len, catalog.values()))} columns")
+    seen.page.locator("#narrow").fill("tailnum linkage")
+    expect(seen.page.locator("#narrowed")).to_have_text(f"{rows.count()} columns")
+    assert rows.count() == sum("tailnum" in columns for columns in catalog.values()) == 2
+    seen.page.locator("#narrow").fill("no such thing")
+    expect(seen.page.locator("#narrowed")).to_have_text("0 columns")
+    assert not seen.elsewhere and not seen.errors
+
+
+def test_delta_tells_the_same_as_the_catalog(lived):
+    workspace = Workspace(lived.workspace)
+    for table, columns in workspace.load("catalog").items():
+        if workspace.version(f"silver.{table}") is None: continue
+        said = {f.name: f.metadata.get("comment", "") for f in DeltaTable(workspace.root / "lake" / "silver" / table).schema().fields}
+        assert said.keys() == columns.keys() and all(entry["meaning"] in said[c] for c, entry in columns.items()), table

@@ -12,7 +12,7 @@ from mlops_lifecycle.core.features import Feature, FeatureSet, columns_of
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.stages import GoBack
 from mlops_lifecycle.core.workspace import Workspace
-from mlops_lifecycle.evaluate import BEHAVIOURS, declared_groups, evaluate, in_words, insist, month_figure, page_of
+from mlops_lifecycle.evaluate import BEHAVIOURS, declared_groups, evaluate, fairness, group_gates, in_words, insist, month_figure, page_of
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.train import read_candidates
 from mlops_lifecycle.transform import FEATURES
@@ -106,3 +106,26 @@ def test_a_candidate_is_held_against_a_release_when_asked(court, lived, tmp_path
     done = mlops("run", "evaluate", "-p", f"champion={released['model']}", **settings)
     assert done.returncode == 2 and '"saves what the plan asks for": 0,' in " ".join(done.stdout.split())  # it is the same model
     passed(mlops("run", "evaluate", "-p", f"champion={released['rule']}", **settings))
+
+
+def test_a_group_too_small_to_judge_is_said_so_and_never_passed(court):
+    """Seven flights of one airport are no proof that its passengers fare alike."""
+    rows = court.examples[court.examples.late.notna()].head(4000)
+    few = rows.origin.where(rows.origin != "LGA", np.where((rows.origin == "LGA").to_numpy(bool).cumsum() <= 7, "LGA", "JFK")).rename("origin")
+    decided = np.zeros(len(rows), dtype=int)
+    fair, alone = (fairness(pd.DataFrame({"origin": groups}), rows.late, decided, limit=0.25)[0] for groups in (few, few.where(few == "LGA", "JFK")))
+    assert fair["too_small"] == ["LGA"] and set(fair["groups"]) == {"EWR", "JFK"} and alone["fair"] is None
+    said = group_gates(pd.DataFrame({"high": [None], "other": [1.0], "weak": [None], "column": ["origin"], "group": ["LGA"]}), [alone], court.settings.evaluate)
+    assert [g["passed"] for g in said] == [None, None] and "too small to judge: LGA" in said[1]["gate"]
+
+
+def test_each_candidate_is_in_the_experiment_log_with_what_made_it(lived):
+    from mlflow import MlflowClient
+    workspace = Workspace(lived.workspace)
+    document, client = workspace.load("candidates"), MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    assert document["candidates"]
+    for candidate in document["candidates"]:
+        logged = client.get_run(candidate["mlflow_run"]).data
+        assert {"cost", "auc", "seconds", "fold_cost"} <= set(logged.metrics) and {"seed", "rows"} <= set(logged.params)
+        assert logged.tags["notebook"] == "07_train.ipynb" and "gold.examples" in logged.tags["versions"] and logged.tags["run"] == document["run"] and logged.tags["seed"]
+        assert client.get_metric_history(candidate["mlflow_run"], "fold_cost")[0].value == candidate["folds"][0]["cost"]

@@ -11,6 +11,7 @@ from mlops_lifecycle.explore import explorable, explore, take_ideas, try_ideas
 from mlops_lifecycle.formulate import Costs, climb, costs_from, problem
 from mlops_lifecycle.train import enough_labels, no_target_inside, split
 from mlops_lifecycle.transform import FEATURES
+from mlops_lifecycle.validate import expected_of_gold
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,9 @@ def test_a_cost_matrix_without_sense_is_refused(matrix, says):
     with pytest.raises(ValueError, match=says): costs_from(matrix)
 
 
-@pytest.mark.parametrize(("variable", "value", "says"), [("CAUGHT", "9", "missed must cost at least as much as caught, got 5 and 9"), ("MISSED", "-1", '"missed" must be 0 to'), ("REVIEW", "x", '"review" must be 0 to')])
+@pytest.mark.parametrize(("variable", "value", "says"), [
+    ("CAUGHT", "9", "missed must cost at least as much as caught, got 5 and 9"), ("MISSED", "-1", '"missed" must be 0 to'), ("REVIEW", "x", '"review" must be 0 to'),
+    ("CAPACITY", "20", '"capacity" must be 0.0001 to 1')])
 def test_costs_without_sense_are_refused_in_the_settings(variable, value, says):
     with pytest.raises(SettingsError, match=says): load_settings(environ={f"MLOPS_COSTS__{variable}": value})
 
@@ -59,7 +62,7 @@ def test_costs_without_sense_are_refused_in_the_settings(variable, value, says):
     (lambda t: t.assign(late=0), "transform", '"late" must be 0 and 1 among the labelled examples'),
     (lambda t: t.assign(visibility=10.0), "transform", 'feature "visibility" is 10.0 in all'),
     (lambda t: t.assign(humidity=np.nan), "transform", 'feature "humidity" is missing in all'),
-    (lambda t: t.head(10).assign(late=[0, 1] * 5), "collect", "only 10 labelled rows lie before")])
+    (lambda t: t.head(10).assign(late=[0, 1] * 5), "collect", "only 10 rows to learn from lie before")])
 def test_what_nothing_can_be_learned_from_is_refused_by_name(gold, spoil, back, says):
     with pytest.raises(GoBack, match=says) as found:
         explore(explorable(spoil(gold), problem.target, pd.Timestamp("2013-06-01T00:00Z"), "MS"), [f.name for f in SOME], problem.target, "MS")
@@ -81,3 +84,7 @@ def test_an_idea_that_gains_takes_the_way_back_and_one_that_does_not_is_refused(
     with pytest.raises(GoBack, match='the idea "how_the_day_goes" surely saves') as back: take_ideas(tried)
     assert (back.value.stage, back.value.parameters) == ("transform", {"ideas": "how_the_day_goes"})
     take_ideas(tried[~tried.gains])
+    with_idea = FeatureSet((*SOME, Feature("how_the_day_goes", unit="share", idea=True)))  # the way back is taken: it is learned from, and held to what its unit says
+    assert "how_the_day_goes" in with_idea.learned(("how_the_day_goes",)).names and "how_the_day_goes" not in with_idea.learned(()).names
+    held = [e.arguments for e in expected_of_gold(with_idea.describe(), problem.target) if e.arguments.get("column") == "how_the_day_goes"]
+    assert {"column": "how_the_day_goes", "min_value": 0, "max_value": 1} in held and len(held) >= 2

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import collect
 from mlops_lifecycle.core.clock import known
-from mlops_lifecycle.core.features import Encoder, Lookup, as_of_join
+from mlops_lifecycle.core.features import Encoder, Feature, FeatureSet, Lookup, as_of_join
 from mlops_lifecycle.core.log import ServingLog
 from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.workspace import Workspace, from_arrow, to_arrow
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import key_of, problem
 from mlops_lifecycle.serving import columns_for, features_for
@@ -85,6 +85,16 @@ def test_training_and_serving_features_are_equal_row_for_row(days, tmp_path):
     assert 0 < missing < 300 * len(features.names) / 2
 
 
+def test_what_the_stage_leaves_in_parts_is_what_it_makes_in_memory(lived):
+    workspace = Workspace(lived.workspace)
+    published = workspace.published()
+    as_of = pd.Timestamp(published["passed"]["transform"]["as_of"])
+    made = transform({name: workspace.read(f"silver.{name}", as_of=as_of) for name in ("flights", "weather")}, as_of)
+    for name, table in {"examples": made.examples, **{f"lookup_{n}": t for n, t in made.lookups.items()}}.items():
+        pd.testing.assert_frame_equal(workspace.read(f"gold.{name}"), from_arrow(to_arrow(table)), check_exact=True)
+    assert len(made.examples) > 10_000 and published["names"]["gold.examples"]["gates"] == made.gates
+
+
 times = st.integers(0, 50)
 rows = st.lists(st.tuples(st.sampled_from("ab"), times), max_size=20)
 
@@ -99,3 +109,18 @@ def test_an_as_of_join_keeps_each_row_once_and_finds_the_latest(examples, table,
     best = lambda b, t: max(((at, i) for i, (of, at) in enumerate(table) if of == b and at <= t and (age is None or t - at <= age)), default=(0, np.nan))[1]
     pd.testing.assert_frame_equal(joined[list(left)], left)
     np.testing.assert_array_equal(joined.waiting.to_numpy(float), [best(b, t) for b, t in examples])
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples=st.lists(st.tuples(st.sampled_from("ab"), times), min_size=1, max_size=20), table=st.lists(st.tuples(st.sampled_from("abc"), times), max_size=20, unique=True),
+       age=st.sampled_from([None, 0, 5]), key=st.sampled_from([(), ("branch",)]), cuts=st.sets(times, max_size=4))
+def test_wherever_the_slices_are_cut_the_features_are_the_same(examples, table, age, key, cuts):
+    moment = lambda hours: pd.to_datetime(pd.Series(hours, dtype="int64") * 3_600, unit="s", utc=True).astype("datetime64[us, UTC]")
+    if not key: table = list({t: (b, t) for b, t in table}.values())  # one row a moment
+    left = pd.DataFrame({"branch": pd.Series([b for b, _ in examples], dtype="str"), "decision_time": moment([t for _, t in examples])}).sort_values("decision_time", kind="stable")
+    right = pd.DataFrame({"branch": pd.Series([b for b, _ in table], dtype="str"), "known_at": moment([t for _, t in table]), "waiting": np.arange(len(table), dtype=float)})
+    right = right.sort_values("known_at", kind="stable", ignore_index=True)
+    features = FeatureSet((Feature("waiting"),), (Lookup("queue", key, ("waiting",), None if age is None else f"{age}h"),))
+    between = lambda name, after, until: right[(right.known_at <= until) & (True if after is None else right.known_at > after)]
+    slices = [part for _, part in left.groupby(np.searchsorted(sorted(cuts), left.decision_time.astype("int64") / 3.6e9)) if len(part)]
+    pd.testing.assert_frame_equal(pd.concat(map(features.slicewise(between), slices)), features.add(left, {"queue": right}), check_exact=True)

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes_of', 'within_reach', 'columns_of', 'missing_row',
-           'row_of', 'FeatureSet', 'look_up', 'compute', 'look_up_row', 'add', 'source_of', 'describe', 'Encoder',
-           'encode', 'to_fit', 'to_dict', 'from_dict']
+           'row_of', 'FeatureSet', 'look_up', 'compute', 'look_up_row', 'add', 'carried', 'slicewise', 'checked_parts',
+           'source_of', 'describe', 'Encoder', 'encode', 'to_fit', 'to_dict', 'from_dict']
 
 # %% ../../nbs/core/features.ipynb #feat-imports
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache, partial
@@ -70,11 +70,12 @@ def check_lookup(
     wanted = [*lookup.key, "known_at", *lookup.values]
     missing = [c for c in wanted if c not in table]
     if missing: raise ValueError(f'lookup "{lookup.name}" lacks {missing}; it has {list(table)}')
-    table = table[wanted].dropna(subset=[*lookup.key, "known_at"])
+    if (gone := table[[*lookup.key, "known_at"]].isna().any(axis=1)).any(): table = table[~gone]
+    table = table[wanted]
     twice = table.duplicated([*lookup.key, "known_at"], keep=False)
     if twice.any():
         raise ValueError(f'lookup "{lookup.name}" has {int(twice.sum())} rows that share a key and a time, such as {table[twice].iloc[0].to_dict()}')
-    return table.sort_values("known_at", kind="stable")
+    return table if table.known_at.is_monotonic_increasing else table.sort_values("known_at", kind="stable")
 
 # %% ../../nbs/core/features.ipynb #feat-asof
 def as_of_join(
@@ -99,7 +100,7 @@ def codes_of(
     "A key of any columns as a number: joins are many times faster by it."
     code = np.zeros(rows_left + rows_right, dtype="int64")
     for a, b in zip(left, right):
-        part = pd.factorize(np.concatenate([a.astype(object), b.astype(object)]))[0]
+        part = pd.factorize(pd.concat([a, b] if a.dtype == b.dtype else [a.astype(object), b.astype(object)], ignore_index=True))[0]
         code = pd.factorize(code * (part.max(initial=0) + 1) + part)[0]
     return code[:rows_left], code[rows_left:]
 
@@ -273,11 +274,55 @@ def add(
     for name, value in values.items():
         if np.shape(value) != (len(examples),):
             raise ValueError(f'feature "{name}" gives shape {np.shape(value)} for {len(examples)} rows; its function must work row by row')
-    new = {n: v for n, v in values.items() if n not in examples}
+    new = {n: v.astype(float) if np.asarray(v).dtype.kind in "iu" else v for n, v in values.items() if n not in examples}
     shared = len({id(v) for v in new.values()}) < len(new)  # two features with one array would change together
     return pd.concat([examples, pd.DataFrame(new, index=examples.index, copy=shared)], axis=1)
 
 FeatureSet.add = add
+
+# %% ../../nbs/core/features.ipynb #feat-slices
+def carried(
+    lookup: Lookup,
+    table: pd.DataFrame,  # of the lookup, in order of `known_at`
+    now: pd.Timestamp,
+) -> pd.DataFrame:        # at most one row a key
+    "What a decision after `now` may still find in the table."
+    table = table if lookup.max_age is None else table[table.known_at >= now - lookup.age_limit]
+    return table.drop_duplicates(list(lookup.key), keep="last") if lookup.key else table.tail(1)
+
+def slicewise(
+    self: FeatureSet,
+    between: Callable,  # (name of lookup, after, until) -> its rows known in (after, until], in order; after None: all until then
+) -> Callable:          # takes slices of the examples, each decided later than all before it, and gives what `add` gives
+    "`add` for a table larger than memory."
+    after, before = None, {}
+    def add(examples: pd.DataFrame) -> pd.DataFrame:
+        nonlocal after, before
+        until = examples.decision_time.max() if len(examples) else pd.Timestamp(0, tz="UTC")
+        fresh = {lookup.name: between(lookup.name, after, until) for lookup in self.lookups}
+        tables = {name: pd.concat([before[name], rows], ignore_index=True) if before else rows for name, rows in fresh.items()}
+        after, before = until, {lookup.name: carried(lookup, tables[lookup.name], until) for lookup in self.lookups}
+        return self.add(examples, tables)
+    return add
+
+FeatureSet.slicewise = slicewise
+
+# %% ../../nbs/core/features.ipynb #feat-parts
+def checked_parts(
+    lookup: Lookup,
+    found: pd.DataFrame | Iterable[pd.DataFrame],  # the table, or its parts in order of time
+    until: pd.Timestamp,                           # now
+    most: int = 1_000_000,                         # rows of a part
+) -> Iterator[pd.DataFrame]:                       # at least one, in order
+    "The parts of a lookup as known now; raises `ValueError` when they could give two answers."
+    newest, found = None, iter([found]) if isinstance(found, pd.DataFrame) else found
+    for part in found:
+        part = check_lookup(lookup, part)
+        part = part[:part.known_at.searchsorted(until, side="right")].astype({"known_at": "datetime64[us, UTC]"}).reset_index(drop=True)
+        if newest is not None and len(part) and part.known_at[0] <= newest:
+            raise ValueError(f'the parts of lookup "{lookup.name}" must come in order of time; one begins at {part.known_at[0]}, the one before ended at {newest}')
+        for start in range(0, max(len(part), newest is None), most): yield part[start:start + most].reset_index(drop=True)
+        newest = part.known_at.max() if len(part) else newest
 
 # %% ../../nbs/core/features.ipynb #feat-doc
 def source_of(

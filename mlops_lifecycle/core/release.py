@@ -48,7 +48,7 @@ def model_bytes(
 
 # %% ../../nbs/core/release.ipynb #rel-types-code
 TRUSTED = frozenset({
-    "functools.partial", "mlops_lifecycle.core.ensemble.LogOddsMean", "numpy.dtype", "sklearn.utils.validation.check_array",
+    "functools.partial", "mlops_lifecycle.core.ensemble.AmountMean", "mlops_lifecycle.core.ensemble.LogOddsMean", "mlops_lifecycle.core.ladder.Unusual", "numpy.dtype", "sklearn.utils.validation.check_array",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree",
     "scipy.interpolate._bsplines.BSpline", "scipy._lib.array_api_compat.numpy._aliases.asarray"})
 

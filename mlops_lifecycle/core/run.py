@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['modules_used', 'code_digest', 'new_run', 'write_run', 'StageRun', 'read', 'tables', 'load', 'file', 'log', 'answers',
-           'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'head', 'record', 'alone']
+           'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'between', 'head', 'heads', 'record',
+           'alone']
 
 # %% ../../nbs/core/run.ipynb #5cf784fa
 import ast
@@ -13,7 +14,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,7 +154,7 @@ StageRun._note, StageRun.log, StageRun.answers = _note, log, answers
 # %% ../../nbs/core/run.ipynb #efd9fbc4
 def write(self: StageRun,
     name: str,            # "silver.loans"
-    frame: pd.DataFrame,
+    frame: pd.DataFrame,  # or an iterator of its parts
     known: dict = None,   # {column of times: "*" for the row, or the columns whose values it gates}
     schema=None,          # the Arrow schema that it must have, see `core.schema`
 ) -> None:
@@ -201,16 +202,28 @@ def read_columns(self: StageRun,
     name: str,            # "silver.loans"
     columns: list[str],
 ) -> pd.DataFrame:
-    "Some columns of a published table, as they were known then."
+    "Some columns of a published table, or of one that this run has left, as they were known then."
     self._note(name)
-    return self.workspace.read_columns(name, columns, self.as_of)
+    return self.workspace.read_columns(name, columns, self.as_of, self.entries.get(name))
+
+def between(self: StageRun,
+    name: str,               # "gold.lookup_visitors"
+    time: str = "known_at",  # column of times
+) -> Callable:               # (after, until) -> rows in (after, until], in order of time; after None: all until then
+    "What reads a published table stretch by stretch, or one that this run has left."
+    self._note(name)
+    return self.workspace.between(name, time, self.entries.get(name))
 
 def head(self: StageRun, name: str) -> pd.DataFrame:
     "A published table's columns and their types, without its rows."
     self._note(name)
     return self.workspace.head(name)
 
-StageRun.append, StageRun.append_events, StageRun.read_columns, StageRun.head = append, append_events, read_columns, head
+def heads(self: StageRun, zone: str) -> dict[str, pd.DataFrame]:  # {short name: no rows}
+    "The same of all tables of a zone."
+    return {n.partition(".")[2]: self.head(n) for n in sorted(self.workspace.published()["names"]) if n.startswith(f"{zone}.")}
+
+StageRun.append, StageRun.append_events, StageRun.read_columns, StageRun.between, StageRun.head, StageRun.heads = append, append_events, read_columns, between, head, heads
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:

@@ -182,7 +182,7 @@ def kernel_environment(
 ) -> dict:
     "This process's variables as a stage's kernel gets them: libraries are quiet, figures are drawn in the notebook, waiting threads soon sleep."
     here = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return {"GOMP_SPINCOUNT": "1000"} | here | QUIET | more
+    return {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "1"} | here | QUIET | more
 
 # %% ../../nbs/core/runner.ipynb #260050ef
 def execute(
@@ -363,8 +363,9 @@ def outcome(workspace: Workspace) -> list[str]:
     problem, verdict, release, deployment, operation, monitoring = (workspace.load(n) if n in names else {} for n in wanted)
     unit, said = problem.get("unit", "cost units a decision"), []
     bar = verdict.get("bar", {})
-    if "rule" in bar.get("costs", {}): said.append(f"The rule costs {bar['costs']['rule']:.3f} {unit}.")
-    if verdict:
+    if bar.get("costs", {}).get("rule") is not None: said.append(f"The rule costs {bar['costs']['rule']:.3f} {unit}.")
+    if verdict and verdict["cost"] is None: said.append(f"The model picks {verdict['acted']:.1%}; what that saves is not known yet.")
+    elif verdict:
         how = "clears the bar" if verdict["passed"] else "does not clear the bar"
         said.append(f"The model costs {verdict['cost']:.3f} and {how}: the cheapest without it is {bar['name']!r} with {bar['cost']:.3f}.")
     if release: said.append("Released: " + " and ".join(filter(None, (release.get("rule"), release.get("model")))) + ".")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'outside', 'to_arrow', 'digest', 'from_arrow', 'Workspace', 'store', 'publish', 'read', 'load',
-           'read_columns', 'head', 'append', 'append_events', 'version', 'Busy', 'lock', 'pseudonyms']
+           'read_columns', 'head', 'between', 'append', 'append_events', 'version', 'Busy', 'lock', 'pseudonyms']
 
 # %% ../../nbs/core/workspace.ipynb #a8336a6b
 import fcntl
@@ -15,11 +15,12 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .clock import known
@@ -147,12 +148,15 @@ def _store_parts(self: Workspace, path: Path, parts: Iterator[pd.DataFrame], bef
     "Write a table part by part, as one new version."
     import pyarrow as pa
     from deltalake import DeltaTable, WriterProperties, write_deltalake
-    seen, first = {"rows": 0, "digest": ""}, to_arrow(next(parts))
+    seen = {"rows": 0, "digest": ""}
+    def numbered(part): return part if any(c.startswith("_") for c in part) else part.assign(_row=np.arange(seen["rows"], seen["rows"] + len(part)))
+    first = next(parts); schema = to_arrow(numbered(first)).schema
+    parts = itertools.chain([first], parts); del first  # each is gone before the next is made
     def batches():
-        for table in itertools.chain([first], (to_arrow(part).cast(first.schema) for part in parts)):
+        for table in (to_arrow(numbered(part)).cast(schema) for part in parts):
             seen["rows"] += len(table); seen["digest"] = digest([seen["digest"], digest(table)])
             yield from table.to_batches()
-    write_deltalake(path, pa.RecordBatchReader.from_batches(first.schema, batches()), mode="overwrite", schema_mode="overwrite",
+    write_deltalake(path, pa.RecordBatchReader.from_batches(schema, batches()), mode="overwrite", schema_mode="overwrite",
                     writer_properties=WriterProperties(max_row_group_size=1 << 15))  # rows that the writer holds
     return seen | {"version": before["version"] if before.get("digest") == seen["digest"] else DeltaTable(path).version()}
 
@@ -213,9 +217,10 @@ def read_columns(self: Workspace,
     name: str,                          # a table: "silver.loans"
     columns: list[str],                 # some of its columns
     as_of: pd.Timestamp | str = None,   # now, for the table's gates
+    entry: dict | None = None,          # of `store`: a version that is not published yet
 ) -> pd.DataFrame:
     "Some columns of a table's published version, in the order that was asked for."
-    entry, wanted = self._entry(name), set(columns)
+    entry, wanted = entry or self._entry(name), set(columns)
     gates = {time: gated if gated == "*" else [c for c in gated if c in wanted] for time, gated in entry["gates"].items() if gated == "*" or wanted & {time, *gated}}
     frame = frame_of(self.root / "lake" / name.replace(".", "/"), entry["version"], list(dict.fromkeys([*columns, *gates])))
     return (frame if as_of is None else known(frame, as_of, gates))[columns]
@@ -227,6 +232,27 @@ def head(self: Workspace, name: str) -> pd.DataFrame:  # no rows
     return from_arrow(schema.empty_table().select([column for column in schema.names if not column.startswith("_")]))
 
 Workspace.read_columns, Workspace.head = read_columns, head
+
+# %% ../../nbs/core/workspace.ipynb #ws-between
+def between(self: Workspace,
+    name: str,                          # a table: "gold.lookup_visitors"
+    time: str,                          # column of times, UTC
+    entry: dict | None = None,          # of `store`: a version that is not published yet
+) -> Callable:                          # (after, until) -> rows in (after, until], in order of time; after None: all until then
+    "What reads a table stretch by stretch."
+    import pyarrow.compute as pc
+    from deltalake import DeltaTable
+    from pyarrow.dataset import dataset
+    path = self.root / "lake" / name.replace(".", "/")
+    table = DeltaTable(path, version=(entry or self._entry(name))["version"])
+    lake = dataset(table.file_uris(), schema=table.to_pyarrow_dataset().schema, format="parquet")
+    columns, rows = [c for c in lake.schema.names if c == "_row" or not c.startswith("_")], ["_row"] if "_row" in lake.schema.names else []
+    def stretch(after: pd.Timestamp | None, until: pd.Timestamp) -> pd.DataFrame:
+        wanted = (pc.field(time) <= until) if after is None else (pc.field(time) <= until) & (pc.field(time) > after)
+        return from_arrow(lake.to_table(columns, filter=wanted)).sort_values([time, *rows], kind="stable", ignore_index=True).drop(columns=rows)
+    return stretch
+
+Workspace.between = between
 
 # %% ../../nbs/core/workspace.ipynb #ws-append
 def append(self: Workspace,

@@ -1,0 +1,16 @@
+# %% [markdown]
+# ## Yours: two ways to be unlike the others
+
+# %%
+#| export
+from sklearn.ensemble import IsolationForest
+
+from mlops_lifecycle.core.ladder import Unusual
+
+def isolation_forest(categorical: list[bool], seed: int) -> BaseEstimator:
+    "What is soon alone when rows are cut at random."
+    return make_pipeline(SimpleImputer(keep_empty_features=True), IsolationForest(n_estimators=60, random_state=seed))
+
+# %%
+#| export
+families = {"isolation forest": isolation_forest, "outside of clusters": lambda categorical, seed: Unusual(random_state=seed)}

@@ -1,0 +1,12 @@
+# %% [markdown]
+# ## Yours: what every dispatcher would say
+#
+# A storm is unlike other weather.
+
+# %%
+#| export
+BEHAVIOURS = (Behaviour("a storm", lambda rows: {"visibility": 0.5, "wind": 45.0, "rain": 0.4, "humidity": 98.0, "darkness": 13.3}, "higher", among=lambda rows: rows["visibility"] >= 9),)
+
+def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    "None beside the protected field."
+    return pd.DataFrame(index=rows.index)

@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 from conftest import ROOT, cells, copy_project, environment, is_yours, last_run, mlops, passed, replace_yours, yours
 from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.dummy import DummyRegressor
 
+from mlops_lifecycle.core.ensemble import AmountMean
+from mlops_lifecycle.core.kinds import ask
+from mlops_lifecycle.core.ladder import Unusual
+from mlops_lifecycle.core.release import Release, write_release
 from mlops_lifecycle.core.stages import STAGES
 from mlops_lifecycle.core.workspace import Workspace, outside
 
@@ -22,9 +27,9 @@ def with_yours(problem: str) -> dict[str, list[dict]]:
 
 
 def is_lesson(cell: dict) -> bool:
-    """Whether a cell only shows something: it is not exported, not run with the stage, not the project's, and more than imports."""
+    """Whether a cell only shows something: it is not exported, not run with the stage, not the project's, and imports nothing for the others."""
     shows = cell["cell_type"] == "code" and not cell["metadata"].get("tags") and not any(line.startswith("#|") for line in cell["text"].splitlines())
-    return shows and not all(line.startswith(("import ", "from ", "#", "%")) for line in cell["text"].splitlines() if line.strip())
+    return shows and not cell["id"].endswith("imports")
 
 
 def project_of(problem: str, root: Path, table: str, frame: pd.DataFrame, lessons: bool = True) -> Path:
@@ -50,17 +55,21 @@ def passed_all(project: Path) -> Workspace:
 
 
 def test_a_second_problem_goes_through_all_stages(tmp_path):
+    """And back once: an idea for a feature gains, the run takes it up, and goes on."""
     table = load_breast_cancer(as_frame=True)
     columns = {name: table.data[f"mean {name}"] for name in ("radius", "texture", "smoothness", "concavity", "symmetry")}
     size = np.where(table.data["mean area"] < 600, "small", "large")
     frame = table.data.iloc[:, :0].assign(sample=[f"S{i:04d}" for i in range(len(table.data))], **columns, size=size, malignant=1 - table.target)
-    project = project_of("breast_cancer", tmp_path / "project", "samples", frame)
-    done = passed(mlops("run", project=project))
+    project = project_of("breast_cancer", tmp_path / "project", "samples", frame, lessons=False)
+    done = passed(mlops("run", "--on-goback", "retry", project=project))
     workspace = passed_all(project)
+    assert [(e["from"], e["to"]) for e in last_run(workspace.root)["edges"]] == [("explore", "transform")]  # the contour's concave parts were an idea, and it gains
+    assert workspace.load("features")["taken"] == ["concavity"] and "concavity" in workspace.load("candidates")["candidates"][0]["encoder"]["names"]
+    assert "concavity" in {e["column"] for e in workspace.load("validation")["expectations"]}
     assert workspace.load("problem")["costs"] == {"missed": 20, "needless": 1}
     assert workspace.load("verdict")["passed"] and workspace.load("operation")["action"] in ("promoted", "held")
     assert "biopsies a sample" in done.stdout
-    assert json.loads(passed(mlops("run", "--json", project=project)).stdout)["status"] == "passed"
+    assert json.loads(passed(mlops("run", "--json", "-p", "ideas=concavity", project=project)).stdout)["status"] == "passed"
 
 
 def test_an_amount_goes_through_all_stages(tmp_path):
@@ -120,3 +129,15 @@ def test_unlabelled_flights_go_through_all_stages(flights, tmp_path):
     passed(mlops("score", project / "asked.csv", project / "scored.csv", project=project))
     told = pd.read_csv(project / "scored.csv")
     assert (told.decision == (told.score >= told.threshold)).all() and told.score.between(0, 1).all() and told.score.nunique() > 1
+
+
+def test_detectors_and_means_of_amounts_answer_the_same_from_a_release(tmp_path):
+    matrix = np.random.default_rng(0).normal(size=(300, 2)); matrix[::50, 0] = np.nan
+    manifest = {"kind": "model", "name": "it", "as_of": "2024-01-01", "features": {}, "encoder": {"names": ["a", "b"], "categories": {}}, "threshold": 0.9}
+    columns = {"a": matrix[:, 0], "b": matrix[:, 1]}
+    for kind, calibration, fitted in (("anomaly", {}, Unusual().fit(matrix)),
+                                      ("regression", {"interval": [-1.0, 2.0], "confidence": 0.9}, AmountMean([DummyRegressor(strategy=s) for s in ("mean", "median")]).fit(matrix, matrix[:, 1]))):
+        release = Release.load(write_release(tmp_path, manifest | {"decides": kind, "calibration": calibration}, {}, fitted))
+        np.testing.assert_array_equal(release.score(columns), ask(fitted, matrix))
+        one = release.score_one({"a": 9.0, "b": 9.0})
+        assert one == ask(fitted, np.array([[9.0, 9.0]]))[0] and release.interval(one) == ([one - 1, one + 2] if calibration else None)

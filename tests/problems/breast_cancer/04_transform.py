@@ -1,7 +1,7 @@
 # %% [markdown]
 # ## Yours: the measures as they are, and one of our own
 #
-# Nothing is looked up: all that is known comes with the sample.
+# Nothing is looked up: all that is known comes with the sample. That concave parts of the contour tell something is an idea; whether it gains, exploring says.
 
 # %%
 #| export
@@ -21,7 +21,7 @@ def area(radius):
     return np.pi * radius**2
 
 FEATURES = FeatureSet((
-    Feature("radius", unit="µm"), Feature("texture"), Feature("smoothness"), Feature("concavity"), Feature("symmetry"), Feature("size", categorical=True),
+    Feature("radius", unit="µm"), Feature("texture"), Feature("smoothness"), Feature("concavity", idea=True), Feature("symmetry"), Feature("size", categorical=True),
     Feature("area", ("radius",), area, unit="µm²")))
 
 # %%

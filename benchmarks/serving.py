@@ -25,18 +25,21 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from mlops_lifecycle.core.features import within_reach
 from mlops_lifecycle.core.log import ServingLog
 from mlops_lifecycle.core.release import Release, read_model
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.operate import free_port, requests_of
+from mlops_lifecycle.transform import FEATURES
 
 ROOT = Path(__file__).parent.parent
 SERVE, ASK = {0}, {1 if (os.cpu_count() or 1) > 1 else 0}  # cores
 SECONDS, CONNECTIONS = 3, 16
 MLOPS = [sys.executable, "-c", "from mlops_lifecycle.core.cli import app; app()"]
-QUIET = {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True", "PYTHONWARNINGS": "ignore"}
+QUIET = {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True", "PYTHONWARNINGS": "ignore",
+         "PYTHONDONTWRITEBYTECODE": ""}  # compiled modules are kept, as everywhere but where somebody forbade it
 
 
 def say(figure: str, value: float | None, unit: str, goal: float | None = None, more: bool = True, **against) -> None:
@@ -61,12 +64,15 @@ class Deployed:
             if not self.model_in(there): raise SystemExit(f"no model was released, so there is nothing to measure:\n{made.stdout[-2000:]}{made.stderr[-2000:]}")
         shutil.copytree(there, folder / "workspace", ignore=shutil.ignore_patterns("runs", "mlflow*"))
         self.workspace, self.id = Workspace(folder / "workspace"), self.model_in(there)
-        log = ServingLog(self.workspace.serving_db); log.deploy(stable=self.id, canary=None, share=0.0); log.close()
+        log = ServingLog(self.workspace.serving_db); log.deploy(stable=self.id, canary=None, share=0.0)
         self.release = Release.load(self.workspace.releases / self.id)
         self.estimator = read_model((self.workspace.releases / self.id / "model.skops").read_bytes())
         self.examples = self.workspace.read("gold.examples")
         last = self.examples[self.examples.decision_time >= self.examples.decision_time.max() - pd.Timedelta(days=7)]
         self.asked = last.sample(min(len(last), 2_000), random_state=0)
+        for lookup in FEATURES.lookups:  # what was known when the asked week was decided: without it every look-up would find nothing, and that is quick
+            log.online_put(lookup, within_reach(lookup, self.workspace.read(f"gold.lookup_{lookup.name}"), self.asked.decision_time))
+        log.close()
         tails = pd.Series(self.workspace.read("bronze.flights").tailnum.dropna().unique())
         self.requests = requests_of(self.asked, problem.Request, dict(zip(self.workspace.pseudonyms(tails), tails)))
         self.matrix = np.nan_to_num(self.release.encoder.encode({n: self.asked[n].to_numpy(object) for n in self.release.encoder.names}))  # ready, and without gaps: more than peers get elsewhere

@@ -38,9 +38,10 @@ def slots(
 def check_release(
     folder: Path,      # of the release
     problem: Problem,
+    key: bytes | None = None,  # with which it must be signed
 ) -> Release:
     "The release, verified; raises `GoBack` to release where it cannot be trusted."
-    try: return Release.load(folder, rule=problem.rule)
+    try: return Release.load(folder, rule=problem.rule, key=key)
     except (ValueError, OSError) as error: raise GoBack("release", f"{folder.name} cannot be deployed: {error}", evidence={"release": folder.name}) from error
 
 # %% ../nbs/13_deploy.ipynb #13-d-smoke-code
@@ -85,11 +86,12 @@ def deploy(
     releases: Path,     # the folder of all releases
     problem: Problem,
     check: Callable,    # one artificial request, such as `smoke_check`; raises GoBack
+    key: bytes | None = None,  # with which releases must be signed
 ) -> dict:              # stable, canary, share, generation; answers: of the releases that are new in a slot
     "Put released rule and model into their slots; raises `GoBack` to release, and then nothing has changed."
     now = log.deployment()
     change = slots(now, released)
     then = {slot: (now | change)[slot] for slot in ("stable", "canary")}
-    loaded = {slot: check_release(Path(releases) / name, problem) for slot, name in then.items() if name}
+    loaded = {slot: check_release(Path(releases) / name, problem, key) for slot, name in then.items() if name}
     answers = {slot: check(release) for slot, release in loaded.items() if slot in change}
     return (log.deploy(**change) if change else now) | {"answers": answers}

@@ -196,7 +196,7 @@ def fairness(
 def alone(
     examples: pd.DataFrame,  # labelled rows
     feature_set: FeatureSet, target: str,
-) -> pd.Series:              # area under the ROC curve of each feature by itself, 0.5 to 1, best first
+) -> pd.Series:              # share of pairs that each feature by itself puts in the right order, 0.5 to 1, best first
     "How well each feature orders the rows without a model."
     y, found = examples[target].to_numpy(float), {}
     for feature in feature_set.features:

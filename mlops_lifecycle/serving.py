@@ -49,7 +49,7 @@ from .core.door import LOG, Door, Metrics, Refusal, headers_of, read_body, shown
 from .core.features import FeatureSet, row_of
 from .core.keys import KeyRing
 from .core.log import Contradiction, GroupCommit, NotStored, Online, ServingLog, UnknownPrediction, microseconds, prediction_row, reaction, sqlite_warning, store_once
-from .core.release import Release, write_release
+from .core.release import Release, sign, signing_key, write_release
 from .core.server import settle, with_parent
 from .core.settings import Settings, load_settings
 from .core.stages import GoBack
@@ -200,12 +200,13 @@ def load_slots(
     problem: Problem,
     features: Callable[[], FeatureSet],  # of the package; called when a model is loaded
     before: Slots = Slots(),
+    key: bytes | None = None,  # with which releases must be signed
 ) -> Slots:
     "Load what is deployed; whatever cannot be loaded does not serve."
     found, faults = {}, []
     for slot in ("stable", "canary"):
         try:
-            found[slot] = release = state[slot] and Release.load(releases / Path(state[slot]).name, rule=problem.rule)
+            found[slot] = release = state[slot] and Release.load(releases / Path(state[slot]).name, rule=problem.rule, key=key)
             if release and release.kind == "model":
                 same_features(release, features())
                 release.score_one(dict.fromkeys(release.encoder.names, np.nan))  # whatever a library does at its first question, no client waits for it
@@ -219,12 +220,14 @@ def trial_workspace(
     root: Path,        # an empty folder
     problem: Problem,
     plan: Mapping,     # the document that stage 00 left
+    key: bytes | None = None,  # that signs its release
 ) -> Workspace:
     "A workspace of its own in which the rule serves."
     workspace, rule = Workspace(root), problem.rule
     workspace.publish({"plan": workspace.store("plan", dict(plan))})
     manifest = {"kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha, "decides": problem.kind}
     released = write_release(workspace.releases, manifest, {})
+    if key: sign(released, key)
     log = ServingLog(workspace.serving_db)
     log.deploy(stable=released.name)
     log.close()
@@ -251,8 +254,7 @@ def looked_up(
     at: np.datetime64,    # now, UTC; microseconds will do
 ) -> dict:                # the row with the looked-up values
     "Look up what was known at the decision, or now if that is earlier."
-    known_until = min(microseconds(row["decision_time"]), microseconds(at))
-    return features.look_up_row(row, lambda name, key, decision: log.online_get(name, key, known_until))
+    return features.look_up_row(row, log.online_get, min(microseconds(row["decision_time"]), microseconds(at)))
 
 def features_for(features: FeatureSet, row: Mapping, log: Any, at: np.datetime64) -> dict:  # as for `looked_up`; one scalar a feature
     "Look up and compute the features of one request."
@@ -275,9 +277,11 @@ def lookup_ages(
     row: Mapping | None = None,  # of `looked_up`: what was found for it is young enough, and is not looked at again
 ) -> dict:       # microseconds since anything new came in, by lookup that has a limit
     "How long ago each lookup was last renewed, whatever the key."
-    found = lambda v: row is not None and row[v.values[0]] == row[v.values[0]]
-    newest = {v.name: online.newest(v.name, until) for v in features.limited if not found(v)}
-    return {name: until - known for name, known in newest.items() if known is not None}
+    ages = {}
+    for v in features.limited:
+        if row is not None and (first := row[v.values[0]]) == first: continue
+        if (known := online.newest(v.name, until)) is not None: ages[v.name] = until - known
+    return ages
 
 def stale_lookups(
     features: FeatureSet,
@@ -297,8 +301,8 @@ class Serving:
         self.settings, self.limits, self.workspace, self.problem, self.plan, self.replay = settings, settings.serving, workspace, problem, plan, replay
         self.Request, self.Feedback, self.reactions = problem.Request, feedback_request(plan), {r["name"]: r for r in plan["reactions"]}
         self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ)
-        self.group, self.online, self.ring, self.metrics = GroupCommit(self.log), Online(self.log), KeyRing(), Metrics()
-        rule = problem.rule
+        self.group, self.online, self.ring, self.metrics = GroupCommit(self.log, self.gathered), Online(self.log), KeyRing(), Metrics()
+        self.key, rule = signing_key(settings), problem.rule
         self.rule = Release(Path(), {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version, "threshold": rule.threshold, "decides": problem.kind}, {}, rule=rule.score)
         self.slots, self.marks, self._features, self._loading, self._rest, self.until = Slots(), None, features, asyncio.Lock(), {}, None
         self.cases: list[Case] = []
@@ -320,7 +324,7 @@ class Serving:
             await asyncio.to_thread(self.ring.read, self.log)
             state = await asyncio.to_thread(self.log.deployment)
             if state["generation"] != self.slots.generation:
-                self.slots = await asyncio.to_thread(load_slots, state, self.workspace.releases, self.problem, lambda: self.features, self.slots)
+                self.slots = await asyncio.to_thread(load_slots, state, self.workspace.releases, self.problem, lambda: self.features, self.slots, self.key)
                 self.metrics.generation.set(self.slots.generation)
                 if self.slots.fault: LOG.error("generation %s does not serve as deployed: %s", self.slots.generation, self.slots.fault)
             self.marks = marks
@@ -478,6 +482,11 @@ def _written(self: Serving, case: Case, error: str | None = None) -> None:
                                  generation=case.slots.generation, request=case.entity.model_dump_json(), features=said["features"], seconds=case.seconds, error=error, **told)
     if self.problem.how.amount: case.answer["interval"] = release.interval(said["score"])
 
+def _gathered(self: Serving, turns: int = 3) -> None:
+    "The log has written: answers are sent and what comes in is read, in as many turns of the loop; then the next crowd goes."
+    if turns: self.group.loop.call_soon(self.gathered, turns - 1)
+    elif self.cases: self.together()
+
 def _together(self: Serving) -> None:
     "Take all cases that wait through all steps, as far as nobody has to be waited for."
     cases, self.cases, started = [case for case in self.cases if not case.ready.done()], [], time.perf_counter()  # without those whose caller has gone
@@ -508,7 +517,7 @@ async def _predicted(self: Serving,
     started, slots, loop = time.perf_counter(), self.slots, asyncio.get_running_loop()
     case = Case({}, np.datetime64(clock.replace(tzinfo=None), "us"), slots=slots, entity=entity, clock=clock, id=id, plain=not (own or self.replay), ready=loop.create_future())
     self.cases.append(case)
-    if len(self.cases) == 1: loop.call_soon(self.together)
+    if len(self.cases) == 1 and not self.group.busy: loop.call_soon(self.together)
     if await case.ready is None:
         if not case.stored:
             error = await self.answer([slots.canary] * (case.arm == "canary") + [slots.stable, self.rule], case)
@@ -539,7 +548,7 @@ def _count(self: Serving, case: Case, logging: float) -> None:
     m.log_seconds.observe(logging); m.waiting.set(len(self.group.waiting))
     if answer["review"]: m.reviews.inc()
 
-Serving.predicted, Serving.together, Serving._once, Serving._count = _predicted, _together, _once, _count
+Serving.predicted, Serving.gathered, Serving.together, Serving._once, Serving._count = _predicted, _gathered, _together, _once, _count
 
 # %% ../nbs/09_code.ipynb #09-c-predict-code
 router = APIRouter()
@@ -618,7 +627,7 @@ async def _told(self: Serving, id: str, explain: bool = False) -> dict | None:  
 def _release(self: Serving, id: str) -> Release:
     "A release by its id: one that serves, or from its folder."
     serves = next((r for r in (self.slots.stable, self.slots.canary) if r and r.id == id), None)
-    return serves or Release.load(self.workspace.releases / Path(id).name, rule=self.problem.rule)
+    return serves or Release.load(self.workspace.releases / Path(id).name, rule=self.problem.rule, key=self.key)
 
 Serving.told, Serving.release = _told, _release
 
@@ -645,7 +654,7 @@ def _deployable(self: Serving, id: str) -> Release:
     if id != Path(id).name or id.startswith(".") or not (self.workspace.releases / id).is_dir(): raise Refusal(404, "no release has this id", "release")
     if "release" in self.workspace.published()["names"] and self.workspace.load("release").get("pending") == id: raise Refusal(409, "waits for the approval of a person", "release")
     try:
-        release = Release.load(self.workspace.releases / id, rule=self.problem.rule)
+        release = Release.load(self.workspace.releases / id, rule=self.problem.rule, key=self.key)
         if release.kind == "model": same_features(release, self.features)
     except (ValueError, OSError) as error: raise Refusal(409, f"cannot serve: {error}", "release") from None
     return release

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from .core.features import FeatureSet, row_of, within_reach
 from .core.log import ServingLog
-from .core.release import write_release
+from .core.release import sign, signing_key, write_release
 from .core.server import served as on_loopback
 from .core.stages import GoBack
 from .core.workspace import Workspace
@@ -233,9 +233,12 @@ def stage_subject(
     rows: int = 120, seed: int = 0,
 ) -> list[Check]:
     "Put one release into staging and ask everything that can be asked over HTTP."
-    workspace = trial_workspace(root, problem, plan)
+    key = signing_key(settings)
+    workspace = trial_workspace(root, problem, plan, key)
     if release:
-        log = ServingLog(workspace.serving_db); log.deploy(stable=release(workspace.releases)); log.close()
+        id = release(workspace.releases)
+        if key: sign(workspace.releases / id, key)
+        log = ServingLog(workspace.serving_db); log.deploy(stable=id); log.close()
     requests, blame = artificial(problem.Request, rows, seed), "evaluate" if release else "formulate"
     with served(create_app(settings, workspace, problem, features)) as client:
         told = client.get("/v1/model")

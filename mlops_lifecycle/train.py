@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['families', 'variations', 'SPLITS', 'windows', 'known_by', 'split', 'enough_labels', 'no_target_inside',
            'logistic_regression', 'gradient_boosting', 'fit_calibration', 'at_level', 'folds', 'Recipe', 'recipes',
-           'remembered', 'fingerprint', 'fold_scores', 'Trial', 'search', 'Candidate', 'figures', 'blends', 'fit_whole',
-           'finish', 'plain_parameters', 'around', 'in_doubt', 'learnable', 'right_families', 'train', 'families_of',
-           'write_candidates', 'read_candidates', 'describe_trials', 'log_experiment']
+           'remembered', 'fingerprint', 'fold_scores', 'Trial', 'best_first', 'search', 'Candidate', 'figures',
+           'blends', 'fit_whole', 'finish', 'plain_parameters', 'around', 'in_doubt', 'learnable', 'right_families',
+           'train', 'families_of', 'write_candidates', 'read_candidates', 'describe_trials', 'log_experiment']
 
 # %% ../nbs/07_train.ipynb #07-t-imports
 import hashlib
@@ -258,28 +258,39 @@ class Trial:
     cost: float                   # a decision, at the best threshold; mean over the folds
     scores: list = field(repr=False)  # of each fold's judged rows
     seconds: float = 0.0
+    order: float = 0.5            # share of pairs in the right order; mean over the folds
+
+def best_first(
+    trials: list[Trial],
+    alike: float = 0.01,  # share of the lowest cost within which costs are alike
+) -> list[Trial]:
+    "By cost; of those alike with the cheapest, the one that orders best comes first."
+    limit = min(t.cost for t in trials) * (1 + alike)
+    near, far = [t for t in trials if t.cost <= limit], [t for t in trials if not t.cost <= limit]
+    return sorted(near, key=lambda t: -t.order) + sorted(far, key=lambda t: t.cost)
 
 def search(
     tried: list[Recipe],
     judge: Callable[[Recipe, float], Trial],  # recipe and share of the rows; a share of 1 judges all folds
     candidates: int = 0, seconds: float = 0,  # the budget; 0: no limit
-    keep: int = 2,                            # how many reach the end
+    keep: int = 2,                            # how many are wanted; two at least are judged on all rows
     tell: Callable[[str], None] = lambda words: None,
 ) -> list[Trial]:                             # everything tried, best first; the first `keep` with a share of 1
     "Successive halving."
-    start, left_out = time.monotonic(), []
+    start, left_out, last = time.monotonic(), [], max(keep, 2)
     running = list(tried[:candidates] if candidates else tried)
-    for share in (1 / 9, 1 / 3, 1.0) if len(running) > keep else (1.0,):
+    for share in (1 / 9, 1 / 3, 1.0):
+        if share < 1 and len(running) <= last: continue
         trials = []
         for number, recipe in enumerate(running, 1):
-            tell(f"{share:.0%} of the rows, {number} of {len(running)}: {recipe.name}" + (f"; cheapest so far {min(trials, key=lambda t: t.cost).recipe.name}" if trials else ""))
+            tell(f"{share:.0%} of the rows, {number} of {len(running)}: {recipe.name}" + (f"; best so far {best_first(trials)[0].recipe.name}" if trials else ""))
             trials.append(judge(recipe, share))
-            if share < 1 / 3 and seconds and time.monotonic() - start > seconds / 4 and number >= keep: break
-        trials.sort(key=lambda t: t.cost)
-        keep_now = len(trials) if share == 1 else keep if share > 1 / 4 else max(keep, -(-len(trials) // 3))
-        left_out = trials[keep_now:] + left_out
-        running = [t.recipe for t in trials[:keep_now]]
-    tell(f"{len(trials) + len(left_out)} tried, {len(trials)} kept in {time.monotonic() - start:.0f} s")
+            if share < 1 / 3 and seconds and time.monotonic() - start > seconds / 4 and number >= last: break
+        trials = best_first(trials)
+        go_on = len(trials) if share == 1 else last if share > 1 / 4 else max(last, -(-len(trials) // 3))
+        left_out = trials[go_on:] + left_out
+        running = [t.recipe for t in trials[:go_on]]
+    tell(f"{len(trials) + len(left_out)} tried, {len(trials)} on all rows, in {time.monotonic() - start:.0f} s")
     return trials + left_out
 
 # %% ../nbs/07_train.ipynb #07-t-candidate-code
@@ -460,7 +471,8 @@ def train(
         start, first = time.monotonic(), 0 if share == 1 else len(pairs) - 1
         scores = [fold_scores(recipe, rows, *pair, features, target, seed, share, folder, data) for pair in pairs[first:]]
         cost = float(np.mean([mean_cost(happened, costs.how.decide(p, best_threshold(happened, p, costs)), costs) for happened, p in zip(y[first:], scores)]))
-        return Trial(recipe, share, cost, scores, time.monotonic() - start)
+        order = float(np.mean([right_order(happened, p) for happened, p in zip(y[first:], scores)])) if np.isfinite(cost) else 0.5
+        return Trial(recipe, share, cost, scores, time.monotonic() - start, order)
     trials = search(recipes(families, variations, seed), judge, limits.candidates, limits.seconds, limits.keep, tell)
     tell(f"fitting the best {len(kept := trials[:limits.keep])} on {len(rows):,} rows")
     encoder = Encoder.fit(rows, features)

@@ -21,10 +21,19 @@ def with_yours(problem: str) -> dict[str, list[dict]]:
     return {book.name: yours(PROBLEMS / problem / f"{book.stem}.py") for book in books if any(map(is_yours, cells(book)))}
 
 
-def project_of(problem: str, root: Path, table: str, frame: pd.DataFrame) -> Path:
-    """A copy of the project that is about this problem, with its table."""
+def is_lesson(cell: dict) -> bool:
+    """Whether a cell only shows something: it is not exported, not run with the stage, not the project's, and more than imports."""
+    shows = cell["cell_type"] == "code" and not cell["metadata"].get("tags") and not any(line.startswith("#|") for line in cell["text"].splitlines())
+    return shows and not all(line.startswith(("import ", "from ", "#", "%")) for line in cell["text"].splitlines() if line.strip())
+
+
+def project_of(problem: str, root: Path, table: str, frame: pd.DataFrame, lessons: bool = True) -> Path:
+    """A copy of the project that is about this problem, with its table; without lessons it is quicker, and what is run is the same."""
     copy_project(root)
     for name, new in with_yours(problem).items(): replace_yours(root / "nbs" / name, new)
+    for book in [] if lessons else [root / "nbs" / f"{s.notebook}.ipynb" for s in STAGES]:
+        content, texts = json.loads(book.read_text()), cells(book)
+        book.write_text(json.dumps(content | {"cells": [cell for cell, text in zip(content["cells"], texts) if not is_lesson(text)]}))
     (root / "settings.ini").write_text((PROBLEMS / problem / "settings.ini").read_text())
     (root / "data").mkdir()
     frame.to_csv(root / "data" / f"{table}.csv", index=False)
@@ -59,7 +68,7 @@ def test_an_amount_goes_through_all_stages(tmp_path):
     table = load_diabetes(as_frame=True, scaled=False).frame
     names = {"age": "age", "bmi": "bmi", "bp": "pressure", "s3": "hdl", "s5": "triglycerides", "s6": "glucose", "target": "progression"}
     frame = table[list(names)].rename(columns=names).assign(patient=[f"P{i:04d}" for i in range(len(table))], sex=table.sex.astype(int))
-    project = project_of("diabetes", tmp_path / "project", "patients", frame)
+    project = project_of("diabetes", tmp_path / "project", "patients", frame, lessons=False)
     done = passed(mlops("run", project=project))
     workspace = passed_all(project)
     verdict, contract, released = (workspace.load(name) for name in ("verdict", "contract", "release"))
@@ -93,14 +102,14 @@ def test_unlabelled_flights_go_through_all_stages(flights, tmp_path):
     hidden = some.seen < "2013-03-01T03:00Z"
     frame = some[["origin", "hour", *names.values()]].assign(flight=[f"F{i:06d}" for i in range(len(some))], known_at=some.seen - pd.Timedelta("3h"),
                                                              late=late.astype("Int64").mask(hidden), arrived_at=(some.seen + delay).mask(hidden))
-    project = project_of("hidden_flights", tmp_path / "project", "flights", frame)
+    project = project_of("hidden_flights", tmp_path / "project", "flights", frame, lessons=False)
     done = passed(mlops("run", project=project))
     workspace = passed_all(project)
     exploration, verdict, contract, released, operation = (workspace.load(name) for name in ("exploration", "verdict", "contract", "release", "operation"))
     assert workspace.load("problem")["kind"] == "anomaly" and workspace.load("problem")["costs"] == {"missed": 5, "needless": 1, "capacity": 0.1}
     assert exploration["rates"] == [] and {r["order"] for r in exploration["ranking"]} == {None}
     assert verdict["passed"] and verdict["cost"] is None and verdict["known"] == 0 and 0 < verdict["acted"] < 0.2 and verdict["words"]["ship"] == "Ship it as a trial."
-    assert {g["gate"].split(" ")[0]: g["passed"] for g in verdict["gates"]} >= {"behaves:": True} and sum(g["passed"] is None for g in verdict["gates"]) >= 4
+    assert ("behaves: a storm, surely higher", True) in [(g["gate"], g["passed"]) for g in verdict["gates"]] and sum(g["passed"] is None for g in verdict["gates"]) >= 4
     assert "unlike" in contract["openapi"]["components"]["schemas"]["Prediction"]["properties"]["score"]["description"]
     manifest = json.loads((workspace.releases / released["model"] / "manifest.json").read_text())
     assert manifest["decides"] == "anomaly" and manifest["verdict"]["cost"] is None and "What it saves is not known" in (workspace.releases / released["model"] / "card.md").read_text()

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'REFUSALS', 'COLOURS', 'keys', 'labels', 'plainly', 'console', 'pairs', 'stage_line', 'run', 'watch', 'finish',
-           'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'requests_of', 'score_requests',
-           'whole_features', 'harmless', 'read_rows', 'write_rows', 'project_features', 'score', 'report', 'way_lines',
-           'trace', 'label_desk', 'take_answers', 'moment_of', 'labels_next', 'labels_export', 'labels_import']
+           'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'requests_of', 'whole_columns',
+           'score_requests', 'whole_features', 'harmless', 'read_rows', 'write_rows', 'project_features', 'score',
+           'report', 'way_lines', 'trace', 'label_desk', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
+           'labels_import']
 
 # %% ../../nbs/core/cli.ipynb #a7069662
 import json
@@ -14,6 +15,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -238,52 +240,110 @@ def revoke(id: Annotated[str, typer.Argument(metavar="ID", help="The eight digit
 def requests_of(
     table: Any,      # an Arrow table of text, a missing cell is null
     Request: Any,    # the project's type of request
-) -> list:           # valid requests
+) -> Any:            # DataFrame: a valid request each, one column a field; None where a value is missing
     "The rows as requests; raises `Refused` naming the first wrong ones."
-    from pydantic import ValidationError
+    import pandas as pd
 
     from mlops_lifecycle.core.runner import Refused
     fields, required = ", ".join(Request.model_fields), [n for n, f in Request.model_fields.items() if f.is_required()]
     if extra := sorted(set(table.column_names) - set(Request.model_fields)): raise Refused(f"columns that no request has: {', '.join(extra)}; a request has {fields}")
     if missing := [n for n in required if n not in table.column_names]: raise Refused(f"columns that are missing: {', '.join(missing)}; there are {', '.join(table.column_names)}")
-    found, wrong = [], []
-    for number, row in enumerate(table.to_pylist(), 1):
-        try: found.append(Request.model_validate_strings({name: value for name, value in row.items() if value is not None}))
-        except ValidationError as error: wrong += [f"row {number}, {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
-    if wrong: raise Refused(f"{len({w.split(',')[0] for w in wrong})} of {len(table)} rows are no requests: " + "; ".join(wrong[:5]) + ("; …" if len(wrong) > 5 else ""))
-    return found
+    read = {name: _checked_column(table[name] if name in table.column_names else None, len(table), Request, name) for name in Request.model_fields}
+    wrong = [(row, place, words) for place, (_, found) in enumerate(read.values()) for row, words in found]
+    if not wrong and _looks_at_rows(Request): wrong = _wrong_rows(table, Request)
+    told = [f"row {row + 1}, {words}" for row, _, words in sorted(wrong)]
+    if told: raise Refused(f"{len({row for row, _, _ in wrong})} of {len(table)} rows are no requests: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, (values, _) in read.items()})
+
+# %% ../../nbs/core/cli.ipynb #cli-columns-code
+def _checked_column(column: Any, rows: int, Request: Any, name: str) -> tuple[Any, list[tuple[int, str]]]:  # of an Arrow table, or None; the values, and the rows in which one is wrong
+    "Read each different text of a column once."
+    import numpy as np
+    from pydantic import ValidationError, create_model
+    field = Request.model_fields[name]
+    if column is None: return np.full(rows, field.get_default(call_default_factory=True), object), []
+    coded = column.combine_chunks().dictionary_encode()
+    One, texts, codes, wrong = create_model(Request.__name__, __config__=Request.model_config, **{name: (field.annotation, field)}), coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False), []
+    codes = np.where(np.isnan(codes), len(texts), codes).astype(int)  # a missing cell has the last place
+    def read(text):
+        try: return getattr(One.model_validate_strings({} if text is None else {name: text}), name), None
+        except ValidationError as error: return None, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False, include_input=False))
+    values = np.empty(len(texts) + 1, object)
+    for place, text in enumerate([*texts, None][:len(texts) + (codes == len(texts)).any()]):
+        values[place], words = read(text)
+        if words: wrong += [(int(row), words) for row in np.flatnonzero(codes == place)]
+    return values[codes], wrong
+
+def _looks_at_rows(Request: Any) -> bool:
+    "Whether a request is more than its fields, one by one."
+    own = Request.__pydantic_decorators__
+    return any((own.validators, own.field_validators, own.root_validators, own.model_validators))
+
+def _wrong_rows(table: Any, Request: Any) -> list[tuple[int, int, str]]:  # row, 0, what is wrong
+    "Read every row as a whole."
+    from pydantic import ValidationError
+    wrong = []
+    for number, row in enumerate(table.to_pylist()):
+        try: Request.model_validate_strings({name: value for name, value in row.items() if value is not None})
+        except ValidationError as error: wrong += [(number, 0, f"{'.'.join(map(str, e['loc']))}: {e['msg']}") for e in error.errors(include_url=False, include_input=False)]
+    return wrong
+
+# %% ../../nbs/core/cli.ipynb #cli-whole-columns
+def whole_columns(
+    requests: Any,   # of `requests_of`
+    problem: Any,    # `formulate.Problem`
+    workspace: Any,  # whose key makes the pseudonyms
+    at: Any,         # now, UTC
+) -> tuple:          # the requests behind pseudonyms, times in UTC; and a row of `serving.columns_for` each: two DataFrames
+    "What `serving.columns_for` does, for all requests at once."
+    import numpy as np
+    import pandas as pd
+
+    from mlops_lifecycle.core.features import columns_of, missing_row
+    from mlops_lifecycle.core.log import microseconds
+    from mlops_lifecycle.formulate import personal_fields
+    table, shown = {}, {}
+    for name in problem.Request.model_fields:
+        values = workspace.pseudonyms(requests[name]) if name in personal_fields(problem.Request) else requests[name]
+        if f"{name}_local" in missing_row(problem.Request):
+            known = values.notna().to_numpy()
+            time, local = np.full(len(values), "NaT", "M8[us]"), np.full(len(values), "NaT", "M8[us]")
+            time[known] = np.array([microseconds(v) for v in values[known]], "M8[us]")
+            local[known] = time[known] + np.array([v.utcoffset() for v in values[known]], "m8[us]")
+            table |= {name: time, f"{name}_local": local}; shown[name] = pd.Series(time).dt.tz_localize("UTC")
+        else: table[name] = shown[name] = pd.Series([np.nan if v is None else v for v in values])
+    table = pd.DataFrame(table)
+    table["decision_time"] = np.asarray(problem.decision_time(columns_of(table)), "M8[us]") if problem.decision_time else at
+    return pd.DataFrame(shown), table
 
 # %% ../../nbs/core/cli.ipynb #5e01648b
 def score_requests(
-    requests: list,     # of `requests_of`
+    requests: Any,      # of `requests_of`
     problem: Any,       # `formulate.Problem`
     workspace: Any,     # with a deployment
     features: Any,      # gives the `FeatureSet`; called for a model only
-) -> Any:               # DataFrame: the requests behind pseudonyms; score, decision, threshold, model, version
+    key: bytes | None = None,  # with which the release must be signed
+) -> Any:               # DataFrame: the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version
     "Score many requests with the stable release."
-    from datetime import UTC, datetime
-
     import numpy as np
-    import pandas as pd
 
     from mlops_lifecycle import serving
     from mlops_lifecycle.core.features import columns_of
     from mlops_lifecycle.core.log import ServingLog
-    if not requests: raise _refused("there are no rows to score")
+    if not len(requests): raise _refused("there are no rows to score")
     log = ServingLog(workspace.serving_db)
-    slots = serving.load_slots(log.deployment(), workspace.releases, problem, features)
+    slots = serving.load_slots(log.deployment(), workspace.releases, problem, features, key=key)
     release = slots.stable
     if release is None: raise _refused(slots.fault or "nothing is deployed; mlops run deploy does it")
     at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
-    rows = [serving.columns_for(problem, request, workspace, at) for request in requests]
-    table = pd.DataFrame([row for _, row in rows])
-    outside = [f"row {n + 1}: {problem.out_of_scope(rows[n][1])}" for n in np.flatnonzero(~problem.in_scope(columns_of(table)))]
+    shown, table = whole_columns(requests, problem, workspace, at)
+    columns = columns_of(table)
+    outside = [f"row {n + 1}: {problem.out_of_scope({name: values[n] for name, values in columns.items()})}" for n in np.flatnonzero(~problem.in_scope(columns))]
     if outside: raise _refused(f"{len(outside)} of {len(requests)} rows are outside of what may be decided: " + "; ".join(outside[:5]) + ("; …" if len(outside) > 5 else ""))
     if release.kind == "model": table = whole_features(features(), table, log, at)
     log.close()
     score = release.score(columns_of(table))
-    frame = pd.DataFrame([entity.model_dump() for entity, _ in rows])
-    return frame.assign(score=score, decision=release.decision(score), threshold=release.threshold, model=release.name, version=release.version)
+    return shown.assign(score=score, decision=release.decision(score), threshold=release.threshold, model=release.name, version=release.version)
 
 # %% ../../nbs/core/cli.ipynb #cli-whole
 def whole_features(
@@ -348,13 +408,17 @@ def score(
 ):
     "Score a file of requests with the deployed release."
     with plainly():
+        from mlops_lifecycle.core.release import signing_key
         from mlops_lifecycle.core.settings import load_settings
         from mlops_lifecycle.core.workspace import Workspace
         from mlops_lifecycle.formulate import problem
         if target.suffix not in (".csv", ".parquet", ""): raise _refused(f"{target.name} must end in .csv or .parquet, or be a folder")
-        workspace = Workspace(load_settings().workspace_path)
+        settings = load_settings()
+        workspace = Workspace(settings.workspace_path)
         if not workspace.has_log: raise _refused("nothing is deployed; mlops run deploy does it")
-        scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features)
+        try: key = signing_key(settings)
+        except ValueError as error: raise _refused(str(error)) from None
+        scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features, key)
         write_rows(scored, target)
     decided = f"{scored.decision.sum():,.4g} decided in all" if problem.how.amount else f"{int(scored.decision.sum()):,} to act on"
     console().print(f"{len(scored):,} rows scored by {scored.model[0]} {scored.version[0]}, {decided}: {target}", markup=False)

@@ -15,6 +15,7 @@ import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
@@ -109,16 +110,16 @@ async def read_body(
     def too_large(): return Refusal(413, f"the body must be at most {limit:,} bytes")
     declared = headers.get(b"content-length", b"0")
     if not declared.isdigit() or int(declared[:20]) > limit: raise too_large()
-    body, more = bytearray(), True
     try:
-        async with asyncio.timeout(patience):
-            while more:
-                message = await request.receive()
+        async with nullcontext() if request.scope.get("mlops.whole") else asyncio.timeout(patience):  # a clock costs more than reading what is there
+            message = await request.receive()
+            body = message.get("body", b"")
+            while True:
                 if message["type"] == "http.disconnect": raise Refusal(400, "the body broke off")
-                body += message.get("body", b""); more = message.get("more_body", False)
                 if len(body) > limit: raise too_large()
+                if not message.get("more_body"): return body
+                message = await request.receive(); body += message.get("body", b"")
     except TimeoutError: raise Refusal(408, f"the body did not come within {patience:g} seconds") from None
-    return bytes(body)
 
 # %% ../../nbs/core/door.ipynb #door-metrics-code
 class Metrics:

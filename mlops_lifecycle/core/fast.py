@@ -6,8 +6,10 @@
 __all__ = ['LIMIT', 'members_of', 'forks_of', 'Reach', 'Trees', 'difficult_rows', 'quick_form']
 
 # %% ../../nbs/core/fast.ipynb #fast-imports
+import os
 from bisect import bisect_left
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import exp
 from typing import Any
 
@@ -71,7 +73,25 @@ class Reach:
         "What the leaves of one row add up to."
         places = [start + bisect_left(cuts, value) if value == value else missing for (start, cuts, missing), value in zip(self.columns, row)]
         remain = np.bitwise_and.reduce(self.lines.take(places, 0), 0)
-        return float(self.leaves.take(np.bitwise_count(remain ^ (remain - self._bits(1))) + self.first).sum())  # as many ones as the first leaf is far right, and itself
+        return float(self._added(remain))
+
+    def sums(self, matrix: np.ndarray, together: int = 256) -> np.ndarray:  # floats, shape (n, k); rows that are asked at once; shape (n,)
+        "The same of many rows."
+        found, edges = np.empty(len(matrix)), [np.array(cuts) for _, cuts, _ in self.columns]
+        def some(first):
+            rows, remain = matrix[first:first + together], None
+            for column, (start, _, missing) in enumerate(self.columns):
+                places = np.where(np.isnan(rows[:, column]), missing, start + np.searchsorted(edges[column], rows[:, column]))
+                remain = self.lines.take(places, 0) if remain is None else np.bitwise_and(remain, self.lines.take(places, 0), out=remain)
+            found[first:first + together] = self._added(remain)
+        if len(matrix) < 10_000: [some(first) for first in range(0, len(matrix), together)]
+        else:
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as threads: list(threads.map(some, range(0, len(matrix), together)))
+        return found
+
+    def _added(self, remain: np.ndarray) -> np.ndarray:  # what is left of the trees, which stand in the last axis
+        place = np.bitwise_count(remain ^ (remain - self._bits(1)))  # as many ones as the first leaf is far right, and itself
+        return self.leaves.take(place + self.first).sum(axis=-1)
 
 # %% ../../nbs/core/fast.ipynb #fast-trees-code
 class Trees:
@@ -106,9 +126,10 @@ class Trees:
 
     def __bytes__(self) -> bytes: return self.model.serialize_bytes()
 
-    def table(self, matrix: np.ndarray, threads: int = 1) -> np.ndarray:  # floats, shape (n, k), as the encoder gives them; 0: as many as may run; probabilities, shape (n,)
+    def table(self, matrix: np.ndarray) -> np.ndarray:  # floats, shape (n, k), as the encoder gives them; probabilities, shape (n,)
         "The probability of each row."
-        return 1 / (1 + np.exp(-self._predict(self.model, matrix, nthread=threads, pred_margin=True).reshape(-1)))
+        odds = self._start + self.reach.sums(matrix) if self.reach else self._predict(self.model, matrix, nthread=1, pred_margin=True).reshape(-1)
+        return 1 / (1 + np.exp(-odds))
 
     def one(self, row: Sequence[float]) -> float:
         "The probability of one row."

@@ -206,9 +206,11 @@ class FeatureSet:
         return FeatureSet(tuple(f for f in self.features if not f.idea or f.name in taken), self.lookups)
 
 def _taking(names: Sequence[str]) -> Callable:  # columns -> a tuple of those that are named
-    return itemgetter(*names) if len(names) > 1 else partial(_few, tuple(names))
+    return itemgetter(*names) if len(names) > 1 else partial(_single, names[0]) if names else _none
 
-def _few(names: tuple[str, ...], columns: Mapping) -> tuple: return tuple(columns[n] for n in names)
+def _single(name: str, columns: Mapping) -> tuple: return (columns[name],)
+
+def _none(columns: Mapping) -> tuple: return ()
 
 # %% ../../nbs/core/features.ipynb #feat-compute
 def look_up(
@@ -243,16 +245,19 @@ FeatureSet.look_up, FeatureSet.compute = look_up, compute
 def look_up_row(
     self: FeatureSet,
     row: Mapping,    # of `row_of`, with `decision_time`
-    find: Callable,  # (name of lookup, key as a tuple, decision time) -> mapping with `known_at`, or None
+    find: Callable,  # (name of lookup, key as a tuple, time) -> mapping with `known_at`, or None
+    until: Any = None,  # the time for `find`, where it is not that of the decision
 ) -> dict:           # the row with the looked-up values, missing ones as NaN
     "Join every lookup for one request."
-    row = dict(row); now = row["decision_time"]; at = _microseconds(now)
+    row = dict(row); at = _microseconds(row["decision_time"])
+    if until is None: until = row["decision_time"]
     for name, key_of, longest, values, take, missing in self._searches:
         found = None
         for part in (key := key_of(row)):
             if part is None or part != part: break
-        else: found = find(name, key, now)
-        if found is None or not 0 <= at - _microseconds(found["known_at"]) <= longest: row.update(missing); continue
+        else: found = find(name, key, until)
+        if found is not None and type(known_at := found["known_at"]) is not int: known_at = _microseconds(known_at)
+        if found is None or not 0 <= at - known_at <= longest: row.update(missing); continue
         row.update(zip(values, (np.nan if v is None else v for v in got) if None in (got := take(found)) else got))
     return row
 

@@ -15,6 +15,7 @@ import json
 import os
 import sqlite3
 import threading
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -198,8 +199,8 @@ class GroupCommit:
     "Writes of one event loop, gathered while the disk is busy."
     MOST = 512  # writes in a group
 
-    def __init__(self, log: ServingLog):
-        self.log, self.waiting, self.busy, self.loop = log, [], False, None
+    def __init__(self, log: ServingLog, after: Callable = lambda: None):  # called when a group is on disk and its callers were told
+        self.log, self.after, self.waiting, self.busy, self.loop = log, after, [], False, None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="serving-log")
 
     def store(self,
@@ -226,6 +227,7 @@ class GroupCommit:
             if future.done(): continue  # its caller has gone
             if isinstance(result, Exception): future.set_exception(result)
             else: future.set_result(result)
+        self.after()
 
     def close(self) -> None:
         "Finish what was begun."
@@ -360,18 +362,18 @@ def _missing(value: Any) -> Any:
 ServingLog.online_put = online_put
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get-online-history
-def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[list[int], list]:
+def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[Sequence[int], list]:
     "All values of a key, as JSON, and since when each was known."
     wanted = sa.select(online.c.known_at, online.c["values"]).where(online.c.lookup == lookup, online.c.key == json.dumps(key, default=_scalar)).order_by(online.c.known_at)
     with self.engine.connect() as connection: rows = connection.execute(wanted).all()
-    return [row[0] for row in rows], [row[1] for row in rows]
+    return array("q", [row[0] for row in rows]), [row[1] for row in rows]  # numbers beside each other: a search through objects waits for the memory at each
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get-online-times
-def online_times(self: ServingLog, lookup: str) -> list[int]:
+def online_times(self: ServingLog, lookup: str) -> Sequence[int]:
     "When values of a lookup became known, whatever their key."
     wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
     try:
-        with self.engine.connect() as connection: return list(connection.execute(wanted).scalars())
+        with self.engine.connect() as connection: return array("q", connection.execute(wanted).scalars())
     except sa.exc.SQLAlchemyError as error: raise NotStored(f"the serving log cannot be read: {getattr(error, 'orig', error)}") from error
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get
@@ -403,7 +405,7 @@ class Online:
         place = bisect_right(times, self._us) - 1
         if place < 0: return None
         if isinstance(values[place], str):
-            told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else value for name, value in json.loads(values[place]).items()}
+            told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value for name, value in json.loads(values[place]).items()}
             values[place] = {"known_at": times[place]} | told
         return values[place]
 

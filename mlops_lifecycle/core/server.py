@@ -53,6 +53,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete(); self._open = False
+        self.scope["mlops.whole"] = True  # nobody has to wait for the rest of it
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch: self._watch.cancel()

@@ -166,7 +166,7 @@ class EvaluateSettings(Section):
     least_gain: float = number(0, "what the model must surely save against the bar; below 0: what it may cost more", "cost units a decision", -1_000_000, 1_000_000)
     draws: int = number(500, "bootstrap draws", "draws", 50, 100_000)
     fairness_limit: float = number(0.25, "largest difference in the share of missed cases between protected groups", "(share)", 0, 1)
-    leak_limit: float = number(0.99, "area under the ROC curve above which a single feature is taken for a leak", "(area)", 0.5, 1)
+    leak_limit: float = number(0.99, "above how many pairs in the right order a single feature is taken for a leak; the area under the ROC curve, for yes and no", "(share)", 0.5, 1)
     least_group: int = number(30, "outcomes of each kind below which a group is not judged", "decisions", 1, 1_000_000)
     bad_day_limit: float = number(0.25, "how much dearer than without a model a decision may surely get while a table is missing or inputs are off", "(share of the cost without a model)", 0, 10)
     group_limit: float = number(0.1, "how much dearer than without a model decisions on a group may surely get", "(share of the group's cost without a model)", 0, 10)
@@ -175,6 +175,7 @@ class EvaluateSettings(Section):
 class ReleaseSettings(Section):
     "Who says yes."
     approval: Literal["automatic", "person"] = words("automatic", "who approves a release that passed its gates", "automatic or person")
+    key_file: str = words("", "file of the secret that signs releases; where one is named, nothing unsigned is loaded", "a path, relative to settings.ini, or nothing")
 
 # %% ../../nbs/core/settings.ipynb #set-serve
 class ServingSettings(Section):

@@ -1321,6 +1321,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mlops_lifecycle/core/workspace.py'),
                                                 'mlops_lifecycle.core.workspace.from_arrow': ( 'core/workspace.html#from_arrow',
                                                                                                'mlops_lifecycle/core/workspace.py'),
+                                                'mlops_lifecycle.core.workspace.give_back': ( 'core/workspace.html#give_back',
+                                                                                              'mlops_lifecycle/core/workspace.py'),
                                                 'mlops_lifecycle.core.workspace.head': ( 'core/workspace.html#head',
                                                                                          'mlops_lifecycle/core/workspace.py'),
                                                 'mlops_lifecycle.core.workspace.load': ( 'core/workspace.html#load',

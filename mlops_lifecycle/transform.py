@@ -283,6 +283,7 @@ def lookups(
     yield "weather", weather_lookup(silver["weather"])
     both = zip(gridded("origin", ("origin",), half_hours, 3), gridded("city", ("city",), half_hours, 3))
     yield "origin", (origin.merge(city.drop(columns="city"), on="known_at") for origin, city in both)
+    del both
     yield "carrier", gridded("carrier", ("carrier",), half_hours, 16)
     yield "carrier_origin", gridded("carrier_origin", ("carrier", "origin"), hours, 35)
     yield "destination", gridded("destination", ("destination",), hours, 105)

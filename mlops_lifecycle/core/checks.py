@@ -116,7 +116,7 @@ def check(
             frame = read(name, [c for c in there if c in spoken] or list(there)[:1])
             done += zip(group, checkpoint(context, f"{name}: {len(done)}", frame, group))
             large = len(frame) > MANY; del frame
-            if large: gc.collect(); give_back()  # the library's objects hold each other, and with them the frame
+            if large: context = quiet_context(); gc.collect(); give_back()  # the library's objects hold each other, and with them the frame
         for e, result in done:
             figure = figure_of(result, bool(private & {*e.column.split(", ")}))
             rows.append((name, e.column, e.kind.removeprefix("Expect"), limit_of(e), figure, bool(result.success), e.back_to, e.why))

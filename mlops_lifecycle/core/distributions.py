@@ -117,7 +117,7 @@ def describe_whole(
     return pd.DataFrame([dict(column=c, period=at, days=1.0, rows=len(frame), **describer(frame[c], c in hidden, zone)(every)) for c in frame])
 
 # %% ../../nbs/core/distributions.ipynb #dist-table
-CELLS = 4_000_000  # values that are held at a time
+CELLS = 16_000_000  # values that are held at a time
 
 def settled_by(
     name: str,                # of the table, with its zone: "gold.examples"

@@ -894,7 +894,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app):
-        if "MLOPS_WORKER" in os.environ: with_parent()
+        if "MLOPS_WORKER" in os.environ: with_parent(int(os.environ["MLOPS_WORKER"]))
         if serving.log.file and (warning := sqlite_warning()): LOG.warning(warning)
         await serving.look()
         if not serving.ring.ever and not serving.replay: LOG.warning("no key was ever made: whoever is on this machine may ask without one, nobody else may ask at all; mlops keys make makes one")

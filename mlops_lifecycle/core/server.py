@@ -136,12 +136,12 @@ def keep_checkpointed(path: Path, stop: threading.Event, every: float = 1.0) -> 
     engine.dispose()
 
 def with_parent(
+    first: int,          # its process id, told by the parent itself: it may be gone before this process can ask
     parent: Callable[[], int] = os.getppid,
     end: Callable = lambda: os.kill(os.getpid(), signal.SIGTERM),
     every: float = 0.5,  # seconds
 ) -> None:
     "End this process in order when its parent has gone."
-    first = parent()
     def watch():
         while parent() == first: time.sleep(every)
         end()
@@ -161,7 +161,7 @@ def run_server(
     if workers == 1: return start({"app": app, "host": host, "port": port, **options})
     stop, keeper = threading.Event(), None
     with TemporaryDirectory(prefix="mlops-metrics-") as figures:
-        os.environ |= {"PROMETHEUS_MULTIPROC_DIR": figures, "MLOPS_WORKER": "1"}
+        os.environ |= {"PROMETHEUS_MULTIPROC_DIR": figures, "MLOPS_WORKER": str(os.getpid())}
         if database: keeper = threading.Thread(target=keep_checkpointed, args=(database, stop), daemon=True); keeper.start()
         try: start({"app": app, "host": host, "port": port, "workers": workers, **options})
         finally:

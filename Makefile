@@ -22,7 +22,7 @@ test: export OMP_NUM_THREADS := 1
 test: $(READY) tracer browser database clean-tree    ## everything: exported code, lessons, whole runs, browser
 	$(BIN)/ruff check mlops_lifecycle tests benchmarks
 	$(BIN)/nbdev-test
-	$(BIN)/python -m pytest tests/test_lessons.py --cov --cov-fail-under=80
+	$(BIN)/python -m pytest tests/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
 	$(BIN)/python -m pytest tests --ignore=tests/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=95
 
 lab: $(READY)    ## JupyterLab on the notebooks

@@ -157,7 +157,7 @@ def renew(
     with gate(gates, "train") as said:
         then = known(examples, clock, times)
         candidates = train(then, feature_set, problem, settings, clock, families, sample=settings.train.renew_sample)
-        said["reason"] = f"{len(candidates)} candidates on {candidates[0].parameters['rows']:,} rows"
+        said["reason"] = f"{len(candidates)} kept, fitted on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as said:
         verdict = insist(evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, **judging))
         others = ", ".join(f"{name} {verdict['cost'] + gain[1]:.3f}" for name, gain in verdict["against"].items())  # none where too few outcomes are known

@@ -10,6 +10,7 @@ __all__ = ['COLOUR', 'explorable', 'worth_looking', 'rate_over_time', 'axes', 'n
 
 # %% ../nbs/06_explore.ipynb #exp-imports
 from collections.abc import Iterable
+from itertools import combinations
 from statistics import NormalDist
 from typing import Any
 
@@ -36,16 +37,20 @@ def explorable(
     period: str,             # pandas offset alias: length of a judged window, such as "MS"
     how: Kind = BINARY,      # of the problem
 ) -> pd.DataFrame:
-    "Examples from before the two windows that choose and judge, labelled where the kind needs that; raises `GoBack` when none are left."
+    "Examples from before the two judged windows, labelled where the kind needs it; raises `GoBack` when none are left."
     end = as_of - 2 * to_offset(period)
     if how.blind: return examples[examples.decision_time < end].reset_index(drop=True)
     past = examples[(examples.decision_time < end) & examples[target].notna()].reset_index(drop=True)
+    rows = {"rows": len(past)}
     if how.amount:
-        if past[target].nunique() < 3: raise GoBack("transform", f'"{target}" must be amounts, it has {past[target].nunique()} different ones in {len(past):,} rows before {end:%Y-%m-%d}', {"rows": len(past)})
+        if (different := past[target].nunique()) < 3:
+            few = f"it has {different} different ones in {len(past):,} rows before {end:%Y-%m-%d}"
+            raise GoBack("transform", f'"{target}" must be amounts, {few}', rows)
         return past
     values = sorted(int(v) for v in past[target].unique())
     if values != [0, 1]:
-        raise GoBack("transform", f'"{target}" must be 0 and 1 among the labelled examples before {end:%Y-%m-%d}, found {values} in {len(past):,} rows', {"rows": len(past)})
+        other = f"among the labelled examples before {end:%Y-%m-%d}, found {values} in {len(past):,} rows"
+        raise GoBack("transform", f'"{target}" must be 0 and 1 {other}', rows)
     return past
 
 # %% ../nbs/06_explore.ipynb #exp-fit
@@ -56,11 +61,19 @@ def worth_looking(
     least: int = 100,         # rows
 ) -> None:
     "Raise `GoBack` where there are too few rows, or a feature from which nothing can be learned."
-    if len(past) < least: raise GoBack("collect", f"only {len(past)} rows to learn from lie before the windows that choose and judge, at least {least} are needed", {"rows": {"figure": len(past), "limit": least}})
+    if len(past) < least:
+        few = f"only {len(past)} rows to learn from lie before the windows that choose and judge"
+        raise GoBack("collect", f"{few}, at least {least} are needed", {"rows": {"figure": len(past), "limit": least}})
+    rows = f"in all {len(past):,} rows"
     for name in features:
-        if name == target: raise GoBack("transform", f'"{name}" is the target and stands among the features', {"feature": name})
-        if not past[name].notna().any(): raise GoBack("transform", f'feature "{name}" is missing in all {len(past):,} rows', {"feature": name, "missing": 1.0})
-        if past[name].notna().all() and past[name].nunique() == 1: raise GoBack("transform", f'feature "{name}" is {past[name].iloc[0]} in all {len(past):,} rows: it tells nothing', {"feature": name, "values": 1})
+        if name == target:
+            raise GoBack("transform", f'"{name}" is the target and stands among the features', {"feature": name})
+        there = past[name].notna()
+        if not there.any():
+            raise GoBack("transform", f'feature "{name}" is missing {rows}', {"feature": name, "missing": 1.0})
+        if there.all() and past[name].nunique() == 1:
+            same = f'feature "{name}" is {past[name].iloc[0]} {rows}: it tells nothing'
+            raise GoBack("transform", same, {"feature": name, "values": 1})
 
 # %% ../nbs/06_explore.ipynb #exp-rate
 def rate_over_time(
@@ -69,11 +82,14 @@ def rate_over_time(
     period: str,
 ) -> pd.DataFrame:  # by start of period: rate, low and high (95 %), rows
     "Share of the target in each period."
-    grouped = examples[examples[target].notna()].groupby(pd.Grouper(key="decision_time", freq=period))[target].agg(["mean", "std", "size"])
+    by_period = examples[examples[target].notna()].groupby(pd.Grouper(key="decision_time", freq=period))
+    grouped = by_period[target].agg(["mean", "std", "size"])
     grouped = grouped[grouped["size"] > 0].astype(float)
     half = 1.96 * grouped["std"].fillna(0) / np.sqrt(grouped["size"])
-    shares = examples[target].dropna().isin([0, 1]).all()  # a share stays between 0 and 1
-    return pd.DataFrame({"rate": grouped["mean"], "low": (grouped["mean"] - half).clip(0 if shares else None), "high": (grouped["mean"] + half).clip(upper=1 if shares else None), "rows": grouped["size"].astype(int)})
+    rate, shares = grouped["mean"], examples[target].dropna().isin([0, 1]).all()  # a share stays between 0 and 1
+    return pd.DataFrame({
+        "rate": rate, "low": (rate - half).clip(0 if shares else None),
+        "high": (rate + half).clip(upper=1 if shares else None), "rows": grouped["size"].astype(int)})
 
 # %% ../nbs/06_explore.ipynb #exp-rate-figure
 COLOUR = "#00727a"
@@ -95,11 +111,14 @@ def draw_rates(
 ) -> Figure | None:       # None where no outcome is known
     "The target over time."
     if rates.empty: return None
-    low, high, days = rates.rate.idxmin(), rates.rate.idxmax(), max(1, np.diff(rates.index).min() / np.timedelta64(1, "D")) if len(rates) > 1 else 1
+    low, high, starts = rates.rate.idxmin(), rates.rate.idxmax(), rates.index
+    days = max(1, np.diff(starts).min() / np.timedelta64(1, "D")) if len(rates) > 1 else 1
     moves = rates.low[high] > rates.high[low]
     when = "%B %Y" if days >= 28 else "%Y-%m-%d"
-    ax = axes(f'"{target}" moves: {how.say(rates.rate[low])} in {low:{when}}, {how.say(rates.rate[high])} in {high:{when}}' if moves else f'"{target}" stays near {how.say(rates.rate.mean())}')
-    ax.errorbar([f"{start:%Y-%m-%d}" for start in rates.index], rates.rate, yerr=[rates.rate - rates.low, rates.high - rates.rate], fmt="o-", color=COLOUR, capsize=3)
+    says = lambda at: f"{how.say(rates.rate[at])} in {at:{when}}"
+    title = f"moves: {says(low)}, {says(high)}" if moves else f"stays near {how.say(rates.rate.mean())}"
+    ax, off = axes(f'"{target}" {title}'), [rates.rate - rates.low, rates.high - rates.rate]
+    ax.errorbar([f"{start:%Y-%m-%d}" for start in starts], rates.rate, yerr=off, fmt="o-", color=COLOUR, capsize=3)
     ax.set(xlabel="decided in the period from", ylabel=named(target, how), ylim=(0, None)); ax.tick_params(axis="x", rotation=30)
     if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
@@ -113,12 +132,16 @@ def draw_groups(
 ) -> Figure | None:  # None where no outcome is known
     "The target by group, with 95 % intervals."
     if not (examples := examples[examples[target].notna()]).size: return None
-    found = examples.groupby(examples[column].astype(str))[target].agg(["mean", "std", "size"]).astype(float).nlargest(most, "size").sort_values("mean")
+    found = examples.groupby(examples[column].astype(str))[target].agg(["mean", "std", "size"]).astype(float)
+    found = found.nlargest(most, "size").sort_values("mean"); mean = found["mean"]
     half = 1.96 * found["std"].fillna(0) / np.sqrt(found["size"])
     low, high = found.index[0], found.index[-1]
-    differ = (found["mean"] - half)[high] > (found["mean"] + half)[low]
-    ax = axes(f'"{target}" is {how.say(found["mean"][low])} for {low}, {how.say(found["mean"][high])} for {high}' if differ else f'"{target}" is about the same for each {column}', 1.2 + 0.28 * len(found))
-    ax.errorbar(found["mean"], found.index, xerr=half, fmt="o", color=COLOUR, capsize=3); ax.axvline(float(examples[target].mean()), ls="--", color="0.5")
+    title = f'"{target}" is about the same for each {column}'
+    if (mean - half)[high] > (mean + half)[low]:
+        title = f'"{target}" is {how.say(mean[low])} for {low}, {how.say(mean[high])} for {high}'
+    ax = axes(title, 1.2 + 0.28 * len(found))
+    ax.errorbar(mean, found.index, xerr=half, fmt="o", color=COLOUR, capsize=3)
+    ax.axvline(float(examples[target].mean()), ls="--", color="0.5")
     ax.set(xlabel=f"{named(target, how)} (dashed: all)", ylabel=column, xlim=(0, None))
     if not how.amount: ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
@@ -133,7 +156,9 @@ def draw_missing(
     if share.empty: return None
     others = f"; {len(share) - 1} others miss some" if len(share) > 1 else ""
     ax = axes(f"{share.index[-1]} is missing in {share.iloc[-1]:.0%} of the rows{others}", 1 + 0.26 * len(share))
-    ax.barh(share.index, share, color=COLOUR); ax.set(xlabel="share of rows without a value", xlim=(0, 1)); ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.barh(share.index, share, color=COLOUR)
+    ax.set(xlabel="share of rows without a value", xlim=(0, 1))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-bins
@@ -151,7 +176,7 @@ def order_alone(
     values: pd.Series,
     y_true: pd.Series,  # 0 or 1, or amounts, in the order of time
 ) -> float:             # 0.5: nothing; NaN where a half has one class only
-    "Share of pairs that one feature by itself puts in the right order, learnt on the earlier half, tried on the later one."
+    "Share of pairs that one feature puts in the right order, learnt on the earlier half, tried on the later one."
     half = len(values) // 2; groups, y_true = binned(values), y_true.to_numpy(float)
     if min(len(set(y_true[:half])), len(set(y_true[half:]))) < 2: return float("nan")
     seen = pd.Series(y_true[:half]).groupby(groups[:half].to_numpy()).agg(["sum", "size"])
@@ -164,10 +189,11 @@ def rank_features(
     examples: pd.DataFrame,   # in the order of time
     features: Iterable[str],
     target: str,
-) -> pd.DataFrame:            # feature, order (of `order_alone`; NaN where too few outcomes are known), missing; the best first
+) -> pd.DataFrame:            # feature, order (NaN where too few outcomes are known), missing; the best first
     "Features by what each can do alone."
     known = examples[examples[target].notna()]
-    rows = [dict(feature=f, order=order_alone(known[f], known[target]), missing=float(examples[f].isna().mean())) for f in features]
+    rows = [dict(feature=f, order=order_alone(known[f], known[target]), missing=float(examples[f].isna().mean()))
+            for f in features]
     return pd.DataFrame(rows).sort_values("order", ascending=False, kind="stable").reset_index(drop=True)
 
 def draw_ranking(
@@ -180,7 +206,8 @@ def draw_ranking(
     rest = f"; {useless} of {len(ranking)} say next to nothing" if useless else ""
     ax = axes(f"{best.feature} alone: {how.order} {best.order:.2f}{rest}", 1 + 0.26 * len(ranking))
     ax.barh(ranking.feature[::-1], ranking.order[::-1] - 0.5, left=0.5, color=COLOUR)
-    ax.axvline(0.5, color="0.4", lw=1); ax.set(xlabel=f"{how.order} of the feature alone, on the later half (0.5: nothing)")
+    ax.axvline(0.5, color="0.4", lw=1)
+    ax.set(xlabel=f"{how.order} of the feature alone, on the later half (0.5: nothing)")
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-relation
@@ -193,15 +220,18 @@ def draw_relation(
     if examples[target].isna().all(): return None
     table, numeric = relation(examples, feature, target), pd.api.types.is_numeric_dtype(examples[feature])
     ax = axes(f'"{target}" ranges from {how.say(table.min())} to {how.say(table.max())} over {feature}')
-    ax.plot(table.index, table, "o-" if numeric else "o", color=COLOUR); ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
-    ax.set(xlabel=feature + (" (middle of the bin)" if numeric else ""), ylabel=named(target, how), ylim=(0, None)); ax.tick_params(axis="x", rotation=45)
+    ax.plot(table.index, table, "o-" if numeric else "o", color=COLOUR)
+    ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
+    ax.set(xlabel=feature + (" (middle of the bin)" if numeric else ""), ylabel=named(target, how), ylim=(0, None))
+    ax.tick_params(axis="x", rotation=45)
     if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
 
 def relation(examples: pd.DataFrame, feature: str, target: str) -> pd.Series:  # by bin in words
     "Share of the target in each bin of a feature that has enough rows."
     numeric = pd.api.types.is_numeric_dtype(examples[feature])
-    table = examples.groupby(binned(examples[feature], 10 if numeric else 20).to_numpy(), sort=False)[target].agg(["mean", "size"]).astype(float)
+    bins = binned(examples[feature], 10 if numeric else 20).to_numpy()
+    table = examples.groupby(bins, sort=False)[target].agg(["mean", "size"]).astype(float)
     table = table[(table["size"] >= min(50, len(examples) / 20)) & (table.index != "missing")]["mean"]
     table = table.sort_index() if numeric else table.sort_values().tail(20)
     return table.set_axis([str(t) if not isinstance(t, pd.Interval) else f"{t.mid:.3g}" for t in table.index])
@@ -215,15 +245,22 @@ def draw_relations(
     "The relation of each feature with the target, as small figures."
     if examples[target].isna().all(): return None
     shares = {f: relation(examples, f, target) for f in features}
-    shares = dict(sorted(((f, s) for f, s in shares.items() if len(s) > 1), key=lambda pair: pair[1].min() - pair[1].max())[:most])
+    spread = lambda pair: pair[1].min() - pair[1].max()
+    shares = dict(sorted(((f, s) for f, s in shares.items() if len(s) > 1), key=spread)[:most])
     rows = -(-max(len(shares), 1) // 4)
-    figure = Figure(figsize=(10, 0.4 + 1.7 * rows), layout="constrained"); panels = figure.subplots(rows, 4, sharey=True, squeeze=False).ravel()
-    first = next(iter(shares), "nothing")
-    figure.suptitle(f'{first} parts "{target}" most: {how.say(shares[first].min())} to {how.say(shares[first].max())}' if shares else f'Nothing parts "{target}"', x=0.01, ha="left")
-    for ax, name in zip(panels, shares):
-        ax.plot(range(len(shares[name])), shares[name], "-" if pd.api.types.is_numeric_dtype(examples[name]) else "o", ms=3, color=COLOUR); ax.axhline(float(examples[target].mean()), ls="--", lw=1, color="0.5")
+    figure = Figure(figsize=(10, 0.4 + 1.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, 4, sharey=True, squeeze=False).ravel()
+    title = f'Nothing parts "{target}"'
+    if shares:
+        first, share = next(iter(shares.items()))
+        title = f'{first} parts "{target}" most: {how.say(share.min())} to {how.say(share.max())}'
+    figure.suptitle(title, x=0.01, ha="left")
+    for ax, (name, share) in zip(panels, shares.items()):
+        line = "-" if pd.api.types.is_numeric_dtype(examples[name]) else "o"
+        ax.plot(range(len(share)), share, line, ms=3, color=COLOUR)
+        ax.axhline(float(examples[target].mean()), ls="--", lw=1, color="0.5")
         ax.set_title(name, fontsize="small", loc="left"); ax.spines[["top", "right"]].set_visible(False)
-        ax.set_xticks([0, len(shares[name]) - 1], [shares[name].index[0][:9], shares[name].index[-1][:9]], fontsize="x-small")
+        ax.set_xticks([0, len(share) - 1], [share.index[0][:9], share.index[-1][:9]], fontsize="x-small")
         if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for ax in panels[len(shares):]: ax.set_visible(False)
     return figure
@@ -237,8 +274,9 @@ def twins(
     "Pairs of numeric features that move together."
     numeric = examples[[f for f in features if pd.api.types.is_numeric_dtype(examples[f])]].astype(float)
     found = numeric.sample(min(len(numeric), 20_000), random_state=0).rank().corr()
-    pairs = [(a, b, float(found.loc[a, b])) for i, a in enumerate(found) for b in list(found)[i + 1:] if abs(found.loc[a, b]) >= least]
-    return pd.DataFrame(pairs, columns=["first", "second", "correlation"]).sort_values("correlation", key=abs, ascending=False, ignore_index=True)
+    pairs = [(a, b, float(found.loc[a, b])) for a, b in combinations(found, 2) if abs(found.loc[a, b]) >= least]
+    pairs = pd.DataFrame(pairs, columns=["first", "second", "correlation"])
+    return pairs.sort_values("correlation", key=abs, ascending=False, ignore_index=True)
 
 # %% ../nbs/06_explore.ipynb #exp-twins-draw
 def draw_twins(
@@ -249,7 +287,8 @@ def draw_twins(
     some = pairs.head(12)[::-1]; first = pairs.iloc[0]
     more = f"; {len(pairs) - 1} more pairs are close" if len(pairs) > 1 else ""
     ax = axes(f"{first['first']} and {first['second']} say the same ({first['correlation']:+.2f}){more}", 1.2 + 0.3 * len(some))
-    ax.barh(some["first"] + " & " + some["second"], some["correlation"].abs(), color=COLOUR); ax.set(xlabel="rank correlation, without its sign", xlim=(0, 1))
+    ax.barh(some["first"] + " & " + some["second"], some["correlation"].abs(), color=COLOUR)
+    ax.set(xlabel="rank correlation, without its sign", xlim=(0, 1))
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-drift
@@ -259,8 +298,8 @@ def drift_over_time(
     period: str,
 ) -> pd.DataFrame:  # by start of period, a column a feature: distance from the first period
     "How far each feature is from where it began."
-    label = examples.groupby(pd.Grouper(key="decision_time", freq=period)).ngroup().to_numpy()
-    starts = [f"{t:%Y-%m-%d}" for t, part in examples.groupby(pd.Grouper(key="decision_time", freq=period)) if len(part)]
+    by_period = examples.groupby(pd.Grouper(key="decision_time", freq=period))
+    label, starts = by_period.ngroup().to_numpy(), [f"{t:%Y-%m-%d}" for t, part in by_period if len(part)]
     found = {}
     for name in features:
         first = examples[name][label == label.min()]
@@ -272,15 +311,20 @@ def drift_over_time(
         found[name] = [psi(shares.iloc[0], shares.iloc[i], least=1e-3) for i in range(len(shares))]
     return pd.DataFrame(found, index=pd.Index(starts, name="period"))
 
+# %% ../nbs/06_explore.ipynb #exp-drift-figure
 def draw_drift(
     drift: pd.DataFrame,  # of `drift_over_time`
 ) -> Figure | None:       # None where there is one period only
     "The features that moved most."
     if len(drift) < 2: return None
     most = drift.max().sort_values(ascending=False); far = int((most > 0.25).sum())
-    ax = axes(f"{most.index[0]} moves most ({most.iloc[0]:.2f}); {far} of {len(most)} features become another population" if far else "No feature moves far from where it began")
+    title = "No feature moves far from where it began"
+    if far: title = f"{most.index[0]} moves most ({most.iloc[0]:.2f}); {far} of {len(most)} features become another population"
+    ax = axes(title)
     for name in most.index[:6]: ax.plot(drift.index, drift[name], "o-", label=name)
-    ax.axhline(0.25, ls="--", color="0.5"); ax.set(xlabel="period from", ylabel="distance from the first period"); ax.legend(frameon=False, fontsize="small"); ax.tick_params(axis="x", rotation=30)
+    ax.axhline(0.25, ls="--", color="0.5"); ax.tick_params(axis="x", rotation=30)
+    ax.set(xlabel="period from", ylabel="distance from the first period")
+    ax.legend(frameon=False, fontsize="small")
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-leak
@@ -294,7 +338,8 @@ def suspect_leaks(
     suspects = ranking[ranking.order > leak_limit]
     if len(suspects):
         name, order = suspects.feature.iloc[0], suspects.order.iloc[0]
-        raise GoBack("transform", f'"{name}" alone: {how.order} {order:.4f}, an honest feature at most {leak_limit:.2f}: is it known at the decision?',
+        alone = f'"{name}" alone: {how.order} {order:.4f}, an honest feature at most {leak_limit:.2f}'
+        raise GoBack("transform", f"{alone}: is it known at the decision?",
                      {f.feature: {"figure": f.order, "limit": leak_limit} for f in suspects.itertuples()})
 
 # %% ../nbs/06_explore.ipynb #exp-after
@@ -310,7 +355,8 @@ def known_afterwards(
     for name in features:
         there, later = (float(examples[name][rows].notna().mean()) for rows in (~waits, waits))
         if there > 0.5 and later < 0.1 * there:
-            what = f'"{name}" is there for {there:.0%} of the rows with an outcome and {later:.0%} of those that wait for one: it is known only afterwards'
+            what = (f'"{name}" is there for {there:.0%} of the rows with an outcome'
+                    f" and {later:.0%} of those that wait for one: it is known only afterwards")
             raise GoBack("transform", what, {name: {"figure": later, "limit": 0.1 * there}})
 
 # %% ../nbs/06_explore.ipynb #exp-decide
@@ -322,7 +368,9 @@ def decided(
     encoder, cut = Encoder.fit(before, features), int(0.8 * len(before))
     few = [name in encoder.categories and len(encoder.categories[name]) <= 250 for name in encoder.names]
     matrix, y, how = encoder.encode(before), before[target].to_numpy(float), costs.how
-    model = (HistGradientBoostingRegressor if how.amount else HistGradientBoostingClassifier)(max_iter=60, learning_rate=0.12, max_leaf_nodes=15, categorical_features=few, early_stopping=False, random_state=seed)
+    quick = HistGradientBoostingRegressor if how.amount else HistGradientBoostingClassifier
+    model = quick(max_iter=60, learning_rate=0.12, max_leaf_nodes=15, categorical_features=few, early_stopping=False,
+                  random_state=seed)
     drawn = np.random.default_rng(seed).integers(cut, size=cut)
     learn(model, matrix[drawn], y[drawn])
     threshold = best_threshold(y[cut:], ask(model, matrix[cut:]), costs)
@@ -342,14 +390,19 @@ def try_ideas(
     edges = np.linspace(0.4, 1, folds + 1) * len(past)
     parts = [(past.iloc[:int(a)], past.iloc[int(a):int(b)]) for a, b in zip(edges, edges[1:])]
     days = pd.concat([after for _, after in parts]).decision_time.dt.floor("D").to_numpy()
-    price = lambda more: [[decided(before, after, [*features, *more], target, costs, seed + k) for before, after in parts] for k in range(3)]
-    without, z, found = price([]) if ideas else None, NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(ideas), 1)), []
+    def price(more):  # by time of learning, by fold: of each decision
+        return [[decided(*part, [*features, *more], target, costs, seed + k) for part in parts] for k in range(3)]
+    without, found = price([]) if ideas else None, []
+    z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(ideas), 1))
     for idea in ideas:
-        cells = [[a - b for a, b in zip(*both)] for both in zip(without, price([idea]))]  # time of learning, fold, decision
-        saved, means = np.mean([np.concatenate(folds) for folds in cells], axis=0), [fold.mean() for folds in cells for fold in folds]
-        spread = z * np.hypot(drawn_gains(saved, days, seed=seed).std(), np.std(means, ddof=1) / np.sqrt(len(means)))
-        found.append(dict(idea=idea.name, saves=float(saved.mean()), low=float(saved.mean() - spread), high=float(saved.mean() + spread), gains=bool(saved.mean() > spread)))
-    return pd.DataFrame(found, columns=["idea", "saves", "low", "high", "gains"]).sort_values("saves", ascending=False, ignore_index=True)
+        cells = [[a - b for a, b in zip(*both)] for both in zip(without, price([idea]))]
+        gains = np.mean([np.concatenate(folds) for folds in cells], axis=0); saves = float(gains.mean())
+        means = [fold.mean() for folds in cells for fold in folds]
+        luck = np.hypot(drawn_gains(gains, days, seed=seed).std(), np.std(means, ddof=1) / np.sqrt(len(means)))
+        low, high = float(saves - z * luck), float(saves + z * luck)
+        found.append(dict(idea=idea.name, saves=saves, low=low, high=high, gains=bool(saves > z * luck)))
+    found = pd.DataFrame(found, columns=["idea", "saves", "low", "high", "gains"])
+    return found.sort_values("saves", ascending=False, ignore_index=True)
 
 # %% ../nbs/06_explore.ipynb #exp-take
 def take_ideas(
@@ -360,8 +413,9 @@ def take_ideas(
     gaining = tried[tried.gains]
     if gaining.empty: return
     best = gaining.iloc[0]
-    raise GoBack("transform", f'the idea "{best.idea}" surely saves {best.low:.3f} to {best.high:.3f} a decision: it should be a feature',
-                 {t.idea: {"figure": t.low, "limit": 0.0} for t in gaining.itertuples()}, {"ideas": ", ".join([*taken, *gaining.idea])})
+    saves = f'the idea "{best.idea}" surely saves {best.low:.3f} to {best.high:.3f} a decision: it should be a feature'
+    raise GoBack("transform", saves, {t.idea: {"figure": t.low, "limit": 0.0} for t in gaining.itertuples()},
+                 {"ideas": ", ".join([*taken, *gaining.idea])})
 
 # %% ../nbs/06_explore.ipynb #exp-call
 def explore(
@@ -377,6 +431,8 @@ def explore(
     ranking = rank_features(past, features, target)
     suspect_leaks(ranking, leak_limit, how)
     rates = rate_over_time(past, target, period).reset_index()
+    rates = rates.assign(decision_time=rates.decision_time.dt.strftime("%Y-%m-%d"))
     plain = lambda frame: frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return {"rows": len(past), "ranking": plain(ranking), "rates": plain(rates.assign(decision_time=rates.decision_time.dt.strftime("%Y-%m-%d"))),
-            "twins": plain(twins(past, features)), "drift": drift_over_time(past, features, period).max().to_dict(), "leak_limit": leak_limit}
+    return {
+        "rows": len(past), "ranking": plain(ranking), "rates": plain(rates), "twins": plain(twins(past, features)),
+        "drift": drift_over_time(past, features, period).max().to_dict(), "leak_limit": leak_limit}

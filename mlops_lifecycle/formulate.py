@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -39,8 +40,10 @@ class Costs:
     def __post_init__(self):
         for name, value in {"missed": self.missed, "needless": self.needless, "review": self.review}.items():
             if not 0 <= value < np.inf: raise ValueError(f'"{name}" must be a cost of 0 or more, got {value}')
-        if not 0 < self.capacity <= 1: raise ValueError(f'"capacity" must be a share of the decisions above 0 and at most 1, got {self.capacity}')
-        if self.missed + self.needless == 0: raise ValueError('"missed" and "needless" are both 0: every decision is as good as any other')
+        if not 0 < self.capacity <= 1:
+            raise ValueError(f'"capacity" must be a share of the decisions above 0 and at most 1, got {self.capacity}')
+        if self.missed + self.needless == 0:
+            raise ValueError('"missed" and "needless" are both 0: every decision is as good as any other')
 
 # %% ../nbs/01_formulate.ipynb #01-f-costs-of-code
 def costs_from(
@@ -49,7 +52,9 @@ def costs_from(
 ) -> Costs:
     "What the mistakes of a cost matrix cost above the right decisions; refuses a matrix that makes no sense."
     cells = np.asarray(matrix, dtype=float)
-    if cells.shape != (2, 2): raise ValueError(f'the cost matrix must have 2 rows and 2 columns, got {" × ".join(map(str, cells.shape)) or "a number"}')
+    if cells.shape != (2, 2):
+        shape = " × ".join(map(str, cells.shape)) or "a number"
+        raise ValueError(f"the cost matrix must have 2 rows and 2 columns, got {shape}")
     (quiet, needless), (missed, caught) = cells
     for name, value in {"quiet": quiet, "needless": needless, "missed": missed, "caught": caught}.items():
         if not np.isfinite(value): raise ValueError(f'"{name}" of the cost matrix must be a number, got {value}')
@@ -65,12 +70,21 @@ def costs_of(
     "The prices as `settings.ini` has them."
     if KINDS[kind].amount:
         under, over = (getattr(settings.costs, name, None) for name in KINDS[kind].prices)
-        if under is None or over is None: raise ValueError(f'[costs] must give "under" and "over" where an amount is decided, got {under} and {over}')
+        if under is None or over is None:
+            both = f"{under} and {over}"
+            raise ValueError(f'[costs] must give "under" and "over" where an amount is decided, got {both}')
         return Costs(under, over, getattr(settings.costs, "review", 0.0), kind=kind)
-    given = {"quiet": 0.0, "caught": 0.0, "review": 0.0} | {name: value for name in ("missed", "needless", "quiet", "caught", "review") if (value := getattr(settings.costs, name, None)) is not None}
+    given = {"quiet": 0.0, "caught": 0.0, "review": 0.0}
+    for name in ("missed", "needless", *given):
+        if (value := getattr(settings.costs, name, None)) is not None: given[name] = value
+    matrix = [[given["quiet"], given["needless"]], [given["missed"], given["caught"]]]
+    costs = replace(costs_from(matrix, given["review"]), kind=kind)
+    if not KINDS[kind].blind: return costs
     capacity = getattr(settings.costs, "capacity", None)
-    if KINDS[kind].blind and capacity is None: raise ValueError('[costs] must give "capacity", the share of the decisions at which people can look, where unusual rows are looked for')
-    return replace(costs_from([[given["quiet"], given["needless"]], [given["missed"], given["caught"]]], given["review"]), kind=kind, **({"capacity": capacity} if KINDS[kind].blind else {}))
+    if capacity is None:
+        raise ValueError('[costs] must give "capacity", the share of the decisions at which people can look,'
+                         " where unusual rows are looked for")
+    return replace(costs, capacity=capacity)
 
 # %% ../nbs/01_formulate.ipynb #01-f-mean-code
 def mean_cost(
@@ -92,7 +106,7 @@ def calibrated_threshold(costs: Costs) -> float:  # probability, 0 to 1
 def best_threshold(
     y_true: ArrayLike, score: ArrayLike,  # what happened and the scores; shape (n,)
     costs: Costs,
-) -> float:                               # act where score >= threshold; what is added to a score, where an amount is decided
+) -> float:                               # act where score >= it; added to a score, where an amount is decided
     "The threshold that would have cost least on these rows."
     return costs.how.choose(y_true, score, costs)
 
@@ -105,16 +119,19 @@ def rank_metrics(
 ) -> dict[str, float]:  # by metric: mean of Kendall's tau over the folds, -1 to 1; the best first
     "How well each metric puts the models in the order in which their cost puts them."
     from scipy.stats import kendalltau  # here, so that the app starts without
-    how, known = costs.how, np.isfinite(np.asarray(y_true, dtype=float)); folds = np.asarray(folds)[known]
-    y, found = np.asarray(y_true)[known].astype(how.outcome), {name: [] for name in how.metrics}
+    how, known = costs.how, np.isfinite(np.asarray(y_true, dtype=float))
+    y, folds = np.asarray(y_true)[known].astype(how.outcome), np.asarray(folds)[known]
+    found = {name: [] for name in how.metrics}
     scores = {name: np.asarray(score, dtype=float)[known] for name, score in scores.items()}
     for fold in np.unique(folds):
         rows = folds == fold
         if len(set(y[rows])) < 2: continue
-        cheap = [-mean_cost(y[rows], how.decide(score[rows], thresholds[name]), costs) for name, score in scores.items()]
+        y_fold, of_fold = y[rows], {name: score[rows] for name, score in scores.items()}
+        cheap = [-mean_cost(y_fold, how.decide(score, thresholds[name]), costs) for name, score in of_fold.items()]
         if len(set(cheap)) < 2: continue
         for name, metric in how.metrics.items():
-            tau = kendalltau([metric(y[rows], score[rows], thresholds[model]) for model, score in scores.items()], cheap).statistic
+            measured = [metric(y_fold, score, thresholds[model]) for model, score in of_fold.items()]
+            tau = kendalltau(measured, cheap).statistic
             found[name].append(0.0 if np.isnan(tau) else float(tau))
     means = {name: float(np.mean(taus)) for name, taus in found.items() if taus}
     return dict(sorted(means.items(), key=lambda pair: -pair[1]))
@@ -153,7 +170,7 @@ class Rule:
     name: str
     version: str                          # raised by hand with every change, "1.0"
     score: Callable[[Mapping], ArrayLike]  # columns -> scores; the higher the likelier
-    threshold: float                      # act where score >= threshold; or what is added to the score, where an amount is decided
+    threshold: float                      # act where score >= it; or added to the score, where an amount is decided
     kind: str = "binary"                  # of the problem
 
     @property
@@ -194,16 +211,7 @@ class Problem:
     def how(self) -> Kind: return KINDS[self.kind]
 
     def __post_init__(self):
-        if self.kind not in KINDS: raise ValueError(f'"kind" must be one of {", ".join(KINDS)}, got {self.kind}')
-        if self.rule.kind != self.kind: raise ValueError(f'the rule "{self.rule.name}" is of kind {self.rule.kind}, the problem of kind {self.kind}')
-        fields = self.Request.model_fields
-        for what, names in {"key": self.key, "protected": self.protected}.items():
-            for name in names:
-                if name not in fields: raise ValueError(f'"{what}" names "{name}", but {self.Request.__name__} has {", ".join(fields)}')
-        bare = [name for name, field in fields.items() if not field.examples]
-        if bare: raise ValueError(f"each field of {self.Request.__name__} needs examples=[…]; missing for {', '.join(bare)}")
-        if self.target in fields: raise ValueError(f'"{self.target}" is the target and cannot be a field of {self.Request.__name__}')
-        if self.metric not in ("cost", *self.how.metrics): raise ValueError(f'"metric" must be cost, {", ".join(self.how.metrics)}, got {self.metric}')
+        _fits_together(self)
 
     def in_scope(self, columns: Mapping) -> np.ndarray:  # arrays of one length
         "For each row, whether a model may decide it."
@@ -213,6 +221,22 @@ class Problem:
     def out_of_scope(self, columns: Mapping) -> str | None:  # single values of one request
         "Why no model may decide this request; None where one may."
         return next((limit.says for limit in self.scope if not limit.holds(columns)), None)
+
+# %% ../nbs/01_formulate.ipynb #01-f-problem-check
+def _fits_together(problem: Problem) -> None:
+    "Raise `ValueError` for the first thing that does not fit the others."
+    kind, rule, name, fields = problem.kind, problem.rule, problem.Request.__name__, problem.Request.model_fields
+    if kind not in KINDS: raise ValueError(f'"kind" must be one of {", ".join(KINDS)}, got {kind}')
+    if rule.kind != kind: raise ValueError(f'the rule "{rule.name}" is of kind {rule.kind}, the problem of kind {kind}')
+    for what, names in {"key": problem.key, "protected": problem.protected}.items():
+        for unknown in [n for n in names if n not in fields]:
+            raise ValueError(f'"{what}" names "{unknown}", but {name} has {", ".join(fields)}')
+    bare = [n for n, field in fields.items() if not field.examples]
+    if bare: raise ValueError(f"each field of {name} needs examples=[…]; missing for {', '.join(bare)}")
+    if problem.target in fields:
+        raise ValueError(f'"{problem.target}" is the target and cannot be a field of {name}')
+    if problem.metric not in ("cost", *problem.how.metrics):
+        raise ValueError(f'"metric" must be cost, {", ".join(problem.how.metrics)}, got {problem.metric}')
 
 # %% ../nbs/01_formulate.ipynb #01-f-key-code
 def key_of(
@@ -233,7 +257,7 @@ def key_of(
 # %% ../nbs/01_formulate.ipynb #01-f-learn-code
 def how_to_learn(
     rows: int,                  # examples at hand
-    labels: Mapping,            # how many of them are labelled 0 and 1: {0: 900, 1: 100}; or have an amount, see core.kinds
+    labels: Mapping,            # how many are labelled 0 and 1: {0: 900, 1: 100}; or have an amount, see core.kinds
     least: int = 100,           # of the rarer label
 ) -> str:                       # "rule", "unsupervised", "few labels" or "supervised"
     "What the data at hand allows."
@@ -260,7 +284,8 @@ def bar(
 ) -> Bar:
     "The cheapest of rule, always and never on the judged window, each fixed on data before it."
     how = costs.how
-    contenders = {"rule, threshold renewed": how.decide(rule_score, best_threshold(y_before, rule_score_before, costs)), **how.ways(y_before, len(rule_score), costs)}
+    renewed = how.decide(rule_score, best_threshold(y_before, rule_score_before, costs))
+    contenders = {"rule, threshold renewed": renewed, **how.ways(y_before, len(rule_score), costs)}
     if threshold is not None: contenders = {"rule": how.decide(rule_score, threshold)} | contenders
     cost = {name: mean_cost(y, decision, costs) for name, decision in contenders.items()}
     cheapest = min(cost, key=cost.get)
@@ -274,7 +299,8 @@ def surely_cheaper(
 ) -> tuple[bool, float]:                 # whether, and what is saved at least
     "Whether ours costs less than theirs, with that confidence."
     from mlops_lifecycle.core.judge import drawn_gains
-    least = float(np.quantile(drawn_gains(np.asarray(theirs, dtype=float) - np.asarray(ours, dtype=float), days, draws, seed), 1 - confidence))
+    saved = np.asarray(theirs, dtype=float) - np.asarray(ours, dtype=float)
+    least = float(np.quantile(drawn_gains(saved, days, draws, seed), 1 - confidence))
     return least > 0, least
 
 # %% ../nbs/01_formulate.ipynb #01-f-challenge-code
@@ -285,7 +311,8 @@ class Way:
     score: Callable = field(repr=False)  # rows -> scores
     threshold: float
 
-    def decide(self, rows: Any) -> np.ndarray: return (np.asarray(self.score(rows)) >= self.threshold).astype(int)
+    def decide(self, rows: Any) -> np.ndarray:
+        return (np.asarray(self.score(rows)) >= self.threshold).astype(int)
 
 def challenge(
     holder: Way, name: str, learn: Callable,  # learn: rows, what happened -> score function
@@ -300,8 +327,22 @@ def challenge(
     ours, theirs = (price(y, way.decide(judge), costs) for way in (challenger, holder))
     better, least = surely_cheaper(ours, theirs, judge.decision_time.dt.floor("D"))
     if not better: return holder, least
-    score = learn(labelled[:late], labelled[:late][target].to_numpy(int))  # what has proved itself learns from the newer rows as well
+    # what has proved itself learns from the newer rows as well
+    score = learn(labelled[:late], labelled[:late][target].to_numpy(int))
     return Way(name, score, best_threshold(y, score(judge), costs)), least
+
+# %% ../nbs/01_formulate.ipynb #01-f-learners-code
+def _unusual(before: Any, encoder: Encoder, seed: int) -> Callable:  # rows -> scores
+    from mlops_lifecycle.core.ladder import Unusual
+    unusual = Unusual(random_state=seed).fit(encoder.encode(before)[:: max(1, len(before) // 5000)])
+    return lambda rows: -unusual.score_samples(encoder.encode(rows))
+
+def _boosted(rows: Any, y: np.ndarray, encoder: Encoder, seed: int) -> Callable:  # rows -> scores
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    model = HistGradientBoostingClassifier(
+        max_iter=80, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed)
+    model.fit(encoder.to_fit(rows), y)
+    return lambda rows: model.predict_proba(encoder.encode(rows))[:, 1]
 
 # %% ../nbs/01_formulate.ipynb #01-f-climb-code
 def climb(
@@ -309,33 +350,35 @@ def climb(
     features: Iterable[Feature], problem: Any, costs: Costs,
     period: str, ask: int = 50,   # pandas offset alias; how many answers may be asked for in a period
     least: int = 100, seed: int = 0,
-) -> list[dict]:                  # a period each: rows, labels, rung, decides, saves (what the challenger saves at least), queue, cost, rule
+) -> list[dict]:                  # by period: rows, labels, rung, decides, saves (at least), queue, cost, rule
     "Who decides in each period, as rows and outcomes come in."
     import pandas as pd
-    from sklearn.ensemble import HistGradientBoostingClassifier
 
-    from mlops_lifecycle.core.ladder import Unusual, worth_labelling
-    features, told = tuple(features), []
-    holder = Way(problem.rule.name, lambda rows: problem.rule.score(columns_of(rows)), problem.rule.threshold)
-    for start, now in examples.sort_values("decision_time").groupby(pd.Grouper(key="decision_time", freq=period)):
+    from mlops_lifecycle.core.ladder import worth_labelling
+    features, told, rule, target = tuple(features), [], problem.rule, problem.target
+    holder = Way(rule.name, lambda rows: rule.score(columns_of(rows)), rule.threshold)
+    by_period = examples.sort_values("decision_time").groupby(pd.Grouper(key="decision_time", freq=period))
+    for start, now in by_period:
         before = examples[examples.decision_time < start].sort_values("decision_time", kind="stable")
-        known = (before.label_known_at <= start).to_numpy(bool) & before[problem.target].notna().to_numpy()
+        known = (before.label_known_at <= start).to_numpy(bool) & before[target].notna().to_numpy()
         labelled, saves, queue = before[known], None, []
-        rung = how_to_learn(len(before), labelled[problem.target].value_counts().to_dict(), least)
+        rung = how_to_learn(len(before), labelled[target].value_counts().to_dict(), least)
         if rung != "rule":
             encoder = Encoder.fit(before, features)
-            unusual = Unusual(random_state=seed).fit(encoder.encode(before)[:: max(1, len(before) // 5000)])
-            anomaly = lambda rows, y=None, unusual=unusual, encoder=encoder: -unusual.score_samples(encoder.encode(rows))
-            queue = before.key.iloc[worth_labelling(holder.score(before), holder.threshold, ask, known, seed=seed)].tolist()
-        if rung == "few labels" and labelled[problem.target].nunique() == 2: holder, saves = challenge(holder, "anomaly score", lambda rows, y, score=anomaly: score, labelled, problem.target, costs)
+            places = worth_labelling(holder.score(before), holder.threshold, ask, known, seed=seed)
+            queue = before.key.iloc[places].tolist()
+        if rung == "few labels" and labelled[target].nunique() == 2:
+            score = _unusual(before, encoder, seed)
+            holder, saves = challenge(holder, "anomaly score", lambda *_, score=score: score, labelled, target, costs)
         if rung == "supervised":
-            def learn(rows, y, encoder=encoder):
-                model = HistGradientBoostingClassifier(max_iter=80, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed).fit(encoder.to_fit(rows), y)
-                return lambda rows: model.predict_proba(encoder.encode(rows))[:, 1]
-            holder, saves = challenge(holder, "supervised", learn, labelled, problem.target, costs)
-        happened = now[now[problem.target].notna()]
-        cost = {way: mean_cost(happened[problem.target], decision, costs) for way, decision in {"cost": holder.decide(happened), "rule": problem.rule.decide(columns_of(happened))}.items()}
-        told.append({"period": f"{start:%Y-%m-%d}", "rows": len(before), "labels": int(known.sum()), "rung": rung, "decides": holder.name, "saves": saves, "queue": queue, **cost})
+            learn = partial(_boosted, encoder=encoder, seed=seed)
+            holder, saves = challenge(holder, "supervised", learn, labelled, target, costs)
+        happened = now[now[target].notna()]
+        ours, theirs = holder.decide(happened), rule.decide(columns_of(happened))
+        told.append({
+            "period": f"{start:%Y-%m-%d}", "rows": len(before), "labels": int(known.sum()), "rung": rung,
+            "decides": holder.name, "saves": saves, "queue": queue,
+            "cost": mean_cost(happened[target], ours, costs), "rule": mean_cost(happened[target], theirs, costs)})
     return told
 
 # %% ../nbs/01_formulate.ipynb #01-f-call-code
@@ -347,25 +390,35 @@ def formulate(
     "The problem as plain data; raises `GoBack` where the plan's metrics do not contain its cost."
     named = {metric["name"]: metric["unit"] for metric in plan["metrics"]}
     if named.get("cost") != problem.unit:
-        raise GoBack("plan", f'the plan must name a metric "cost" in "{problem.unit}", it names {named}', evidence={"unit": problem.unit, "metrics": named})
-    rule = problem.rule
-    return {"name": problem.name, "kind": problem.kind, "entity": problem.entity, "target": problem.target, "action": problem.action, "unit": problem.unit,
-            "costs": {"missed": costs.missed, "needless": costs.needless} | ({"capacity": costs.capacity} if problem.how.blind else {}), "request": problem.Request.model_json_schema(),
-            "personal": list(personal_fields(problem.Request)), "key": list(problem.key), "protected": list(problem.protected),
-            "rule": {"name": rule.name, "version": rule.version, "threshold": rule.threshold, "sha": rule.sha}}
+        says = f'the plan must name a metric "cost" in "{problem.unit}", it names {named}'
+        raise GoBack("plan", says, evidence={"unit": problem.unit, "metrics": named})
+    rule, prices = problem.rule, {"missed": costs.missed, "needless": costs.needless}
+    if problem.how.blind: prices["capacity"] = costs.capacity
+    return {
+        "name": problem.name, "kind": problem.kind, "entity": problem.entity, "target": problem.target,
+        "action": problem.action, "unit": problem.unit, "costs": prices, "request": problem.Request.model_json_schema(),
+        "personal": list(personal_fields(problem.Request)), "key": list(problem.key), "protected": list(problem.protected),
+        "rule": {"name": rule.name, "version": rule.version, "threshold": rule.threshold, "sha": rule.sha}}
 
 # %% ../nbs/01_formulate.ipynb #01-f-yours-request
 class Request(Entity):
     "A scheduled flight, three hours before it departs."
-    carrier: str = Field(description="airline, two characters of its IATA code", pattern=r"^[A-Z0-9]{2}$", examples=["UA", "DL", "B6", "EV", "AA"])
+    carrier: str = Field(description="airline, two characters of its IATA code", pattern=r"^[A-Z0-9]{2}$",
+                         examples=["UA", "DL", "B6", "EV", "AA"])
     flight: int = Field(description="flight number", ge=1, le=9999, examples=[1545, 1714, 725, 461, 4424])
-    origin: str = Field(description="airport of departure, IATA code", pattern=r"^[A-Z]{3}$", examples=["EWR", "LGA", "JFK"])
-    destination: str = Field(description="airport of arrival, IATA code", pattern=r"^[A-Z]{3}$", examples=["IAH", "MIA", "BOS", "LAX", "ATL"])
-    scheduled_departure: Moment = Field(description="scheduled departure with the offset of the airport's local clock", examples=[
-        "2014-01-06T05:45:00-05:00", "2014-01-06T08:30:00-05:00", "2014-01-07T12:15:00-05:00", "2014-01-07T16:40:00-05:00", "2014-01-08T20:05:00-05:00"])
-    distance: float = Field(description="miles between the airports", ge=1, le=12_000, examples=[1400.0, 1089.0, 187.0, 2475.0, 762.0])
-    tail_number: str | None = Field(default=None, description="registration of the aircraft, if known", pattern=r"^[A-Z0-9]{1,8}$",
-                                    examples=["N00001", "N00002", None], json_schema_extra={"personal": True})
+    origin: str = Field(description="airport of departure, IATA code", pattern=r"^[A-Z]{3}$",
+                        examples=["EWR", "LGA", "JFK"])
+    destination: str = Field(description="airport of arrival, IATA code", pattern=r"^[A-Z]{3}$",
+                             examples=["IAH", "MIA", "BOS", "LAX", "ATL"])
+    scheduled_departure: Moment = Field(
+        description="scheduled departure with the offset of the airport's local clock",
+        examples=["2014-01-06T05:45:00-05:00", "2014-01-06T08:30:00-05:00", "2014-01-07T12:15:00-05:00",
+                  "2014-01-07T16:40:00-05:00", "2014-01-08T20:05:00-05:00"])
+    distance: float = Field(description="miles between the airports", ge=1, le=12_000,
+                            examples=[1400.0, 1089.0, 187.0, 2475.0, 762.0])
+    tail_number: str | None = Field(
+        default=None, description="registration of the aircraft, if known", pattern=r"^[A-Z0-9]{1,8}$",
+        examples=["N00001", "N00002", None], json_schema_extra={"personal": True})
 
 # %% ../nbs/01_formulate.ipynb #01-f-yours-rule-code
 def share_of_day(columns: Mapping) -> np.ndarray:  # 0 at local midnight to just under 1
@@ -384,4 +437,5 @@ problem = Problem(
     name="late-arrivals", entity="flight", target="late", action="warn the passengers", unit="cost units a flight",
     Request=Request, rule=rule, key=("carrier", "flight", "origin", "scheduled_departure"), protected=("origin",),
     decision_time=three_hours_before,
-    scope=(Scope("models have only seen flights out of EWR, JFK and LGA", lambda columns: (columns["origin"] == "EWR") | (columns["origin"] == "JFK") | (columns["origin"] == "LGA")),))
+    scope=(Scope("models have only seen flights out of EWR, JFK and LGA", lambda columns: (
+        (columns["origin"] == "EWR") | (columns["origin"] == "JFK") | (columns["origin"] == "LGA"))),))

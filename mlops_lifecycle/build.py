@@ -35,7 +35,8 @@ def copy_source(
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     named = [p for p in [project.get("readme"), *project.get("license-files", [])] if isinstance(p, str)]
     for name in ["pyproject.toml", *named]: shutil.copyfile(root / name, to / name)
-    shutil.copytree(root / project["name"], to / project["name"], ignore=shutil.ignore_patterns("__pycache__", ".*"), copy_function=shutil.copyfile)
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(root / project["name"], to / project["name"], ignore=ignored, copy_function=shutil.copyfile)
     return to
 
 # %% ../nbs/10_build.ipynb #10-b-wheel-code
@@ -49,8 +50,9 @@ def build_wheel(
     out.mkdir(parents=True, exist_ok=True)
     code = "import sys; from setuptools import build_meta; sys.stderr.write(build_meta.build_wheel(sys.argv[1]))"
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, "-c", code, str(out.resolve())], cwd=copy_source(root, Path(folder)),
-                              env=os.environ | {"SOURCE_DATE_EPOCH": _EPOCH, "PYTHONHASHSEED": "0"}, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(out.resolve())], cwd=copy_source(root, Path(folder)),
+            env=os.environ | {"SOURCE_DATE_EPOCH": _EPOCH, "PYTHONHASHSEED": "0"}, capture_output=True, text=True)
     if done.returncode: raise RuntimeError(f"the wheel could not be built: {done.stderr.strip().splitlines()[-1]}")
     return next(out.glob("*.whl"))
 
@@ -60,11 +62,15 @@ def check_wheel(
     package: Path,  # the package's folder in the checkout
 ) -> int:           # modules
     "Count the wheel's modules; raises `GoBack` to code where one is missing or differs."
-    with zipfile.ZipFile(wheel) as archive: packed = {name: archive.read(name) for name in archive.namelist() if name.endswith(".py")}
-    modules = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in package.rglob("*.py") if "__pycache__" not in path.parts}
-    lacking, differing = sorted(modules.keys() - packed.keys()), sorted(name for name in modules.keys() & packed.keys() if modules[name] != packed[name])
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name: archive.read(name) for name in archive.namelist() if name.endswith(".py")}
+    paths = [path for path in package.rglob("*.py") if "__pycache__" not in path.parts]
+    modules = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths}
+    lacking = sorted(modules.keys() - packed.keys())
+    differing = sorted(name for name in modules.keys() & packed.keys() if modules[name] != packed[name])
     if lacking or differing:
-        raise GoBack("code", f"the wheel lacks {', '.join(lacking) or 'nothing'}, and differs in {', '.join(differing) or 'nothing'}; look at [tool.setuptools] in pyproject.toml",
+        wrong = f"lacks {', '.join(lacking) or 'nothing'}, and differs in {', '.join(differing) or 'nothing'}"
+        raise GoBack("code", f"the wheel {wrong}; look at [tool.setuptools] in pyproject.toml",
                      evidence={"lacking": lacking, "differing": differing})
     return len(modules)
 
@@ -75,7 +81,8 @@ def serving_parts(
 ) -> dict[str, importlib.metadata.Distribution]:  # by name, sorted
     "Everything installed that the serving part of the package stands on."
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    todo = [Requirement(line) for line in [*project.get("dependencies", []), *project.get("optional-dependencies", {}).get(extra, [])]]
+    direct = [*project.get("dependencies", []), *project.get("optional-dependencies", {}).get(extra, [])]
+    todo = [Requirement(line) for line in direct]
     found, seen = {}, set()
     while todo:
         wanted = todo.pop()
@@ -92,7 +99,8 @@ def check_lock(
     parts: Mapping,               # of `serving_parts`
 ) -> dict[str, tuple[str, str]]:  # parts whose version differs: (here, in the lock)
     "Compare what is installed with what is locked; raises `GoBack` to code where the lock lacks a part."
-    pins = {canonicalize_name(name): version for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock.read_text(), re.M)}
+    pinned = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock.read_text(), re.M)
+    pins = {canonicalize_name(name): version for name, version in pinned}
     lacking = sorted(set(parts) - set(pins))
     if lacking: raise GoBack("code", f"{lock.name} pins no {', '.join(lacking)}; run make lock", evidence={"lacking": lacking})
     return {name: (part.version, pins[name]) for name, part in parts.items() if part.version != pins[name]}
@@ -115,9 +123,13 @@ def bill_of_materials(
 
     def component(name, version, kind=ComponentType.LIBRARY, licence="", **more):
         purl = PackageURL("pypi", name=name, version=version)
-        return Component(name=name, version=version, type=kind, purl=purl, bom_ref=str(purl), licenses=[DisjunctiveLicense(name=licence)] if licence else [], **more)
-    ours = component(*wheel.name.split("-")[:2], ComponentType.APPLICATION, hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256(wheel))])
-    bom = Bom(components=[component(name, part.version, licence=licence_of(part)) for name, part in parts.items()], serial_number=uuid5(NAMESPACE_URL, sha256(wheel)))
+        licenses = [DisjunctiveLicense(name=licence)] if licence else []
+        return Component(
+            name=name, version=version, type=kind, purl=purl, bom_ref=str(purl), licenses=licenses, **more)
+    hashes = [HashType(alg=HashAlgorithm.SHA_256, content=sha256(wheel))]
+    ours = component(*wheel.name.split("-")[:2], ComponentType.APPLICATION, hashes=hashes)
+    bom = Bom(components=[component(name, part.version, licence=licence_of(part)) for name, part in parts.items()],
+              serial_number=uuid5(NAMESPACE_URL, sha256(wheel)))
     bom.metadata.component, bom.metadata.timestamp = ours, datetime.fromtimestamp(int(_EPOCH), UTC)
     bom.register_dependency(ours, bom.components)
     return JsonV1Dot6(bom).output_as_string(indent=1)
@@ -129,7 +141,8 @@ def licence_of(
     "The licence that a package declares, in whichever of the three places it does."
     told = part.metadata
     classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License ::")]
-    return (told.get("License-Expression") or ", ".join(classifiers) or (told.get("License") or "").strip().partition("\n")[0])[:120]
+    old = (told.get("License") or "").strip().partition("\n")[0]
+    return (told.get("License-Expression") or ", ".join(classifiers) or old)[:120]
 
 def sha256(path: Path) -> str:  # 64 hexadecimal digits
     "Sum of a file."
@@ -145,9 +158,12 @@ def image_context(
     (out / "deploy/wheel").mkdir(parents=True)
     for name in ("deploy/Dockerfile", "deploy/requirements.lock", "settings.ini"): shutil.copyfile(root / name, out / name)
     shutil.copyfile(wheel, out / "deploy/wheel" / wheel.name)
-    copied = [source for line in re.findall(r"^COPY (?!--)(.+)$", (out / "deploy/Dockerfile").read_text(), re.M) for source in line.split()[:-1]]
+    lines = re.findall(r"^COPY (?!--)(.+)$", (out / "deploy/Dockerfile").read_text(), re.M)
+    copied = [source for line in lines for source in line.split()[:-1]]
     lacking = [source for source in copied if not list(out.glob(source))]
-    if lacking: raise GoBack("code", f"the Dockerfile copies {', '.join(lacking)}, which the image context does not hold", evidence={"lacking": lacking})
+    if lacking:
+        wants = f"the Dockerfile copies {', '.join(lacking)}, which the image context does not hold"
+        raise GoBack("code", wants, evidence={"lacking": lacking})
     return out
 
 # %% ../nbs/10_build.ipynb #10-b-sums-code
@@ -155,7 +171,8 @@ SUMS = "SHA256SUMS"
 
 def write_sums(folder: Path) -> dict[str, str]:  # sum by file
     "Write the sums of all files below the folder."
-    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SUMS}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SUMS]
+    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     (folder / SUMS).write_text("".join(f"{total}  {name}\n" for name, total in sums.items()))
     return sums
 
@@ -181,5 +198,7 @@ def build(
     (out / "sbom.json").write_text(bill_of_materials(wheel, parts))
     image_context(root, wheel, out / "image")
     sums = write_sums(out); verify_sums(out)
-    return {"wheel": f"wheel/{wheel.name}", "sha256": sha256(wheel), "sbom": "sbom.json", "image": "image", "modules": modules, "sums": sums,
-            "parts": {name: part.version for name, part in parts.items()}, "differs": {name: list(versions) for name, versions in differs.items()}}
+    return {
+        "wheel": f"wheel/{wheel.name}", "sha256": sha256(wheel), "sbom": "sbom.json", "image": "image",
+        "modules": modules, "sums": sums, "parts": {name: part.version for name, part in parts.items()},
+        "differs": {name: list(versions) for name, versions in differs.items()}}

@@ -54,7 +54,8 @@ class Reaction(Part):
     @model_validator(mode="after")
     def _label_is_the_outcome(self):
         if (self.asks == "outcome") != (self.label is not None):
-            raise ValueError(f'"{self.name}": an answer to "outcome" has the label 0 or 1, or value for an amount, any other has none')
+            raise ValueError(f'"{self.name}": an answer to "outcome" has the label 0 or 1, or value for an amount,'
+                             " any other has none")
         return self
 
 # %% ../nbs/00_plan.ipynb #00-p-revisit-code
@@ -76,7 +77,8 @@ def review_due(
     answers = sum(counts.get(r.name, 0) for r in plan.reactions if r.asks == asks)
     share = counts.get(rule.reaction, 0) / max(answers, 1)
     if answers < rule.at_least or share <= rule.share_above: return None
-    return f'{share:.0%} of {answers:,} answers to "{asks}" are "{rule.reaction}", the limit is {rule.share_above:.0%}: review the user experience'
+    told = f'{share:.0%} of {answers:,} answers to "{asks}" are "{rule.reaction}"'
+    return f"{told}, the limit is {rule.share_above:.0%}: review the user experience"
 
 # %% ../nbs/00_plan.ipynb #00-p-ethics-code
 QUESTIONS = {
@@ -106,7 +108,8 @@ def answered(
     "The whole checklist with these answers."
     unknown = sorted(set(answers) - set(QUESTIONS))
     if unknown: raise ValueError(f"unknown {', '.join(unknown)}; the questions are {', '.join(QUESTIONS)}")
-    return tuple(Ethics(question=text, answer=answers.get(name, "").strip(), open=not answers.get(name, "").strip()) for name, text in QUESTIONS.items())
+    told = {name: answers.get(name, "").strip() for name in QUESTIONS}
+    return tuple(Ethics(question=text, answer=told[name], open=not told[name]) for name, text in QUESTIONS.items())
 
 # %% ../nbs/00_plan.ipynb #00-p-plan-code
 class Plan(Part):
@@ -124,9 +127,12 @@ class Plan(Part):
     def _parts_fit(self):
         names = [r.name for r in self.reactions]
         if len({*names}) < len(names): raise ValueError(f"two reactions share a name among {', '.join(names)}")
-        if sorted((r.label for r in self.reactions if r.asks == "outcome"), key=str) not in ([0, 1], ["value"]):
-            raise ValueError('"outcome" needs two answers, one with the label 1 and one with 0, or a single one with the label value')
-        if self.revisit.reaction not in names: raise ValueError(f'"revisit" counts "{self.revisit.reaction}", the reactions are {", ".join(names)}')
+        labels = sorted((r.label for r in self.reactions if r.asks == "outcome"), key=str)
+        if labels not in ([0, 1], ["value"]):
+            raise ValueError('"outcome" needs two answers, one with the label 1 and one with 0,'
+                             " or a single one with the label value")
+        if (counted := self.revisit.reaction) not in names:
+            raise ValueError(f'"revisit" counts "{counted}", the reactions are {", ".join(names)}')
         if [m.name for m in self.metrics].count("cost") != 1: raise ValueError('one metric must be named "cost"')
         left_out = set(QUESTIONS.values()) - {item.question for item in self.ethics}
         if left_out: raise ValueError(f"the ethics checklist leaves out: {' '.join(sorted(left_out))}")
@@ -136,28 +142,35 @@ class Plan(Part):
 def _rows(parts: tuple) -> str:
     "Parts of one kind as the rows of a table."
     names = list(type(parts[0]).model_fields)
-    cells = lambda tag, values: "".join(f'<{tag} style="text-align:left">{escape(str("" if v is None else v))}</{tag}>' for v in values)
-    return f"<table><tr>{cells('th', names)}</tr>" + "".join(f"<tr>{cells('td', (getattr(p, n) for n in names))}</tr>" for p in parts) + "</table>"
+    said = lambda value: escape(str("" if value is None else value))
+    def line(tag, values):
+        return "<tr>" + "".join(f'<{tag} style="text-align:left">{said(v)}</{tag}>' for v in values) + "</tr>"
+    return f"<table>{line('th', names)}" + "".join(line("td", [getattr(p, n) for n in names]) for p in parts) + "</table>"
 
 def _page(self: Plan) -> str:
     "The plan as HTML."
     still_open = [item.question for item in self.ethics if item.open]
     warning = f"<p><b>Open, so no release:</b> {escape(' '.join(still_open))}</p>" if still_open else ""
     kinds = ("metrics", "stakeholders", "journey", "reactions", "ethics")
-    return f"<p><b>{escape(self.objective)}</b></p>{warning}" + "".join(f"<h4>{kind.capitalize()}</h4>{_rows(getattr(self, kind))}" for kind in kinds)
+    tables = "".join(f"<h4>{kind.capitalize()}</h4>{_rows(getattr(self, kind))}" for kind in kinds)
+    return f"<p><b>{escape(self.objective)}</b></p>{warning}{tables}"
 
 Plan._repr_html_ = _page
 
 # %% ../nbs/00_plan.ipynb #00-p-yours-plan
 plan = Plan(
-    objective="Passengers learn three hours before departure that their flight will probably arrive thirty or more minutes late, or not at all.",
+    objective="Passengers learn three hours before departure that their flight will probably arrive thirty or more"
+              " minutes late, or not at all.",
     stakeholders=(
         Stakeholder(who="passenger", wants="to know before leaving for the airport", fears="a needless alarm, or none"),
-        Stakeholder(who="airline's service desk", wants="fewer people at the counter", fears="calls about warnings that came to nothing"),
+        Stakeholder(who="airline's service desk", wants="fewer people at the counter",
+                    fears="calls about warnings that came to nothing"),
         Stakeholder(who="crew and owner of the aircraft", wants="to be left out of it", fears="being watched by tail number")),
     metrics=(
-        Metric(name="cost", target=0.7, unit="cost units a flight", why="a missed warning costs 5, a needless one 1; warning everybody costs about 0.8"),
-        Metric(name="warnings ignored", target=0.5, unit="share of answers", why="who ignores warnings is not helped by better ones")),
+        Metric(name="cost", target=0.7, unit="cost units a flight",
+               why="a missed warning costs 5, a needless one 1; warning everybody costs about 0.8"),
+        Metric(name="warnings ignored", target=0.5, unit="share of answers",
+               why="who ignores warnings is not helped by better ones")),
     journey=(
         Step(who="passenger", does="books and leaves a number", gets="the promise of a word in time"),
         Step(who="airline's system", does="asks the API three hours before departure", gets="a decision, a score and an id"),
@@ -169,11 +182,16 @@ plan = Plan(
         Reaction(name="helped", asks="warning", meaning="the passenger made use of the warning"),
         Reaction(name="ignored", asks="warning", meaning="the passenger did not act on the warning")),
     ethics=answered(
-        harm="Who trusts a needless warning may miss the flight; so a warning never advises to come later, it only informs. A missed one leaves things as they are today.",
-        personal="The tail number leads through the public register to owners. It tells how an aircraft's day went so far; behind bronze and in the log stands a keyed pseudonym.",
-        groups="Passengers of the three airports. The evaluation and the staging test compare them, the monitor watches on.",
+        harm="Who trusts a needless warning may miss the flight; so a warning never advises to come later, it only"
+             " informs. A missed one leaves things as they are today.",
+        personal="The tail number leads through the public register to owners. It tells how an aircraft's day went so"
+                 " far; behind bronze and in the log stands a keyed pseudonym.",
+        groups="Passengers of the three airports. The evaluation and the staging test compare them, the monitor watches"
+               " on.",
         consent="The warning says that a program made it, and names the service desk, which can look up its id.",
-        misuse="It ranks flights, not people. Outcomes are measured by the airports and do not depend on whether a warning was sent.",
-        off="The operator on duty, with one command; the rule serves on, and without the rule the desk informs as it always did."),
+        misuse="It ranks flights, not people. Outcomes are measured by the airports and do not depend on whether a"
+               " warning was sent.",
+        off="The operator on duty, with one command; the rule serves on, and without the rule the desk informs as it"
+            " always did."),
     revisit=Revisit(reaction="ignored", share_above=0.5, at_least=50),
     least_saving=0.01)

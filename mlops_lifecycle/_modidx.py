@@ -77,6 +77,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mlops_lifecycle/core/changes.py'),
                                               'mlops_lifecycle.core.changes.Line': ( 'core/changes.html#line',
                                                                                      'mlops_lifecycle/core/changes.py'),
+                                              'mlops_lifecycle.core.changes._emptied': ( 'core/changes.html#_emptied',
+                                                                                         'mlops_lifecycle/core/changes.py'),
                                               'mlops_lifecycle.core.changes.acknowledge_slot': ( 'core/changes.html#acknowledge_slot',
                                                                                                  'mlops_lifecycle/core/changes.py'),
                                               'mlops_lifecycle.core.changes.batches_of': ( 'core/changes.html#batches_of',

@@ -18,21 +18,27 @@ from .labels import nearness
 # %% ../../nbs/core/ladder.ipynb #lad-anomalies-code
 class Unusual(OutlierMixin, BaseEstimator):
     "Which rows are unlike those that were fitted: a detector of outliers that needs no outcomes."
-    def __init__(self, most: int = 2000, random_state: int = 0): self.most, self.random_state = most, random_state  # most: rows that are clustered
+    def __init__(self,
+        most: int = 2000,  # rows that are clustered
+        random_state: int = 0,
+    ): self.most, self.random_state = most, random_state
 
     def fit(self, X, y=None) -> "Unusual":  # rows, NaN where missing; shape (n, k)
         "Learn what is usual."
         matrix = np.asarray(X, dtype=float)
         if len(matrix) < 20: raise ValueError(f"at least 20 rows are needed to say what is usual, got {len(matrix)}")
         matrix = np.where(np.isnan(matrix).all(0), 0.0, matrix); spread = np.nanstd(matrix, axis=0)
-        self.middle_, self.spread_, self.n_features_in_ = np.nanmedian(matrix, axis=0), np.where(spread > 0, spread, 1.0), matrix.shape[1]
+        self.middle_, self.spread_ = np.nanmedian(matrix, axis=0), np.where(spread > 0, spread, 1.0)
+        self.n_features_in_ = matrix.shape[1]
         scaled = scale(matrix, self.middle_, self.spread_)
-        some = scaled if len(scaled) <= self.most else scaled[np.random.default_rng(self.random_state).choice(len(scaled), self.most, replace=False)]
+        drawn = np.random.default_rng(self.random_state)
+        some = scaled if len(scaled) <= self.most else scaled[drawn.choice(len(scaled), self.most, replace=False)]
         cluster = HDBSCAN(min_cluster_size=max(10, len(some) // 20), copy=True).fit_predict(some)
         self.forest_ = IsolationForest(n_estimators=100, random_state=self.random_state).fit(scaled)
         inside = cluster >= 0 if (cluster >= 0).sum() > 1 else np.ones(len(some), dtype=bool)
         self.clustered_ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(some[inside])
-        far = [self.clustered_.kneighbors()[0][:, 0], *([self.clustered_.kneighbors(some[~inside])[0][:, 0]] if not inside.all() else [])]  # each from another row than itself
+        far = [self.clustered_.kneighbors()[0][:, 0]]  # each from another row than itself
+        if not inside.all(): far.append(self.clustered_.kneighbors(some[~inside])[0][:, 0])
         self.ranks_ = [np.sort(-self.forest_.score_samples(scaled)), np.sort(np.concatenate(far))]
         return self
 
@@ -43,7 +49,8 @@ class Unusual(OutlierMixin, BaseEstimator):
 
     def score_samples(self, X) -> np.ndarray:  # 0 to −1, the lower the more unusual, as scikit-learn has it; shape (n,)
         "Mean rank of the two opinions."
-        return -np.mean([np.searchsorted(known, found) / len(known) for known, found in zip(self.ranks_, self.opinions(X))], axis=0)
+        ranks = [np.searchsorted(known, found) / len(known) for known, found in zip(self.ranks_, self.opinions(X))]
+        return -np.mean(ranks, axis=0)
 
 def scale(matrix: ArrayLike, middle: ArrayLike, spread: ArrayLike) -> np.ndarray:
     "Columns about 0, with what is missing at 0."

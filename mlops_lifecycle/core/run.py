@@ -203,6 +203,9 @@ def append_events(self: StageRun,
     "Add to a table of events what is new, and remember up to where its source was read."
     self._leave(name, self.workspace.append_events(name, batches, known))
 
+StageRun.append, StageRun.append_events = append, append_events
+
+# %% ../../nbs/core/run.ipynb #run-read-part
 def read_columns(self: StageRun,
     name: str,            # "silver.loans"
     columns: list[str],
@@ -229,8 +232,7 @@ def heads(self: StageRun, zone: str) -> dict[str, pd.DataFrame]:  # {short name:
     names = sorted(name for name in self.workspace.published()["names"] if name.startswith(f"{zone}."))
     return {name.partition(".")[2]: self.head(name) for name in names}
 
-StageRun.append, StageRun.append_events, StageRun.read_columns = append, append_events, read_columns
-StageRun.between, StageRun.head, StageRun.heads = between, head, heads
+StageRun.read_columns, StageRun.between, StageRun.head, StageRun.heads = read_columns, between, head, heads
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:

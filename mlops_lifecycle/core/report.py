@@ -459,7 +459,7 @@ background:var(--pst-color-background);color:inherit}
 .stages .words{min-width:16rem}section:has(>.narrow) table{width:100%}
 section:has(>.narrow) td:nth-child(2){min-width:14rem;width:45%}section:has(>.narrow) td:nth-child(4){min-width:8rem}
 div.cell_output .output,div.cell_output .text_html{overflow-x:auto}div.cell_output table{width:auto;margin-left:0}
-div.cell_output td{padding:.1rem .6rem}
+div.cell_output :is(th,td){padding:.3rem .55rem}
 div.cell_output table.dataframe :is(td,th){white-space:nowrap;text-align:right;padding:.2rem .6rem;font-variant-numeric:tabular-nums}
 html[data-theme=dark] .bd-content div.cell_output .text_html:has(>div[style*=border-left-width]){
 background:transparent;color:inherit;padding:0}
@@ -467,9 +467,14 @@ background:transparent;color:inherit;padding:0}
 @media(max-width:700px){.stages thead,.stages .number{display:none}.stages td{border:0}
 .stages .words{grid-column:1/3;padding-top:0;min-width:0}
 .stages tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid var(--pst-color-border)}}
-.bd-content:has(.map) .bd-article-container{max-width:64rem}.bd-content:has(.narrow) .bd-article-container{max-width:76rem}
+html{--pst-sidebar-secondary:14rem}.bd-main .bd-content .bd-article-container{max-width:66rem}
+@media(min-width:992px){.bd-sidebar-primary{flex:0 0 15rem}.bd-sidebar-primary.pst-sidebar-hidden{margin-left:-15rem}}
+@media(min-width:1200px){.bd-content:has(.bd-sidebar-secondary) .bd-article-container{
+max-width:min(66rem,calc(100% - var(--pst-sidebar-secondary)))}}
+.bd-main .bd-content:has(.narrow) .bd-article-container{max-width:76rem}.bd-article>section :is(p,ul,ol){max-width:46rem}
 section:has(>.narrow) td:first-child code{white-space:nowrap}.bd-article section:has(>.narrow) :is(td,th) p{overflow-wrap:normal}
-.bd-article pre{overflow-x:auto}div.cell_input pre{font-size:.8em}.bd-article :is(a,code,p,li,dd){overflow-wrap:anywhere}
+div.highlight pre{font-size:.78rem;line-height:1.45;white-space:pre-wrap}div.cell_output table{font-size:.85rem}
+.bd-article :is(a,code,p,li,dd){overflow-wrap:anywhere}
 """
 
 # %% ../../nbs/core/report.ipynb #rep-sphinx

@@ -334,6 +334,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlops_lifecycle/core/drift.py'),
                                             'mlops_lifecycle.core.drift._words': ( 'core/drift.html#_words',
                                                                                    'mlops_lifecycle/core/drift.py'),
+                                            'mlops_lifecycle.core.drift._zone': ('core/drift.html#_zone', 'mlops_lifecycle/core/drift.py'),
                                             'mlops_lifecycle.core.drift.alarms': ( 'core/drift.html#alarms',
                                                                                    'mlops_lifecycle/core/drift.py'),
                                             'mlops_lifecycle.core.drift.change': ( 'core/drift.html#change',

@@ -104,7 +104,8 @@ def slower(
         counts[arm] = int((rows.milliseconds > limit).sum()), len(rows)
     (slow, of), (other, others) = counts["canary"], counts["stable"]
     if not surely_more(slow, of, 0.01, doubt): return ""
-    if others and fisher_exact([[slow, of - slow], [other, others - other]], alternative="greater").pvalue >= doubt: return ""
+    if others and fisher_exact([[slow, of - slow], [other, others - other]], alternative="greater").pvalue >= doubt:
+        return ""
     return f"{slow} of {of} answers took more than {limit:g} ms, allowed is 1 %; of the stable ones {other} of {others} did"
 
 # %% ../nbs/14_operate.ipynb #14-o-verdict-code
@@ -134,9 +135,11 @@ def judge(
     if words := slower(now, before, limits.max_p99_ms): return Verdict("roll back", words, "release")
     for name in ("canary",) if share >= 100 else ("canary", "stable"):
         known = int((now[now.arm == name].outcome.notna()).sum())
-        if known < limits.least_labelled: return Verdict("hold", f"{known} of {limits.least_labelled} outcomes known in the {name} arm")
+        if known < limits.least_labelled:
+            return Verdict("hold", f"{known} of {limits.least_labelled} outcomes known in the {name} arm")
     difference = extra_cost([*before, now], costs, confidence, draws, seed)
-    if difference is None: return Verdict("next", "every request answered, in time; there was nothing to compare costs with")
+    if difference is None:
+        return Verdict("next", "every request answered, in time; there was nothing to compare costs with")
     words = f"costs {difference[1]:+.3f} a decision ({difference[0]:+.3f} to {difference[2]:+.3f})"
     if difference[0] > 0: return Verdict("roll back", words + ", surely more", "train", difference)
     return Verdict("next", words, "", difference)
@@ -284,7 +287,8 @@ class Client:
         method, path, body, headers = call
         start = time.perf_counter()
         try:
-            if not hasattr(self.own, "connection"): self.own.connection = HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
+            if not hasattr(self.own, "connection"):
+                self.own.connection = HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
             self.own.connection.request(method, path, body, {"Content-Type": "application/json"} | headers)
             response = self.own.connection.getresponse()
             status, content = response.status, json.loads(response.read() or b"null")

@@ -57,13 +57,15 @@ def send(
     seconds: float = 10,      # longest time to wait
 ) -> None:
     "Post alarms as JSON; raises `ConnectionError` when they were not taken."
-    if not url.startswith(("http://", "https://")): raise ValueError(f"a webhook must begin with http:// or https://, got {url[:8]}…")
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"a webhook must begin with http:// or https://, got {url[:8]}…")
     text = "\n".join(f"{project}: {a['words']}, since {a['period']}; back to {a['stage']}".removeprefix(": ") for a in alarms)
     body = json.dumps({"text": text, "alarms": alarms}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=seconds): pass
-    except urllib.error.HTTPError as error: raise ConnectionError(f"the webhook answered {error.code} {error.reason}") from None
+    except urllib.error.HTTPError as error:
+        raise ConnectionError(f"the webhook answered {error.code} {error.reason}") from None
     except (OSError, ValueError) as error:
         raise ConnectionError(f"the webhook cannot be reached: {getattr(error, 'reason', error)}") from None
 

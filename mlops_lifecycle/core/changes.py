@@ -206,7 +206,8 @@ def change_of(
 ) -> dict:              # an event; raises `ValueError` when it is no envelope
     "An event from Debezium's envelope."
     body = envelope.get("payload", envelope)
-    if not isinstance(body, dict) or body.get("op") not in OPS: raise ValueError(f"no change: op must be {', '.join(OPS)}")
+    if not isinstance(body, dict) or body.get("op") not in OPS:
+        raise ValueError(f"no change: op must be {', '.join(OPS)}")
     place, op = body.get("source") or {}, OPS[body["op"]]
     at = lambda stamp: instant(pd.Timestamp(int(stamp), unit="ms", tz="UTC"))
     happened = at(place["ts_ms"]) if place.get("ts_ms") else None
@@ -379,7 +380,8 @@ def reachable(name: str) -> Iterator[None]:
     "Turn a database's own errors into a `SourceError` that names the source."
     from sqlalchemy.exc import DBAPIError
     try: yield
-    except DBAPIError as error: raise SourceError(f'source "{name}": the database says: {str(error.orig).strip()}') from None
+    except DBAPIError as error:
+        raise SourceError(f'source "{name}": the database says: {str(error.orig).strip()}') from None
 
 def quoted(table: str) -> str:
     "A table's name, quoted for SQL: SCHEMA.NAME."

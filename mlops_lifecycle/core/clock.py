@@ -33,7 +33,8 @@ def moment(time: pd.Timestamp | str) -> pd.Timestamp:  # the same instant, in UT
     "A point in time; raises `ValueError` when it has no zone or is no time."
     try: time = pd.Timestamp(time)
     except ValueError: raise ValueError(f'"{time}" is not a time; write it like 2024-03-10T00:00:00Z') from None
-    if time is pd.NaT or time.tz is None: raise ValueError(f'"{time}" has no time zone; write it like 2024-03-10T00:00:00Z')
+    if time is pd.NaT or time.tz is None:
+        raise ValueError(f'"{time}" has no time zone; write it like 2024-03-10T00:00:00Z')
     return time.tz_convert("UTC")
 
 # %% ../../nbs/core/clock.ipynb #9e7aa92f

@@ -83,7 +83,8 @@ def export_changed(
     "Export the notebooks whose modules are not what they say."
     root = Path(root).resolve()
     changed = {book.relative_to(root).as_posix(): new for book in notebooks(root) if (new := outdated(book, root))}
-    if check and changed: raise StaleError(f"the package is older than {', '.join(changed)}: run nbdev-export and commit what it writes")
+    if check and changed:
+        raise StaleError(f"the package is older than {', '.join(changed)}: run nbdev-export and commit what it writes")
     for new in changed.values():
         for path, text in new.items(): atomic_write(path, text)
     if changed: refresh_index(root)
@@ -105,7 +106,8 @@ class StaleModuleWarning(UserWarning):
 def warn_if_stale(module: str, root: Path):
     "Warn when the module lags behind its notebook, or cannot be compared with it."
     try: behind = stale(module, root)
-    except Exception as error: behind, why = [module], f"cannot be compared with its notebook ({type(error).__name__}: {error})"
+    except Exception as error:
+        behind, why = [module], f"cannot be compared with its notebook ({type(error).__name__}: {error})"
     else: why = f"is not what {' and '.join(behind)} says: run nbdev-export, then restart this kernel"
     if behind: warnings.warn(f"{module} {why}", StaleModuleWarning, stacklevel=2)
 
@@ -125,7 +127,8 @@ def interactive() -> bool:
 # %% ../../nbs/core/export.ipynb #exp-watch
 def watch_imports(package: str, root: Path | None) -> bool:  # whether imports are watched from now on
     "Check the package's modules, those already imported too; does nothing without notebooks or without a person."
-    if root is None or not interactive() or any(isinstance(finder, StaleFinder) for finder in sys.meta_path): return False
+    if root is None or not interactive() or any(isinstance(finder, StaleFinder) for finder in sys.meta_path):
+        return False
     for name in sorted(sys.modules):
         if name.startswith(package + "."): warn_if_stale(name, root)
     sys.meta_path.insert(0, StaleFinder(package, root))

@@ -23,7 +23,8 @@ def in_the_clear(
     real: set[str],    # values that came for people
 ) -> int:              # different values that should not stand there
     "Count what leads to a person without a pseudonym in between."
-    if not (pd.api.types.is_string_dtype(values) or values.dtype == object): return int(personal and values.notna().any())
+    if not (pd.api.types.is_string_dtype(values) or values.dtype == object):
+        return int(personal and values.notna().any())
     different = pd.Series(values.dropna().unique()).astype("str")
     if personal: return int((~different.str.fullmatch(PSEUDONYM)).sum())
     found = len(set(different) & real)

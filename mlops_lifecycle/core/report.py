@@ -118,7 +118,8 @@ def as_read(
     "What becomes of one cell."
     tags = set(cell["metadata"].get("tags", []))
     if tags & {"parameters", "injected-parameters", "papermill-error-cell-tag"}: return []
-    if cell["cell_type"] != "code": return [cell | {"source": relink("".join(cell["source"]), page, known), "metadata": {}}]
+    if cell["cell_type"] != "code":
+        return [cell | {"source": relink("".join(cell["source"]), page, known), "metadata": {}}]
     words, source = directives("".join(cell["source"]))
     shown, broke = outputs(cell), any("ename" in out for out in cell.get("outputs", []))
     if not broke and not shown and is_setup(source): return []
@@ -193,7 +194,8 @@ def ways_back(
 # %% ../../nbs/core/report.ipynb #rep-figure
 def figure(value) -> str:  # plain text
     "A figure as people write it; a figure with its limit as both; nothing for what is no figure."
-    if isinstance(value, dict) and {"figure", "limit"} <= value.keys(): return f"{figure(value['figure'])} (limit {figure(value['limit'])})"
+    if isinstance(value, dict) and {"figure", "limit"} <= value.keys():
+        return f"{figure(value['figure'])} (limit {figure(value['limit'])})"
     if isinstance(value, bool): return "yes" if value else "no"
     if isinstance(value, int): return f"{value:,}"
     if isinstance(value, float): return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

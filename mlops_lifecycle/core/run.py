@@ -248,7 +248,8 @@ def __exit__(self: StageRun, kind, error, trace) -> bool:
             self.edges = [{"from": self.stage.name, "to": error.stage, "reason": error.reason, "parameters": error.parameters}]
             _display(error)
         elif error is not None: self.status, self.words = "failed", f"{kind.__name__}: {error}"
-        elif self.status != "passed": self.status, self.words = "failed", "ended without a verdict: call passed(…) in the block"
+        elif self.status != "passed":
+            self.status, self.words = "failed", "ended without a verdict: call passed(…) in the block"
         record = self.record()
         atomic_write(self.folder / "record.json", json.dumps(record, indent=1, default=str) + "\n")
         if self.status == "passed": self.workspace.publish(self.entries, {self.stage.name: record})

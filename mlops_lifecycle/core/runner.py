@@ -215,7 +215,8 @@ def execute(
                 sockets=f"{sockets}/k", seconds=seconds)
     except papermill.exceptions.PapermillExecutionError as error:
         raise StageFailed(" ".join(f"{error.ename}: {error.evalue}".split())) from None
-    except Exception as error: raise StageFailed(f"the kernel did not start: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise StageFailed(f"the kernel did not start: {type(error).__name__}: {error}") from error
     finally:
         if not said.stat().st_size: said.unlink()
 
@@ -393,7 +394,8 @@ def outcome(workspace: Workspace) -> list[str]:
         how = "clears the bar" if verdict["passed"] else "does not clear the bar"
         best = f"{bar['name']!r} with {bar['cost']:.3f}"
         said.append(f"The model costs {verdict['cost']:.3f} and {how}: the cheapest without it is {best}.")
-    if release: said.append("Released: " + " and ".join(filter(None, (release.get("rule"), release.get("model")))) + ".")
+    if release:
+        said.append("Released: " + " and ".join(filter(None, (release.get("rule"), release.get("model")))) + ".")
     if operation:
         why = f": {operation['reason']}" if operation.get("reason") else ""
         said.append(f"The canary was {_past(operation['action'])}{why}.")

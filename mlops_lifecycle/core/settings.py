@@ -93,7 +93,8 @@ class CostSettings(Section):
     def _mistakes_cost_more(self):
         for wrong, right in (("missed", "caught"), ("needless", "quiet")):
             dear, cheap = getattr(self, wrong), getattr(self, right)
-            if dear < cheap: raise ValueError(f"{wrong} must cost at least as much as {right}, got {dear:g} and {cheap:g}")
+            if dear < cheap:
+                raise ValueError(f"{wrong} must cost at least as much as {right}, got {dear:g} and {cheap:g}")
         if self.missed + self.needless == self.caught + self.quiet:
             raise ValueError("missed and needless are both 0 above a right decision: "
                              "every decision would be as good as any other")
@@ -347,7 +348,8 @@ def explain(error: dict) -> str:
         how = "a source is named with lower case letters, digits and _" if model else nearest(where[0], known)
         return f"section {section} is not known: {how}"
     missing = error["type"] == "missing"
-    if not rest: return f"section {section} is missing" if missing else f"{section}: {error['msg'].removeprefix('Value error, ')}"
+    if not rest:
+        return f"section {section} is missing" if missing else f"{section}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] == "extra_forbidden": return f'{section} has no setting "{rest[0]}": {nearest(rest[0], known)}'
     allowed = model.model_fields[rest[0]].json_schema_extra["allowed"]
     came = "it is missing" if missing else f"got {value}"
@@ -358,7 +360,8 @@ def read_ini(path: Path) -> dict[str, dict]:
     "Sections and their settings as they stand in the file, `[source.NAME]` nested under `source`."
     parser = configparser.ConfigParser(interpolation=None, default_section="", inline_comment_prefixes=("#",))
     try: parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
-    except (configparser.Error, UnicodeDecodeError, OSError) as error: raise SettingsError(f"{path} cannot be read: {error}") from error
+    except (configparser.Error, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
     sections = {}
     for name in parser.sections(): put(sections, name, dict(parser[name]))
     return sections

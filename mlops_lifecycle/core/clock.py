@@ -20,7 +20,8 @@ def known(
     wanted = [c for column, gated in gates.items() for c in [column, *([] if gated == "*" else gated)]]
     missing = [c for c in wanted if c not in frame]
     if missing: raise ValueError(f"the gate names columns that the table lacks: {', '.join(missing)}")
-    here = np.logical_and.reduce([frame[c] <= as_of for c, gated in gates.items() if gated == "*"] or [np.ones(len(frame), bool)])
+    whole = [frame[c] <= as_of for c, gated in gates.items() if gated == "*"]
+    here = np.logical_and.reduce(whole or [np.ones(len(frame), bool)])
     frame = (frame if here.all() else frame[here]).reset_index(drop=True)
     for column, gated in gates.items():
         if gated == "*": continue

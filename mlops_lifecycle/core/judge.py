@@ -95,7 +95,8 @@ def over_time(
     freq = "D" if (time.max() - time.min()).days <= 60 else "W-MON"
     grouped = price.groupby(time.dt.tz_convert("UTC").dt.tz_localize(None).dt.to_period(freq).dt.start_time.to_numpy())
     half = NormalDist().inv_cdf((1 + confidence) / 2) * grouped.std().fillna(0) / np.sqrt(grouped.size().to_numpy())[:, None]
-    return pd.concat({"mean": grouped.mean(), "low": grouped.mean() - half, "high": grouped.mean() + half}, axis=1).swaplevel(axis=1)
+    mean = grouped.mean()
+    return pd.concat({"mean": mean, "low": mean - half, "high": mean + half}, axis=1).swaplevel(axis=1)
 
 # %% ../../nbs/core/judge.ipynb #jdg-find-code
 def find_slices(

@@ -78,8 +78,8 @@ def publish(
     shown = rows[list(privacy.shown)].reset_index(drop=True)
     k, known = anonymity(shown, privacy.quasi_identifiers), [c for c in privacy.quasi_identifiers if c in shown]
     if known and len(shown) and k < privacy.k:
-        raise GoBack("curate", f"what would be shown is {k}-anonymous by {', '.join(known)}, at least {privacy.k} is wanted; "
-                               "make these columns coarser, or show fewer",
+        raise GoBack("curate", f"what would be shown is {k}-anonymous by {', '.join(known)}, "
+                               f"at least {privacy.k} is wanted; make these columns coarser, or show fewer",
                      {"k": {"figure": k, "limit": privacy.k}})
     return shown
 

@@ -23,7 +23,9 @@ from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from pandas.tseries.frequencies import to_offset
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator,
+)
 
 # %% ../../nbs/core/settings.ipynb #set-number
 def number(
@@ -74,7 +76,8 @@ class Section(BaseModel):
 class ProjectSettings(Section):
     "What the project is called."
     name: str = words(
-        ..., "short name, used in file and model names", "lower case letters, digits, _ or -", pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+        ..., "short name, used in file and model names", "lower case letters, digits, _ or -",
+        pattern=r"^[a-z][a-z0-9_-]{0,39}$")
     title: str = words("", "what the project is for, in a line", "at most 200 characters", max_length=200)
 
 class CostSettings(Section):
@@ -167,7 +170,8 @@ class PrivacySettings(Section):
     "What readers may see of single rows."
     k: int = number(5, "rows that must be alike in all quasi-identifiers where rows are shown", "rows", 2, 1_000_000)
     quasi_identifiers: CommaList = words((), "columns that outsiders may know of a row", "column names with commas between")
-    shown: CommaList = words((), "columns of the examples that readers may see row by row", "column names with commas between")
+    shown: CommaList = words(
+        (), "columns of the examples that readers may see row by row", "column names with commas between")
 
 # %% ../../nbs/core/settings.ipynb #set-learn
 class TrainSettings(Section):
@@ -401,7 +405,8 @@ def load_settings(
     path = Path(path if path is not None else find_settings(environ)).resolve()
     if path.is_dir(): path = path / "settings.ini"
     sections, root = read_ini(path), path.parent
-    strangers = [f"section [{name}] is not known: {nearest(name, list(SECTIONS))}" for name in sections if name not in SECTIONS]
+    strangers = [f"section [{name}] is not known: {nearest(name, list(SECTIONS))}"
+                 for name in sections if name not in SECTIONS]
     if strangers: raise SettingsError(f"{path}: " + "; ".join(strangers))
     for section, name, value in overrides(environ): put(sections, section, {name: value})
     workspace = Path(environ.get("MLOPS_WORKSPACE") or root / "workspace").resolve()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['modules_used', 'code_digest', 'new_run', 'write_run', 'StageRun', 'read', 'tables', 'load', 'file', 'log', 'answers',
-           'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'between', 'head', 'heads', 'record',
-           'alone']
+           'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'reader', 'between', 'head', 'heads',
+           'record', 'alone']
 
 # %% ../../nbs/core/run.ipynb #5cf784fa
 import ast
@@ -214,6 +214,11 @@ def read_columns(self: StageRun,
     self._note(name)
     return self.workspace.read_columns(name, columns, self.as_of, self.entries.get(name))
 
+def reader(self: StageRun, name: str) -> Callable:  # some columns -> a frame of them
+    "What reads the same some columns at a time."
+    self._note(name)
+    return self.workspace.reader(name, self.as_of, self.entries.get(name))
+
 def between(self: StageRun,
     name: str,               # "gold.lookup_visitors"
     time: str = "known_at",  # column of times
@@ -232,7 +237,7 @@ def heads(self: StageRun, zone: str) -> dict[str, pd.DataFrame]:  # {short name:
     names = sorted(name for name in self.workspace.published()["names"] if name.startswith(f"{zone}."))
     return {name.partition(".")[2]: self.head(name) for name in names}
 
-StageRun.read_columns, StageRun.between, StageRun.head, StageRun.heads = read_columns, between, head, heads
+StageRun.read_columns, StageRun.reader, StageRun.between, StageRun.head, StageRun.heads = read_columns, reader, between, head, heads
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:

@@ -253,7 +253,8 @@ def replay(
              for name in ("never retrained", "rule only")}
     table, gain = costs_by_period(rows, decisions, spans, costs), saved["never retrained"]
     if gain["high"] < 0:
-        words = f"the loop costs {-gain['saved']:,.0f} more than never retraining ({-gain['high']:,.0f} to {-gain['low']:,.0f})"
+        bounds = f"{-gain['high']:,.0f} to {-gain['low']:,.0f}"
+        words = f"the loop costs {-gain['saved']:,.0f} more than never retraining ({bounds})"
         raise GoBack("monitor", words, evidence={"saved": {"figure": gain["high"], "limit": 0}})
     by_period = lambda paid: {period: None if np.isnan(cost) else float(cost) for period, cost in paid.items()}
     policies = {name: by_period(table[name]) for name in decisions}

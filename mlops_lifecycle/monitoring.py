@@ -31,7 +31,8 @@ def watched(
     start: pd.Timestamp, end: pd.Timestamp,             # `at` of the predictions; of feedback what came until the end
 ) -> pd.DataFrame:  # the log's columns, one a feature, and `outcome` (NaN: not known yet)
     "What a release decided, and what came of it."
-    rows = predictions[(predictions.release == release) & (predictions["at"] >= start) & (predictions["at"] <= end)].set_index("id")
+    due = (predictions.release == release) & (predictions["at"] >= start) & (predictions["at"] <= end)
+    rows = predictions[due].set_index("id")
     told = feedback[(feedback.asks == "outcome") & (feedback["at"] <= end)].set_index("prediction_id").label
     values = pd.DataFrame([json.loads(f) if f else {} for f in rows.features], index=rows.index)
     known = rows.drop(columns=[c for c in values if c in rows])
@@ -100,7 +101,7 @@ def drift(
 
 # %% ../nbs/15_monitor.ipynb #15-m-quality-code
 def quality(
-    rows: pd.DataFrame,  # labelled: outcome, decision, score, decision_time; `rule` (0 or 1) where the rule's decision is known
+    rows: pd.DataFrame,  # labelled: outcome, decision, score, decision_time; `rule` (0 or 1) where that is known
     kind: str,           # of the release, "rule" or "model"
     costs: Any, calibration_limit: float,
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
@@ -132,8 +133,9 @@ def review(
     "Whether the plan's own limit calls for a review of the user experience."
     if not (due := review_due(plan, reactions)): return []
     wanted, asks = plan["revisit"], {r["name"]: r["asks"] for r in plan["reactions"]}
-    answers = sum(reactions.get(name, 0) for name, question in asks.items() if question == asks[wanted["reaction"]])
-    return [alarm("share", wanted["reaction"], reactions[wanted["reaction"]] / answers, wanted["share_above"], "review") | {"words": due}]
+    name, limit = wanted["reaction"], wanted["share_above"]
+    answers = sum(reactions.get(other, 0) for other, question in asks.items() if question == asks[name])
+    return [alarm("share", name, reactions[name] / answers, limit, "review") | {"words": due}]
 
 # %% ../nbs/15_monitor.ipynb #15-m-call-code
 def monitor(

@@ -54,7 +54,8 @@ def summary(
     for arm in ("stable", "canary"):
         rows = decisions[decisions.arm == arm]; prices = price(rows, costs).dropna()
         waited = rows.milliseconds.dropna()
-        found[arm] = {"asked": len(rows), "failed": int(rows.failed.sum()), "p99_ms": float(waited.quantile(0.99)) if len(waited) else None,
+        found[arm] = {"asked": len(rows), "failed": int(rows.failed.sum()),
+                      "p99_ms": float(waited.quantile(0.99)) if len(waited) else None,
                       "labelled": len(prices), "cost": float(prices.mean()) if len(prices) else None}
     return found
 
@@ -69,7 +70,7 @@ def extra_cost(
     steps: Iterable[pd.DataFrame],  # the decisions of each step, as `summary` takes them
     costs: Costs,
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
-) -> tuple[float, float, float] | None:  # lower end, middle, upper end in cost units a decision; None when no step has both arms
+) -> tuple[float, float, float] | None:  # low, middle, high in cost units a decision; None when no step has both arms
     "What a decision of the canary costs more than one of the stable release in the same steps."
     rng, weights, extra = np.random.default_rng(seed), [], []
     for decisions in steps:
@@ -104,7 +105,8 @@ def slower(
         counts[arm] = int((rows.milliseconds > limit).sum()), len(rows)
     (slow, of), (other, others) = counts["canary"], counts["stable"]
     if not surely_more(slow, of, 0.01, doubt): return ""
-    if others and fisher_exact([[slow, of - slow], [other, others - other]], alternative="greater").pvalue >= doubt: return ""
+    if others and fisher_exact([[slow, of - slow], [other, others - other]], alternative="greater").pvalue >= doubt:
+        return ""
     return f"{slow} of {of} answers took more than {limit:g} ms, allowed is 1 %; of the stable ones {other} of {others} did"
 
 # %% ../nbs/14_operate.ipynb #14-o-verdict-code
@@ -134,9 +136,11 @@ def judge(
     if words := slower(now, before, limits.max_p99_ms): return Verdict("roll back", words, "release")
     for name in ("canary",) if share >= 100 else ("canary", "stable"):
         known = int((now[now.arm == name].outcome.notna()).sum())
-        if known < limits.least_labelled: return Verdict("hold", f"{known} of {limits.least_labelled} outcomes known in the {name} arm")
+        if known < limits.least_labelled:
+            return Verdict("hold", f"{known} of {limits.least_labelled} outcomes known in the {name} arm")
     difference = extra_cost([*before, now], costs, confidence, draws, seed)
-    if difference is None: return Verdict("next", "every request answered, in time; there was nothing to compare costs with")
+    if difference is None:
+        return Verdict("next", "every request answered, in time; there was nothing to compare costs with")
     words = f"costs {difference[1]:+.3f} a decision ({difference[0]:+.3f} to {difference[2]:+.3f})"
     if difference[0] > 0: return Verdict("roll back", words + ", surely more", "train", difference)
     return Verdict("next", words, "", difference)
@@ -168,7 +172,7 @@ class Traffic:
     "Rows of the past, played in their order."
     def __init__(self,
         rows: pd.DataFrame,  # decision_time, label_known_at, and outcome (0, 1 or missing), in order of decision_time
-        ask: Callable[[pd.DataFrame, float], pd.DataFrame],             # rows and share -> arm, decision, milliseconds, failed
+        ask: Callable[[pd.DataFrame, float], pd.DataFrame],  # rows and share -> arm, decision, milliseconds, failed
         tell: Callable[[pd.DataFrame], np.ndarray] = lambda rows: np.ones(len(rows), bool),  # rows -> which were taken
         chunk: int = 0,      # rows asked about at a time; 0: a fiftieth of them, 200 at most
     ):
@@ -258,7 +262,8 @@ def requests_of(
             minutes = ((local - utc).dt.total_seconds() // 60).astype("Int64")
             columns[name] = [t.isoformat() + offset(m) if pd.notna(m) else None for t, m in zip(local, minutes)]
         else:
-            kind = next((k for k in (bool, int) if k in (field.annotation, *get_args(field.annotation))), lambda value: value)
+            types = (field.annotation, *get_args(field.annotation))
+            kind = next((k for k in (bool, int) if k in types), lambda value: value)
             columns[name] = [None if pd.isna(v) else kind(names.get(v, v)) for v in rows[name].astype(object)]
     return [json.dumps({k: v for k, v in zip(columns, row) if v is not None}).encode() for row in zip(*columns.values())]
 
@@ -284,7 +289,8 @@ class Client:
         method, path, body, headers = call
         start = time.perf_counter()
         try:
-            if not hasattr(self.own, "connection"): self.own.connection = HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
+            if not hasattr(self.own, "connection"):
+                self.own.connection = HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
             self.own.connection.request(method, path, body, {"Content-Type": "application/json"} | headers)
             response = self.own.connection.getresponse()
             status, content = response.status, json.loads(response.read() or b"null")
@@ -431,7 +437,8 @@ def insist(
     if outcome["action"] != "rolled back": return outcome
     last = outcome["steps"][-1]
     said = f"{outcome['candidate']} was rolled back at {last['share']:g} %: {outcome['reason']}; {outcome['stable']} serves"
-    raise GoBack(outcome["back_to"], said, evidence={name: last[name] for name in ("stable", "canary", "share", "difference")})
+    raise GoBack(outcome["back_to"], said,
+                 evidence={name: last[name] for name in ("stable", "canary", "share", "difference")})
 
 # %% ../nbs/14_operate.ipynb #14-o-draw-code
 def draw_ladder(

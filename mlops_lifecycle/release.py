@@ -48,8 +48,8 @@ def nothing_open(
     "Pass where every question of ethics is answered; raises `GoBack` to plan."
     still = [e["question"] for e in plan["ethics"] if e["open"]]
     if still:
-        raise GoBack("plan", f"{len(still)} of {len(plan['ethics'])} ethics questions are open, at most 0 may be: {' '.join(still)}",
-                     evidence={"open": {"figure": len(still), "limit": 0}})
+        raise GoBack("plan", f"{len(still)} of {len(plan['ethics'])} ethics questions are open, at most 0 may be: "
+                             f"{' '.join(still)}", evidence={"open": {"figure": len(still), "limit": 0}})
 
 def tested(
     test: Mapping,  # the document of stage 11
@@ -60,7 +60,8 @@ def tested(
     if not checks: raise GoBack("test", f"the {subject} was not tested", evidence={"checks": {"figure": 0, "limit": 1}})
     failed = [c["check"] for c in checks if not c["passed"]]
     if failed:
-        raise GoBack("test", f"the {subject} failed {', '.join(failed)}", evidence={"failed": {"figure": len(failed), "limit": 0}})
+        raise GoBack("test", f"the {subject} failed {', '.join(failed)}",
+                     evidence={"failed": {"figure": len(failed), "limit": 0}})
 
 # %% ../nbs/12_release.ipynb #12-r-lineage-code
 def cells_of(
@@ -97,7 +98,8 @@ def _tables(
     pairs = lambda of: [f"{name} {value}" for name, value in of.items()] if isinstance(of, Mapping) else of
     rows = {
         "costs": [{"what decides": name, problem.unit: cost} for name, cost in costs.items()],
-        "gates": [{k: g[k] for k in ("gate", "figure", "limit")} | {"result": result[g["passed"]]} for g in verdict["gates"]],
+        "gates": [{k: g[k] for k in ("gate", "figure", "limit")} | {"result": result[g["passed"]]}
+                  for g in verdict["gates"]],
         "groups": [{k: s[k] for k in ("column", "group", "rows", "share", "cost", "other")} | {"judged": judged[s["weak"]]}
                    for s in verdict["slices"]],
         "lineage": [{"what": k, "which": pairs(v)} for k, v in (manifest["lineage"] | manifest["environment"]).items()],

@@ -32,7 +32,8 @@ def append(
     "Add lines to the log; they are on disk when this returns."
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n": file.write(b"\n")  # a line that was cut off ends here
+        cut_off = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        if cut_off: file.write(b"\n")  # that line ends here
         file.write("".join(json.dumps(e) + "\n" for e in events).encode())
         file.flush(); os.fsync(file.fileno())
 
@@ -57,13 +58,15 @@ def send(
     seconds: float = 10,      # longest time to wait
 ) -> None:
     "Post alarms as JSON; raises `ConnectionError` when they were not taken."
-    if not url.startswith(("http://", "https://")): raise ValueError(f"a webhook must begin with http:// or https://, got {url[:8]}…")
-    text = "\n".join(f"{project}: {a['words']}, since {a['period']}; back to {a['stage']}".removeprefix(": ") for a in alarms)
-    body = json.dumps({"text": text, "alarms": alarms}).encode()
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"a webhook must begin with http:// or https://, got {url[:8]}…")
+    said = [f"{project}: {a['words']}, since {a['period']}; back to {a['stage']}".removeprefix(": ") for a in alarms]
+    body = json.dumps({"text": "\n".join(said), "alarms": alarms}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=seconds): pass
-    except urllib.error.HTTPError as error: raise ConnectionError(f"the webhook answered {error.code} {error.reason}") from None
+    except urllib.error.HTTPError as error:
+        raise ConnectionError(f"the webhook answered {error.code} {error.reason}") from None
     except (OSError, ValueError) as error:
         raise ConnectionError(f"the webhook cannot be reached: {getattr(error, 'reason', error)}") from None
 
@@ -86,4 +89,5 @@ def notify(
             append(log, [{"at": at, "run": run, "delivered": identity(a)} for a in waiting])
         except ConnectionError as error: failure = str(error)
     known = told(log)
-    return {"alarms": [known[name] for name in names], "new": sum(name not in before for name in names), "undelivered": failure}
+    return {"alarms": [known[name] for name in names], "new": sum(name not in before for name in names),
+            "undelivered": failure}

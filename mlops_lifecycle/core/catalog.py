@@ -23,9 +23,9 @@ class Table:
     "What is declared of a silver table: who answers for it, what it may be used for, how it is cleaned."
     owner: str                                           # a role or a team that answers questions, never one person's name
     uses: tuple[str, ...]                                # some of USES
-    fresh: str = ""                                      # pandas duration: its newest row may be so old; none for what does not age
+    fresh: str = ""                                      # pandas duration: how old its newest row may be; none: any age
     limits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # {column: the uses that are left to it}
-    linked: tuple[str, ...] = ()                         # personal columns that lead to a person only together with other data
+    linked: tuple[str, ...] = ()                         # personal columns that lead to a person only with other data
     marks: Mapping[str, tuple] = field(default_factory=dict)     # {column: values that stand for a missing one}
     units: Mapping[str, str] = field(default_factory=dict)       # {column: unit wanted}
     clocks: Mapping[str, Clock] = field(default_factory=dict)    # {column with a wall clock: what belongs to it}

@@ -85,12 +85,14 @@ def _emptied(position: int, known_at: pd.Timestamp, happened_at: pd.Timestamp | 
 def unreadable(event_id: str, position: int, known_at: pd.Timestamp, content: str, reason: str) -> dict:
     "What came and cannot be read, kept as an event."
     row = json.dumps({"reason": reason, "content": content}, ensure_ascii=False)
-    return dict(event_id=event_id, op="unreadable", key=None, position=position, happened_at=None, known_at=known_at, row=row)
+    return dict(event_id=event_id, op="unreadable", key=None, position=position, happened_at=None, known_at=known_at,
+                row=row)
 
 def event_table(events: Iterable[dict]) -> pd.DataFrame:
     "Events as a table with the declared types."
     types = {"text": pa.string(), "integer": pa.int64(), "time": pa.timestamp("us", "UTC")}
-    return plain_types(pa.Table.from_pylist(list(events), pa.schema([(name, types[c.type]) for name, c in EVENT_COLUMNS.items()])))
+    schema = pa.schema([(name, types[column.type]) for name, column in EVENT_COLUMNS.items()])
+    return plain_types(pa.Table.from_pylist(list(events), schema))
 
 # %% ../../nbs/core/changes.ipynb #changes-values
 def values_of(
@@ -108,7 +110,8 @@ def values_of(
 
 # %% ../../nbs/core/changes.ipynb #changes-latest
 LATEST_COLUMNS = {
-    "deleted": Column("boolean", "whether the row is gone at its source; its values are then the last ones known", source="computed"),
+    "deleted": Column("boolean", "whether the row is gone at its source; its values are then the last ones known",
+                      source="computed"),
     "position": Column("integer", "position of its last change at the source", source="computed"),
     "known_at": Column("time", "from when on its last change is known", source="computed"),
 }
@@ -206,7 +209,8 @@ def change_of(
 ) -> dict:              # an event; raises `ValueError` when it is no envelope
     "An event from Debezium's envelope."
     body = envelope.get("payload", envelope)
-    if not isinstance(body, dict) or body.get("op") not in OPS: raise ValueError(f"no change: op must be {', '.join(OPS)}")
+    if not isinstance(body, dict) or body.get("op") not in OPS:
+        raise ValueError(f"no change: op must be {', '.join(OPS)}")
     place, op = body.get("source") or {}, OPS[body["op"]]
     at = lambda stamp: instant(pd.Timestamp(int(stamp), unit="ms", tz="UTC"))
     happened = at(place["ts_ms"]) if place.get("ts_ms") else None
@@ -272,7 +276,8 @@ def connect(
     url, more = make_url(source.where), {}
     if url.drivername in ("postgresql", "postgres"):
         client("psycopg", "postgresql")
-        url, more = url.set(drivername="postgresql+psycopg"), {"connect_args": {"connect_timeout": max(2, int(source.timeout))}}
+        url = url.set(drivername="postgresql+psycopg")
+        more = {"connect_args": {"connect_timeout": max(2, int(source.timeout))}}
     elif url.drivername == "sqlite":
         path = Path(root) / (url.database or "")
         if not path.is_file(): raise FileNotFoundError(f'"{source.where}" names no file, looked in {root}')
@@ -304,7 +309,8 @@ def events_of_wal(
 # %% ../../nbs/core/changes.ipynb #changes-slot-copy
 SLOT = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = :slot"
 MAKE = "select lsn::text from pg_create_logical_replication_slot(:slot, 'wal2json')"
-PEEK = """select lsn::text, data from pg_logical_slot_peek_changes(:slot, null, null, 'format-version', '2', 'include-lsn', 'true',
+PEEK = """select lsn::text, data from pg_logical_slot_peek_changes(
+          :slot, null, null, 'format-version', '2', 'include-lsn', 'true',
           'include-timestamp', 'true', 'include-transaction', 'true', 'add-tables', :table)"""
 ADVANCE = """select pg_replication_slot_advance(:slot, cast(:lsn as pg_lsn)) where cast(:lsn as pg_lsn) >
              (select confirmed_flush_lsn from pg_replication_slots where slot_name = :slot)"""
@@ -379,7 +385,8 @@ def reachable(name: str) -> Iterator[None]:
     "Turn a database's own errors into a `SourceError` that names the source."
     from sqlalchemy.exc import DBAPIError
     try: yield
-    except DBAPIError as error: raise SourceError(f'source "{name}": the database says: {str(error.orig).strip()}') from None
+    except DBAPIError as error:
+        raise SourceError(f'source "{name}": the database says: {str(error.orig).strip()}') from None
 
 def quoted(table: str) -> str:
     "A table's name, quoted for SQL: SCHEMA.NAME."

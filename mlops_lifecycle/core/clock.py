@@ -20,7 +20,8 @@ def known(
     wanted = [c for column, gated in gates.items() for c in [column, *([] if gated == "*" else gated)]]
     missing = [c for c in wanted if c not in frame]
     if missing: raise ValueError(f"the gate names columns that the table lacks: {', '.join(missing)}")
-    here = np.logical_and.reduce([frame[c] <= as_of for c, gated in gates.items() if gated == "*"] or [np.ones(len(frame), bool)])
+    whole = [frame[c] <= as_of for c, gated in gates.items() if gated == "*"]
+    here = np.logical_and.reduce(whole or [np.ones(len(frame), bool)])
     frame = (frame if here.all() else frame[here]).reset_index(drop=True)
     for column, gated in gates.items():
         if gated == "*": continue
@@ -33,7 +34,8 @@ def moment(time: pd.Timestamp | str) -> pd.Timestamp:  # the same instant, in UT
     "A point in time; raises `ValueError` when it has no zone or is no time."
     try: time = pd.Timestamp(time)
     except ValueError: raise ValueError(f'"{time}" is not a time; write it like 2024-03-10T00:00:00Z') from None
-    if time is pd.NaT or time.tz is None: raise ValueError(f'"{time}" has no time zone; write it like 2024-03-10T00:00:00Z')
+    if time is pd.NaT or time.tz is None:
+        raise ValueError(f'"{time}" has no time zone; write it like 2024-03-10T00:00:00Z')
     return time.tz_convert("UTC")
 
 # %% ../../nbs/core/clock.ipynb #9e7aa92f

@@ -64,7 +64,8 @@ def calibration_table(
     inside = np.unique(np.searchsorted(edges, score, side="right"), return_inverse=True)[1]
     member = np.eye(inside.max() + 1)[inside]
     drawn = drawn_gains(np.hstack([member * y[:, None], member]), days, draws, seed)
-    with np.errstate(invalid="ignore"): low, high = interval(drawn[:, :member.shape[1]] / drawn[:, member.shape[1]:], confidence)
+    with np.errstate(invalid="ignore"):
+        low, high = interval(drawn[:, :member.shape[1]] / drawn[:, member.shape[1]:], confidence)
     rows = member.sum(0)
     return pd.DataFrame({"predicted": member.T @ score / rows, "happened": member.T @ y / rows, "low": low, "high": high,
                          "rows": rows.astype(int)})
@@ -94,7 +95,8 @@ def over_time(
     freq = "D" if (time.max() - time.min()).days <= 60 else "W-MON"
     grouped = price.groupby(time.dt.tz_convert("UTC").dt.tz_localize(None).dt.to_period(freq).dt.start_time.to_numpy())
     half = NormalDist().inv_cdf((1 + confidence) / 2) * grouped.std().fillna(0) / np.sqrt(grouped.size().to_numpy())[:, None]
-    return pd.concat({"mean": grouped.mean(), "low": grouped.mean() - half, "high": grouped.mean() + half}, axis=1).swaplevel(axis=1)
+    mean = grouped.mean()
+    return pd.concat({"mean": mean, "low": mean - half, "high": mean + half}, axis=1).swaplevel(axis=1)
 
 # %% ../../nbs/core/judge.ipynb #jdg-find-code
 def find_slices(
@@ -129,7 +131,8 @@ def leaves(
 ) -> dict[int, str]:        # {leaf: the way to it in words}
     "The leaves of a tree as sentences."
     def side(name, cut, lower, gap):
-        if name not in order: return f"{name} {'up to' if lower else 'above'} {cut:.4g}" + (" or missing" if gap else "")
+        if name not in order:
+            return f"{name} {'up to' if lower else 'above'} {cut:.4g}" + (" or missing" if gap else "")
         there = order[name][:int(cut) + 1] if lower else order[name][int(cut) + 1:]
         return f"{name} {', '.join(sorted(there)[:3])}" + (f" or {len(there) - 3} more" if len(there) > 3 else "")
     def walk(node, way):

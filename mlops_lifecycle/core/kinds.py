@@ -141,7 +141,7 @@ class Kind:
     outcome: type            # of what happened: int for 0 or 1, float for an amount or where some are unknown
     decide: Callable = field(repr=False)   # (scores, threshold) -> decisions
     choose: Callable = field(repr=False)   # (what happened, scores, costs) -> the threshold that would have cost least
-    ways: Callable = field(repr=False)     # (what happened before, how many rows, costs) -> {name: decisions} of who looks at nothing
+    ways: Callable = field(repr=False)     # (what happened before, rows, costs) -> {name: decisions} of who looks at nothing
     counts: Callable = field(repr=False)   # what happened -> {sort: how many}
     case: Callable = field(repr=False)     # what happened -> True where one can fall short
     clearest: Callable = field(repr=False)  # (what happened, decisions, scores) -> {words: place of the clearest row}
@@ -157,9 +157,11 @@ class Kind:
     @property
     def blind(self) -> bool: return self.response == "anomaly score"  # learns without outcomes
     @property
-    def order(self) -> str: return "share of pairs in the right order" if self.amount else "AUC"  # how one feature's worth is told
+    def order(self) -> str:  # how one feature's worth is told
+        return "share of pairs in the right order" if self.amount else "AUC"
     @property
-    def prices(self) -> tuple[str, str]: return ("under", "over") if self.amount else ("missed", "needless")  # their names in the settings
+    def prices(self) -> tuple[str, str]:  # their names in the settings
+        return ("under", "over") if self.amount else ("missed", "needless")
 
     def say(self, value: float) -> str:
         "A mean outcome or score, for people."

@@ -90,7 +90,9 @@ def strand(upright: bool = False) -> str:  # SVG
         runs, last = stretches(side), max(len(loops()[side]) - 1, 1)
         ends = on_loop(side, 0).turned(upright), on_loop(side, 1).turned(upright)
         bend = Place(ends[0].x * 0.55, top.y) if not upright else Place(top.x, ends[0].y * 0.55)
-        back.append(f'<path class="in" d="M{top.x:.1f} {top.y:.1f}Q{bend.x:.1f} {bend.y:.1f} {ends[0].x:.1f} {ends[0].y:.1f}"/>')
+        start = ends[0]
+        curve = f"M{top.x:.1f} {top.y:.1f}Q{bend.x:.1f} {bend.y:.1f} {start.x:.1f} {start.y:.1f}"
+        back.append(f'<path class="in" d="{curve}"/>')
         paths += [f'<path class="strand {wheel}" d="M0 0L{p.x:.1f} {p.y:.1f}"/>'
                   for p, (wheel, *_) in zip(ends, (runs[0], runs[-1]), strict=True)]
         for wheel, a, b in runs:
@@ -162,7 +164,8 @@ def node(
             f'<text class="name" text-anchor="{anchor}" {at}>{escape(s.name)}</text>'
             + (mark if status else ""))
     kind = f'class="stage {status or "waits"}" aria-label="{says}"'
-    return f'<a href="{escape(state["href"])}" {kind}>{body}</a>' if state.get("href") else f'<g role="img" {kind}>{body}</g>'
+    if not state.get("href"): return f'<g role="img" {kind}>{body}</g>'
+    return f'<a href="{escape(state["href"])}" {kind}>{body}</a>'
 
 # %% ../../nbs/core/knot.ipynb #knot-toward
 def toward(a: Place, b: Place, distance: float) -> Place:
@@ -265,7 +268,7 @@ def legend(
 
 # %% ../../nbs/core/knot.ipynb #knot-draw
 def draw(
-    states: dict[str, dict],  # {stage: {"status": a key of WORDS, "words": what it left, "href": its page}}, of those that ran
+    states: dict[str, dict],  # {stage: status (a key of WORDS), words (what it left), href (its page)}, of those that ran
     edges: list[dict],        # ways back that were taken: {"from", "to", "reason"}, names of stages
     upright: bool = False,    # taller than wide, for narrow screens
 ) -> str:  # an `<svg>` element, for a file of its own or to stand in a page

@@ -101,7 +101,8 @@ class AnswerBook:
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             end = os.fstat(file).st_size
-            if end and os.pread(file, 1, end - 1) != b"\n": lines = b"\n" + lines  # what a crash left there stays a line of its own
+            # what a crash left there stays a line of its own
+            if end and os.pread(file, 1, end - 1) != b"\n": lines = b"\n" + lines
             os.write(file, lines); os.fsync(file)
         finally: os.close(file)
         return len(new)
@@ -143,7 +144,8 @@ def last_words(
     given: pd.DataFrame,  # ANSWER
 ) -> pd.DataFrame:        # one row a person and item
     "What each person said last of each item."
-    return given.sort_values("at", kind="stable").drop_duplicates(["table", "item", "annotator"], keep="last").reset_index(drop=True)
+    ordered = given.sort_values("at", kind="stable")
+    return ordered.drop_duplicates(["table", "item", "annotator"], keep="last").reset_index(drop=True)
 
 def next_for(
     who: str,
@@ -228,7 +230,8 @@ def to_csv(
     from mlops_lifecycle.core.cli import harmless as safe
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["item", "question", "answers", "answer", *map(safe, names)])
-    writer.writerows([r.item, safe(r.asks), r.answers, "", *(safe(c.get(n)) for n in names)] for r, c in zip(waiting.itertuples(), content))
+    for row, known in zip(waiting.itertuples(), content):
+        writer.writerow([row.item, safe(row.asks), row.answers, "", *(safe(known.get(name)) for name in names)])
     return out.getvalue()
 
 def from_csv(
@@ -279,7 +282,8 @@ class LabelForm:
         "The row in front, or that there is none."
         if not len(self.left): self.shown.value, self.buttons.children = "<p>Nothing waits for you.</p>", (); return
         row, buttons = self.left.iloc[0], []
-        self.shown.value = f"<p><b>{html.escape(row.asks)}</b> ({len(self.left)} to go)</p>{as_table(json.loads(row.content))}"
+        known = as_table(json.loads(row.content))
+        self.shown.value = f"<p><b>{html.escape(row.asks)}</b> ({len(self.left)} to go)</p>{known}"
         for answer in [*json.loads(row.answers), None]:
             buttons.append(self._button(description="pass" if answer is None else str(answer)))
             buttons[-1].on_click(lambda _, answer=answer: self.answer(answer))

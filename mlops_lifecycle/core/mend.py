@@ -89,7 +89,8 @@ def clocks(
                  for z, rows in zones.groupby(zones).groups.items()]
         shown = pd.concat(parts or [table[name]])
         differs = (shown.reindex(table.index) != table[name]) & table[name].notna() & table[clock.instant].notna()
-        wrong[differs.to_numpy() & (wrong == "")] = f'"{name}" is not what the clock of {clock.zone} showed at "{clock.instant}"'
+        said = f'"{name}" is not what the clock of {clock.zone} showed at "{clock.instant}"'
+        wrong[differs.to_numpy() & (wrong == "")] = said
     return table, wrong
 
 # %% ../../nbs/core/mend.ipynb #mend-fill
@@ -115,7 +116,8 @@ def fill(
         if rule.within:
             ordered = table.sort_values(time, kind="stable")
             last = ordered.assign(at=ordered[time].where(ordered[name].notna()))[[*rule.by, name, "at"]]
-            last = (last.groupby(list(rule.by), sort=False)[[name, "at"]] if rule.by else last[[name, "at"]]).ffill().reindex(table.index)
+            last = last.groupby(list(rule.by), sort=False)[[name, "at"]] if rule.by else last[[name, "at"]]
+            last = last.ffill().reindex(table.index)
             rule_value = last[name].where(table[time] - last["at"] <= pd.Timedelta(rule.within))
         else: rule_value = rule.value
         table = table.assign(**{name: before.where(~gap, rule_value)})

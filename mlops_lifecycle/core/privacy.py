@@ -23,7 +23,8 @@ def in_the_clear(
     real: set[str],    # values that came for people
 ) -> int:              # different values that should not stand there
     "Count what leads to a person without a pseudonym in between."
-    if not (pd.api.types.is_string_dtype(values) or values.dtype == object): return int(personal and values.notna().any())
+    if not (pd.api.types.is_string_dtype(values) or values.dtype == object):
+        return int(personal and values.notna().any())
     different = pd.Series(values.dropna().unique()).astype("str")
     if personal: return int((~different.str.fullmatch(PSEUDONYM)).sum())
     found = len(set(different) & real)
@@ -77,8 +78,8 @@ def publish(
     shown = rows[list(privacy.shown)].reset_index(drop=True)
     k, known = anonymity(shown, privacy.quasi_identifiers), [c for c in privacy.quasi_identifiers if c in shown]
     if known and len(shown) and k < privacy.k:
-        raise GoBack("curate", f"what would be shown is {k}-anonymous by {', '.join(known)}, at least {privacy.k} is wanted; "
-                               "make these columns coarser, or show fewer",
+        raise GoBack("curate", f"what would be shown is {k}-anonymous by {', '.join(known)}, "
+                               f"at least {privacy.k} is wanted; make these columns coarser, or show fewer",
                      {"k": {"figure": k, "limit": privacy.k}})
     return shown
 

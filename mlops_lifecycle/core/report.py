@@ -63,11 +63,13 @@ def values(cells: list[dict]) -> dict:  # {name: value}
         if not {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])): continue
         try: body = ast.parse("".join(cell["source"])).body
         except SyntaxError: continue
-        found |= {n.targets[0].id: ast.unparse(n.value) for n in body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+        found |= {line.targets[0].id: ast.unparse(line.value) for line in body
+                  if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)}
     return found
 
 # %% ../../nbs/core/report.ipynb #rep-outputs
-SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")  # kinds of output a page can show
+# kinds of output a page can show
+SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain")
 
 def outputs(cell: dict) -> list[dict]:
     "The outputs of a cell that a reader should see."
@@ -118,7 +120,8 @@ def as_read(
     "What becomes of one cell."
     tags = set(cell["metadata"].get("tags", []))
     if tags & {"parameters", "injected-parameters", "papermill-error-cell-tag"}: return []
-    if cell["cell_type"] != "code": return [cell | {"source": relink("".join(cell["source"]), page, known), "metadata": {}}]
+    if cell["cell_type"] != "code":
+        return [cell | {"source": relink("".join(cell["source"]), page, known), "metadata": {}}]
     words, source = directives("".join(cell["source"]))
     shown, broke = outputs(cell), any("ename" in out for out in cell.get("outputs", []))
     if not broke and not shown and is_setup(source): return []
@@ -148,7 +151,7 @@ def page_of(
     top = next((c for c in cells if c["cell_type"] == "markdown" and c["source"].startswith("# ")), None)
     title, _, rest = (top["source"] if top else f"# {page.split('_')[-1].capitalize()}").removeprefix("# ").partition("\n")
     small = f'<p class="chosen">{" · ".join(_ways_in(cells, values(notebook["cells"])))}</p>'
-    head = [_markdown(f"# {number} {title}".replace("#  ", "# ") + f"\n{rest}"), *([_markdown(lead + small)] if lead else [])]
+    head = [_markdown(f"# {number} {title}".replace("#  ", "# ") + f"\n{rest}")] + [_markdown(lead + small)] * bool(lead)
     cells = [c | {"id": f"cell-{i}"} for i, c in enumerate(head[:1] + first + head[1:] + [c for c in cells if c is not top])]
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
@@ -187,13 +190,15 @@ def ways_back(
     standing: dict[str, dict],  # of `standings`
 ) -> list[dict]:  # {"from", "to", "reason"}
     "The edges to draw, each once."
-    edges = (runs[-1]["edges"] if runs else []) + [e for s in standing.values() if s["status"] == "went_back" for e in s.get("edges", [])]
+    edges = list(runs[-1]["edges"]) if runs else []
+    edges += [e for s in standing.values() if s["status"] == "went_back" for e in s.get("edges", [])]
     return list({(e["from"], e["to"], e["reason"]): e for e in edges}.values())
 
 # %% ../../nbs/core/report.ipynb #rep-figure
 def figure(value) -> str:  # plain text
     "A figure as people write it; a figure with its limit as both; nothing for what is no figure."
-    if isinstance(value, dict) and {"figure", "limit"} <= value.keys(): return f"{figure(value['figure'])} (limit {figure(value['limit'])})"
+    if isinstance(value, dict) and {"figure", "limit"} <= value.keys():
+        return f"{figure(value['figure'])} (limit {figure(value['limit'])})"
     if isinstance(value, bool): return "yes" if value else "no"
     if isinstance(value, int): return f"{value:,}"
     if isinstance(value, float): return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -233,7 +238,8 @@ def origin(record: dict) -> str:  # HTML
     versions = lambda names: ", ".join(
         f"{name} (none)" if version is None else f"{name} ({version})" for name, version in names.items())
     rows = {
-        "run": record["run"], "started": record["started"][:19].replace("T", " ") + " UTC", "seconds": f"{record['seconds']:.1f}",
+        "run": record["run"], "started": record["started"][:19].replace("T", " ") + " UTC",
+        "seconds": f"{record['seconds']:.1f}",
         "now, for the run": record.get("as_of", ""), "settings": record.get("settings", ""),
         "read": versions(record["inputs"]), "left": versions(record["outputs"]),
     }
@@ -403,12 +409,14 @@ def write_sources(
         made = page_of(notebook, page, known, f"{s.number:02d}" if s else "", lead(s, standing.get(s.name)) if s else "")
         atomic_write(folder / f"{page}.ipynb", json.dumps(made))
     core = [page for page in pages if page.startswith("core/")]
-    more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages) + ["how"] * bool(core)
+    more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
+    more += ["how"] * bool(core)
     if "catalog" in more:
         atomic_write(folder / "catalog.md", catalog_page(workspace.load("catalog")))
         atomic_write(folder / "_static" / "catalog.json", json.dumps(workspace.load("catalog"), indent=1) + "\n")
     if core: atomic_write(folder / "how.md", how_page({page: json.loads(pages[page].read_text()) for page in core}))
-    atomic_write(folder / "index.md", landing(title, workspace, {"The life cycle": [s.notebook for s in STAGES], "More": more}))
+    sidebar = {"The life cycle": [s.notebook for s in STAGES], "More": more}
+    atomic_write(folder / "index.md", landing(title, workspace, sidebar))
     atomic_write(folder / "conf.py", configuration(title, settings.project.name))
     atomic_write(folder / "_static" / "report.css", STYLE)
 
@@ -483,11 +491,13 @@ def run_sphinx(
     strict: bool = False,  # a warning is an error
 ) -> None:
     "Build the pages; raises `RuntimeError` with what Sphinx said."
-    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", "-d", str(target.parent / "doctrees"), str(source), str(target)]
+    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", "-d", str(target.parent / "doctrees"),
+               str(source), str(target)]
     command += ["-W", "--keep-going"] * strict
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     if done.returncode: raise RuntimeError(f"the report could not be built: {done.stderr.strip()[-2000:]}")
-    for path in [*target.rglob("*.map"), *target.rglob("*webpack-macros.html")]: path.unlink()  # the theme's own tools, no part of a site
+    for path in [*target.rglob("*.map"), *target.rglob("*webpack-macros.html")]:
+        path.unlink()  # the theme's own tools, no part of a site
 
 # %% ../../nbs/core/report.ipynb #rep-outside
 def outside_loads(site: Path) -> list[str]:  # "page: address"
@@ -526,7 +536,8 @@ def put_in_place(
     old = built.with_name("old")
     if (out / name).exists(): (out / name).rename(old)
     built.rename(out / name)
-    runs = sorted((p.name for p in out.iterdir() if re.fullmatch(r"\d{8}-\d{6}-\w+", p.name) and p.name != name), reverse=True)
+    before = (p.name for p in out.iterdir() if re.fullmatch(r"\d{8}-\d{6}-\w+", p.name) and p.name != name)
+    runs = sorted(before, reverse=True)
     index = atomic_write(out / "index.html", front((out / name / "index.html").read_text(), name, runs[:KEPT - 1]))
     for past in runs[KEPT - 1:]: shutil.rmtree(out / past, ignore_errors=True)
     return index
@@ -540,7 +551,8 @@ def build_report(
 ) -> Path:                        # reports/index.html
     "Build the site from what is there; the old one stays in place until the new one is whole."
     workspace = workspace or Workspace(settings.workspace_path)
-    out = Path(out or os.environ.get("MLOPS_REPORTS") or Path(settings.root) / "reports"); out.mkdir(parents=True, exist_ok=True)
+    out = Path(out or os.environ.get("MLOPS_REPORTS") or Path(settings.root) / "reports")
+    out.mkdir(parents=True, exist_ok=True)
     runs = history(workspace)
     for left in out.glob(".building-*"):  # by a build that was killed
         if not _alive(int(left.name.split("-")[1])): shutil.rmtree(left, ignore_errors=True)

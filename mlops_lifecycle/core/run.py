@@ -250,10 +250,12 @@ def __exit__(self: StageRun, kind, error, trace) -> bool:
     with self.held:
         if isinstance(error, GoBack):
             self.status, self.words, self.verdict = "went_back", error.reason, error.evidence
-            self.edges = [{"from": self.stage.name, "to": error.stage, "reason": error.reason, "parameters": error.parameters}]
+            self.edges = [{"from": self.stage.name, "to": error.stage, "reason": error.reason,
+                           "parameters": error.parameters}]
             _display(error)
         elif error is not None: self.status, self.words = "failed", f"{kind.__name__}: {error}"
-        elif self.status != "passed": self.status, self.words = "failed", "ended without a verdict: call passed(…) in the block"
+        elif self.status != "passed":
+            self.status, self.words = "failed", "ended without a verdict: call passed(…) in the block"
         record = self.record()
         atomic_write(self.folder / "record.json", json.dumps(record, indent=1, default=str) + "\n")
         if self.status == "passed": self.workspace.publish(self.entries, {self.stage.name: record})
@@ -283,7 +285,8 @@ StageRun.record, StageRun.alone = record, alone
 
 # %% ../../nbs/core/run.ipynb #ba45e445
 def _repr_html_(self: StageRun) -> str:
-    figures = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(_short(v))}</td></tr>" for k, v in self.verdict.items())
+    figures = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(_short(value))}</td></tr>"
+                      for name, value in self.verdict.items())
     left = ", ".join(f"{name} (version {v})" for name, v in self.outputs.items())
     return (f'<div style="border:1px solid #00727a;border-left-width:6px;border-radius:4px;padding:.6em 1em">'
             f"<b>{self.stage.notebook} {self.status}</b><p>{html.escape(self.words)}</p><table>{figures}</table>"

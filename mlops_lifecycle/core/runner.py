@@ -215,7 +215,8 @@ def execute(
                 sockets=f"{sockets}/k", seconds=seconds)
     except papermill.exceptions.PapermillExecutionError as error:
         raise StageFailed(" ".join(f"{error.ename}: {error.evalue}".split())) from None
-    except Exception as error: raise StageFailed(f"the kernel did not start: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise StageFailed(f"the kernel did not start: {type(error).__name__}: {error}") from error
     finally:
         if not said.stat().st_size: said.unlink()
 
@@ -231,13 +232,14 @@ class Runner:
         tell: Callable = lambda row, record: None,  # called with None when a stage begins, with its record when it ended
         execute: Callable = execute,           # what executes a notebook
     ):
-        self.settings, self.chosen, self.force, self.retry, self.tell, self.execute = settings, list(chosen), force, retry, tell, execute
+        self.settings, self.chosen, self.force, self.retry = settings, list(chosen), force, retry
+        self.tell, self.execute = tell, execute
         self.workspace, self.notebooks = Workspace(settings.workspace_path), Path(settings.root) / "nbs"
         self.parameters = assign(parameters or {}, self.chosen, self.notebooks)
         require_inputs(self.chosen, self.workspace)
         self.name, self.began = new_run(), time.monotonic()
-        self.record = {"run": self.name, "started": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "status": "failed",
-                       "settings": settings.digest, "stages": [], "edges": []}
+        self.record = {"run": self.name, "started": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0,
+                       "status": "failed", "settings": settings.digest, "stages": [], "edges": []}
 
 # %% ../../nbs/core/runner.ipynb #19afa3a6
 def one(self: Runner, row: Stage) -> dict:  # the stage's record
@@ -246,10 +248,12 @@ def one(self: Runner, row: Stage) -> dict:  # the stage's record
     if not self.force and not stale(row, parameters, self.settings, self.workspace):
         return self.workspace.published()["passed"][row.name] | {"status": "skipped", "seconds": 0.0, "edges": []}
     self.tell(row, None)
-    notebook, own, began, problem = self.notebooks / f"{row.notebook}.ipynb", folder / row.name / "record.json", time.monotonic(), ""
+    notebook, own = self.notebooks / f"{row.notebook}.ipynb", folder / row.name / "record.json"
+    began, problem = time.monotonic(), ""
     own.unlink(missing_ok=True); code = code_of(notebook)
     different = {name: value for name, value in parameters.items() if value != declared(notebook)[name]}
-    try: self.execute(notebook, folder / notebook.name, different, self.environment(parameters), self.settings.run.stage_timeout)
+    seconds = self.settings.run.stage_timeout
+    try: self.execute(notebook, folder / notebook.name, different, self.environment(parameters), seconds)
     except StageFailed as error: problem = str(error)
     except KeyboardInterrupt: problem = "interrupted"; self.interrupted = True
     record = self.blank(row) | (json.loads(own.read_text()) if own.exists() else {})
@@ -393,7 +397,8 @@ def outcome(workspace: Workspace) -> list[str]:
         how = "clears the bar" if verdict["passed"] else "does not clear the bar"
         best = f"{bar['name']!r} with {bar['cost']:.3f}"
         said.append(f"The model costs {verdict['cost']:.3f} and {how}: the cheapest without it is {best}.")
-    if release: said.append("Released: " + " and ".join(filter(None, (release.get("rule"), release.get("model")))) + ".")
+    if release:
+        said.append("Released: " + " and ".join(filter(None, (release.get("rule"), release.get("model")))) + ".")
     if operation:
         why = f": {operation['reason']}" if operation.get("reason") else ""
         said.append(f"The canary was {_past(operation['action'])}{why}.")

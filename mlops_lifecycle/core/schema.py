@@ -17,7 +17,8 @@ from .files import Column, convert, plain_types
 from .stages import GoBack
 
 # %% ../../nbs/core/schema.ipynb #schema-schema
-ARROW = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(), "time": pa.timestamp("us", "UTC")}
+ARROW = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(),
+         "time": pa.timestamp("us", "UTC")}
 
 def arrow_type(
     column: str,  # its name
@@ -32,7 +33,8 @@ def schema_of(
 ) -> pa.Schema:                     # with comments
     "The Arrow schema that the columns declare."
     comment = lambda d: {"comment": d.meaning + (f" [{d.unit}]" if d.unit else "")}
-    return pa.schema([pa.field(n, arrow_type(n, d.type), nullable=n not in key, metadata=comment(d)) for n, d in columns.items()])
+    return pa.schema([pa.field(name, arrow_type(name, column.type), nullable=name not in key, metadata=comment(column))
+                      for name, column in columns.items()])
 
 # %% ../../nbs/core/schema.ipynb #schema-strange
 EARLIEST, LATEST = pd.Timestamp("1900-01-01", tz="UTC"), pd.Timestamp("2200-01-01", tz="UTC")
@@ -95,8 +97,8 @@ def conform(
         wanted, came = columns[column].type, table[column]
         values[column], bad = typed(came, wanted, arrow_type(column, wanted))
         if len(table) and bad.all():
-            raise GoBack("collect", f'column "{column}" of table "{name}" must be {wanted}, no value is; it came as {came.dtype}',
-                         {"column": column})
+            raise GoBack("collect", f'column "{column}" of table "{name}" must be {wanted}, no value is; '
+                                    f"it came as {came.dtype}", {"column": column})
         reasons[bad & (reasons == "")] = f'"{column}" must be {wanted}'
     return aside_rows(table.assign(**values), reasons, name)[0], aside_rows(table, reasons, name)[1]
 

@@ -23,7 +23,9 @@ from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from pandas.tseries.frequencies import to_offset
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator,
+)
 
 # %% ../../nbs/core/settings.ipynb #set-number
 def number(
@@ -74,7 +76,8 @@ class Section(BaseModel):
 class ProjectSettings(Section):
     "What the project is called."
     name: str = words(
-        ..., "short name, used in file and model names", "lower case letters, digits, _ or -", pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+        ..., "short name, used in file and model names", "lower case letters, digits, _ or -",
+        pattern=r"^[a-z][a-z0-9_-]{0,39}$")
     title: str = words("", "what the project is for, in a line", "at most 200 characters", max_length=200)
 
 class CostSettings(Section):
@@ -93,7 +96,8 @@ class CostSettings(Section):
     def _mistakes_cost_more(self):
         for wrong, right in (("missed", "caught"), ("needless", "quiet")):
             dear, cheap = getattr(self, wrong), getattr(self, right)
-            if dear < cheap: raise ValueError(f"{wrong} must cost at least as much as {right}, got {dear:g} and {cheap:g}")
+            if dear < cheap:
+                raise ValueError(f"{wrong} must cost at least as much as {right}, got {dear:g} and {cheap:g}")
         if self.missed + self.needless == self.caught + self.quiet:
             raise ValueError("missed and needless are both 0 above a right decision: "
                              "every decision would be as good as any other")
@@ -166,7 +170,8 @@ class PrivacySettings(Section):
     "What readers may see of single rows."
     k: int = number(5, "rows that must be alike in all quasi-identifiers where rows are shown", "rows", 2, 1_000_000)
     quasi_identifiers: CommaList = words((), "columns that outsiders may know of a row", "column names with commas between")
-    shown: CommaList = words((), "columns of the examples that readers may see row by row", "column names with commas between")
+    shown: CommaList = words(
+        (), "columns of the examples that readers may see row by row", "column names with commas between")
 
 # %% ../../nbs/core/settings.ipynb #set-learn
 class TrainSettings(Section):
@@ -347,7 +352,8 @@ def explain(error: dict) -> str:
         how = "a source is named with lower case letters, digits and _" if model else nearest(where[0], known)
         return f"section {section} is not known: {how}"
     missing = error["type"] == "missing"
-    if not rest: return f"section {section} is missing" if missing else f"{section}: {error['msg'].removeprefix('Value error, ')}"
+    if not rest:
+        return f"section {section} is missing" if missing else f"{section}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] == "extra_forbidden": return f'{section} has no setting "{rest[0]}": {nearest(rest[0], known)}'
     allowed = model.model_fields[rest[0]].json_schema_extra["allowed"]
     came = "it is missing" if missing else f"got {value}"
@@ -358,7 +364,8 @@ def read_ini(path: Path) -> dict[str, dict]:
     "Sections and their settings as they stand in the file, `[source.NAME]` nested under `source`."
     parser = configparser.ConfigParser(interpolation=None, default_section="", inline_comment_prefixes=("#",))
     try: parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
-    except (configparser.Error, UnicodeDecodeError, OSError) as error: raise SettingsError(f"{path} cannot be read: {error}") from error
+    except (configparser.Error, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
     sections = {}
     for name in parser.sections(): put(sections, name, dict(parser[name]))
     return sections
@@ -398,7 +405,8 @@ def load_settings(
     path = Path(path if path is not None else find_settings(environ)).resolve()
     if path.is_dir(): path = path / "settings.ini"
     sections, root = read_ini(path), path.parent
-    strangers = [f"section [{name}] is not known: {nearest(name, list(SECTIONS))}" for name in sections if name not in SECTIONS]
+    strangers = [f"section [{name}] is not known: {nearest(name, list(SECTIONS))}"
+                 for name in sections if name not in SECTIONS]
     if strangers: raise SettingsError(f"{path}: " + "; ".join(strangers))
     for section, name, value in overrides(environ): put(sections, section, {name: value})
     workspace = Path(environ.get("MLOPS_WORKSPACE") or root / "workspace").resolve()

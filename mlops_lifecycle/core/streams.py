@@ -14,7 +14,9 @@ from urllib.parse import parse_qsl
 
 import pandas as pd
 
-from .changes import OPS, Batch, Line, batches_of, change_of, client, event, new_lines, secret_of, unreadable
+from mlops_lifecycle.core.changes import (
+    OPS, Batch, Line, batches_of, change_of, client, event, new_lines, secret_of, unreadable,
+)
 from .files import SourceError, object_of
 from .workspace import outside
 

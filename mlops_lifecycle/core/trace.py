@@ -78,7 +78,8 @@ def lookup(id: str, workspace: Workspace) -> tuple[str, dict]:  # "run", "releas
     "What an id stands for; raises `KeyError` when nothing is called that."
     plain = id == Path(id).name and not id.startswith(".")
     if plain and (path := workspace.runs / id / "run.json").exists(): return "run", json.loads(path.read_text())
-    if plain and (path := workspace.releases / id / "manifest.json").exists(): return "release", json.loads(path.read_text())
+    if plain and (path := workspace.releases / id / "manifest.json").exists():
+        return "release", json.loads(path.read_text())
     if workspace.has_log:
         log = ServingLog(workspace.serving_db)
         try: found = log.prediction(id)

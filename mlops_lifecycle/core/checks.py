@@ -75,9 +75,11 @@ def checkpoint(
     return sorted(results.results, key=lambda r: r.expectation_config.meta["number"])
 
 def quiet_context():
-    "Great Expectations without its own files, progress bars and calls home."
+    "Great Expectations without its own files, progress bars, checksums and calls home."
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
+    from great_expectations.execution_engine import pandas_execution_engine as engine
+    assert callable(engine.hash_pandas_dataframe); engine.hash_pandas_dataframe = lambda frame: ""  # of all it sees; nobody reads it
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     context.data_sources.add_pandas("lake").add_dataframe_asset("table").add_batch_definition_whole_dataframe("all")

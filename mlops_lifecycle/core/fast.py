@@ -50,9 +50,11 @@ class Reach:
         width, self.columns, lines = max(len(leaves) for leaves, _ in trees), [], []
         if width > 64: raise ValueError(f"a tree may have 64 leaves, one has {width}")
         self._bits = np.dtype(f"uint{next(n for n in (16, 32, 64) if n >= width)}").type
-        for column in range(model.num_feature):
-            start, forks = sum(map(len, lines)), [(t, *fork) for t, (_, found) in enumerate(trees) for c, *fork in found if c == column]
-            cuts, table = self._lines(forks, len(trees))
+        forks = [[] for _ in range(model.num_feature)]
+        for t, (_, found) in enumerate(trees):
+            for column, *fork in found: forks[column].append((t, *fork))
+        for of_column in forks:
+            start = sum(map(len, lines)); cuts, table = self._lines(of_column, len(trees))
             self.columns.append((start, cuts, start + len(table) - 1)); lines.append(table)
         self.lines, self.leaves = np.concatenate(lines), np.zeros((len(trees), width))
         for t, (leaves, _) in enumerate(trees): self.leaves[t, :len(leaves)] = leaves
@@ -75,18 +77,21 @@ class Reach:
         remain = np.bitwise_and.reduce(self.lines.take(places, 0), 0)
         return float(self._added(remain))
 
-    def sums(self, matrix: np.ndarray, together: int = 256) -> np.ndarray:  # floats, shape (n, k); rows that are asked at once; shape (n,)
+    def sums(self, matrix: np.ndarray, piece: int = 16_384) -> np.ndarray:  # floats, shape (n, k); rows of a thread's turn; shape (n,)
         "The same of many rows."
-        found, edges = np.empty(len(matrix)), [np.array(cuts) for _, cuts, _ in self.columns]
+        found, edges = np.empty(len(matrix)), [np.array([*cuts, np.inf]) for _, cuts, _ in self.columns]  # a missing value comes behind all others, where its line is
         def some(first):
-            rows, remain = matrix[first:first + together], None
-            for column, (start, _, missing) in enumerate(self.columns):
-                places = np.where(np.isnan(rows[:, column]), missing, start + np.searchsorted(edges[column], rows[:, column]))
-                remain = self.lines.take(places, 0) if remain is None else np.bitwise_and(remain, self.lines.take(places, 0), out=remain)
-            found[first:first + together] = self._added(remain)
-        if len(matrix) < 10_000: [some(first) for first in range(0, len(matrix), together)]
+            rows = matrix[first:first + piece]
+            places = [start + np.searchsorted(edge, values) for (start, _, _), edge, values in zip(self.columns, edges, np.ascontiguousarray(rows.T))]
+            for begin in range(0, len(rows), 512):  # as many as stay at hand
+                at = [place[begin:begin + 512] for place in places]
+                remain, line = np.empty((2, len(at[0]), self.lines.shape[1]), self.lines.dtype)
+                self.lines.take(at[0], 0, remain, "clip")
+                for place in at[1:]: np.bitwise_and(remain, self.lines.take(place, 0, line, "clip"), out=remain)
+                found[first + begin:first + begin + len(remain)] = self._added(remain)
+        if len(matrix) <= piece: some(0)
         else:
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as threads: list(threads.map(some, range(0, len(matrix), together)))
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as threads: list(threads.map(some, range(0, len(matrix), piece)))
         return found
 
     def _added(self, remain: np.ndarray) -> np.ndarray:  # what is left of the trees, which stand in the last axis

@@ -187,13 +187,14 @@ class Asked(problem.Request): model_config = {"strict": False}  # FastAPI hands 
 @app.post("/predict")
 def predict(asked: Asked):
     departure = pd.Timestamp(asked.scheduled_departure)
-    row = pd.DataFrame([asked.model_dump()]).assign(scheduled_departure=departure.tz_convert("UTC"), scheduled_departure_local=departure.tz_localize(None))
+    row = asked.model_dump() | {"scheduled_departure": departure.tz_convert("UTC"), "scheduled_departure_local": departure.tz_localize(None)}
     decided = departure - pd.Timedelta("3h")
     for lookup in FEATURES.lookups:
-        history = histories[lookup.name].get(tuple(row.loc[0, list(lookup.key)]))
-        known = [] if history is None else history[history.known_at <= decided]
-        fresh = len(known) and (lookup.max_age is None or decided - known.known_at.iloc[-1] <= pd.Timedelta(lookup.max_age))
-        row[list(lookup.values)] = known.iloc[-1][list(lookup.values)].to_numpy(float) if fresh else np.nan
+        history = histories[lookup.name].get(tuple(row[name] for name in lookup.key))
+        place = -1 if history is None else history.known_at.searchsorted(decided, side="right") - 1
+        fresh = place >= 0 and (lookup.max_age is None or decided - history.known_at.iloc[place] <= pd.Timedelta(lookup.max_age))
+        row |= history[list(lookup.values)].iloc[place].to_dict() if fresh else dict.fromkeys(lookup.values, np.nan)
+    row = pd.DataFrame([row])
     features = pd.DataFrame(FEATURES.compute(columns_of(row)))
     score = model.predict_proba(encoder.encode({name: features[name].to_numpy() for name in features}))[0, 1]
     return {"score": float(calibrated(score, manifest.get("calibration")))}

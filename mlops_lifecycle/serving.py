@@ -396,8 +396,11 @@ def _found(self: Serving, case: Case) -> None:
     if too_old: raise TooOld(f"{', '.join(too_old)} too old")
 
 def _computed(self: Serving, case: Case) -> None:
-    "The features; a rule has the request's fields."
-    case.values = self.features.compute(case.values) if case.release.kind == "model" else {name: case.row[name] for name in self.Request.model_fields}
+    "The features, in plain numbers, which all that follows reads faster than numpy's; a rule has the request's fields."
+    if case.release.kind == "rule": case.values = {name: case.row[name] for name in self.Request.model_fields}; return
+    case.values = self.features.compute(case.values)
+    for name, value in case.values.items():
+        if type(value) is not float and isinstance(value, np.number): case.values[name] = value.item()
 
 def _scored(self: Serving, case: Case) -> None:
     "The score; raises `ArithmeticError` where it is no number."

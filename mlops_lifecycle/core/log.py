@@ -176,7 +176,9 @@ def _attempt(connection: sa.Connection, task: Callable) -> Any:
 
 def _insert(connection: sa.Connection, rows: Sequence[Mapping]) -> None:
     "All rows in one statement: the interpreter is given up once, and not once a row."
-    connection.exec_driver_sql(_statement(connection.dialect.name, len(rows)), tuple(row.get(name) for row in rows for name in predictions.columns.keys()))
+    connection.exec_driver_sql(_statement(connection.dialect.name, len(rows)), tuple(value for row in rows for value in map(row.get, _NAMES)))
+
+_NAMES = tuple(predictions.columns.keys())
 
 @lru_cache(256)
 def _statement(dialect: str, rows: int) -> str:

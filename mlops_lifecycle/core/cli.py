@@ -10,6 +10,7 @@ __all__ = ['app', 'REFUSALS', 'COLOURS', 'keys', 'labels', 'plainly', 'console',
            'labels_import']
 
 # %% ../../nbs/core/cli.ipynb #a7069662
+import gc
 import json
 import signal
 import threading
@@ -481,8 +482,11 @@ def score(
         if not workspace.has_log: raise _refused("nothing is deployed; mlops run deploy does it")
         try: key = signing_key(settings)
         except ValueError as error: raise _refused(str(error)) from None
-        scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features, settings.serving.rule_after, key)
-        write_rows(scored, target)
+        gc.disable()  # millions of small objects are made, and none of them in circles
+        try:
+            scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features, settings.serving.rule_after, key)
+            write_rows(scored, target)
+        finally: gc.enable()
     decided = f"{scored.decision.sum():,.4g} decided in all" if problem.how.amount else f"{int(scored.decision.sum()):,} to act on"
     console().print(f"{len(scored):,} rows scored by {scored.model[0]} {scored.version[0]}, {decided}: {target}", markup=False)
 

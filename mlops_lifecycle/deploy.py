@@ -42,7 +42,8 @@ def check_release(
 ) -> Release:
     "The release, verified; raises `GoBack` to release where it cannot be trusted."
     try: return Release.load(folder, rule=problem.rule, key=key)
-    except (ValueError, OSError) as error: raise GoBack("release", f"{folder.name} cannot be deployed: {error}", evidence={"release": folder.name}) from error
+    except (ValueError, OSError) as error:
+        raise GoBack("release", f"{folder.name} cannot be deployed: {error}", evidence={"release": folder.name}) from error
 
 # %% ../nbs/13_deploy.ipynb #13-d-smoke-code
 def smoke_check(
@@ -57,11 +58,13 @@ def smoke_check(
         aside.publish({"plan": aside.store("plan", dict(plan))})
         shutil.copytree(release.folder, aside.releases / release.id)
         log = ServingLog(aside.serving_db); log.deploy(stable=release.id); log.close()
-        with TestClient(create_app(settings, aside, problem, features), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        app = create_app(settings, aside, problem, features)
+        with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
             answer = client.post("/v1/predict", json=example_of(problem.Request))
     told = answer.json() if answer.status_code == 200 else {}
     if (told.get("model"), told.get("version")) != (release.name, release.version):
-        raise GoBack("release", f"{release.id} gives no answer: status {answer.status_code}", evidence={"release": release.id, "status": answer.status_code})
+        raise GoBack("release", f"{release.id} gives no answer: status {answer.status_code}",
+                     evidence={"release": release.id, "status": answer.status_code})
     return told
 
 # %% ../nbs/13_deploy.ipynb #13-d-online-code

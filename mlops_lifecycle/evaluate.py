@@ -25,10 +25,13 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from .core.features import FeatureSet, columns_of
-from .core.judge import calibration_table, drawn_gains, explain_row, find_slices, gain_table, importance, interval, over_threshold, over_time, scores_of, shuffled_scores
+from .core.judge import (
+    calibration_table, drawn_gains, explain_row, find_slices, gain_table, importance, interval, over_threshold, over_time,
+    scores_of, shuffled_scores)
 from .core.kinds import BINARY, FEW, Kind, price, right_order
 from .core.stages import GoBack, stage
-from .formulate import Bar, Costs, bar, calibrated_threshold, choose_metric, costs_of, mean_cost, rank_metrics
+from .formulate import (
+    Bar, Costs, bar, calibrated_threshold, choose_metric, costs_of, mean_cost, rank_metrics)
 from .train import split, windows
 
 # %% ../nbs/08_evaluate.ipynb #08-e-pick-code
@@ -57,7 +60,9 @@ class Judged:
     @property
     def unknown(self) -> bool: return not np.isfinite(self.y.astype(float)).all()  # too few outcomes to judge by
 
-    def spread(self, values: ArrayLike, rows: ArrayLike = slice(None)) -> list[float]:  # low, mean, high; NaN where the figure is unknown
+    def spread(
+        self, values: ArrayLike, rows: ArrayLike = slice(None),
+    ) -> list[float]:  # low, mean, high; NaN where the figure is unknown
         "The mean of a figure a row, with its interval over drawn days."
         if not np.isfinite(values).all(): return [np.nan] * 3
         low, high = interval(drawn_gains(values, self.days[rows], self.limits.draws, self.seed), self.limits.confidence)
@@ -71,26 +76,34 @@ class Judged:
 # %% ../nbs/08_evaluate.ipynb #08-e-judged-make
 def best_without(choose: pd.DataFrame, test: pd.DataFrame, problem: Any, costs: Costs) -> Bar:
     "The cheapest way to decide the test period without a model."
-    rule = problem.rule
-    return bar(choose[problem.target].to_numpy(costs.how.outcome), rule.score(columns_of(choose)), test[problem.target].to_numpy(costs.how.outcome), rule.score(columns_of(test)), costs, rule.threshold)
+    rule, outcome = problem.rule, costs.how.outcome
+    before, after = (part[problem.target].to_numpy(outcome) for part in (choose, test))
+    return bar(before, rule.score(columns_of(choose)), after, rule.score(columns_of(test)), costs, rule.threshold)
 
 def drawn_whole(rows: pd.DataFrame, how: Any) -> np.ndarray:  # how: [train] of the settings; a number for each row
     "What rows stand or fall together: those of a day, or of a group, or each by itself."
     if how.split == "stratified": return np.arange(len(rows))
     return pd.factorize(rows[how.group] if how.split == "grouped" else rows.decision_time.dt.floor("D"))[0]
 
+# %% ../nbs/08_evaluate.ipynb #08-e-judged-let
 def judged(
     examples: pd.DataFrame, candidates: Iterable[Any],  # gold.examples; of 07
     problem: Any, settings: Any, as_of: pd.Timestamp | str,
 ) -> Judged:
     "Let the winner decide the last period."
-    costs = costs_of(settings, problem.kind); parts = split(examples, problem.target, as_of, settings.clock.period, costs.how)
+    costs = costs_of(settings, problem.kind); how = costs.how
+    parts = split(examples, problem.target, as_of, settings.clock.period, how)
     before, rows = (part[problem.in_scope(columns_of(part))] for part in (parts["choose"], parts["test"]))
-    if not len(rows) or not len(before): raise GoBack("collect", f"the last two periods have {len(before):,} and {len(rows):,} rows within the scope, both need some", {"rows": len(rows)})
-    if min(costs.how.counts(rows[problem.target].to_numpy(float, na_value=np.nan)).values()) >= FEW: rows = rows[rows[problem.target].notna()]
+    if not len(rows) or not len(before):
+        counts = f"the last two periods have {len(before):,} and {len(rows):,} rows within the scope, both need some"
+        raise GoBack("collect", counts, {"rows": len(rows)})
+    known = how.counts(rows[problem.target].to_numpy(float, na_value=np.nan))
+    if min(known.values()) >= FEW: rows = rows[rows[problem.target].notna()]
     winner, threshold = pick(candidates); score = np.asarray(winner.score(rows), dtype=float)
-    return Judged(winner, threshold, rows, before, score, costs.how.decide(score, threshold), rows[problem.target].to_numpy(costs.how.outcome), drawn_whole(rows, settings.train),
-                  best_without(before, rows, problem, costs), costs, settings.evaluate, settings.train.seed)
+    return Judged(
+        winner, threshold, rows, before, score, decision=how.decide(score, threshold),
+        y=rows[problem.target].to_numpy(how.outcome), days=drawn_whole(rows, settings.train),
+        best=best_without(before, rows, problem, costs), costs=costs, limits=settings.evaluate, seed=settings.train.seed)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-savings-code
 def prices(y_true: ArrayLike, decision: ArrayLike, costs: Costs) -> np.ndarray:  # cost units, one a row
@@ -112,7 +125,8 @@ def review_band(
 ) -> tuple[float, float] | None:  # a person decides where low <= score < high; None where nobody should
     "Scores between which a person is cheaper than either decision."
     if not costs.review or not costs.how.probability or not 0 < threshold < 1: return None
-    low, high = costs.review / costs.missed if costs.missed else 1.0, 1 - costs.review / costs.needless if costs.needless else 0.0
+    low = costs.review / costs.missed if costs.missed else 1.0
+    high = 1 - costs.review / costs.needless if costs.needless else 0.0
     if not 0 < low < high < 1: return None
     odds = lambda p: np.log(p / (1 - p))
     moved = odds(threshold) - odds(calibrated_threshold(costs))
@@ -120,19 +134,25 @@ def review_band(
 
 def reviewed(case: Judged) -> dict | None:  # low, high, share, cost, saves; None where it does not surely pay
     "The review band, if a decision surely costs less with it."
-    band = review_band(case.threshold, case.costs) if case.costs.how.probability else getattr(case.winner, "calibration", {}).get("review")
+    given = getattr(case.winner, "calibration", {}).get("review")
+    band = review_band(case.threshold, case.costs) if case.costs.how.probability else given
     if band is None: return None
     asked, price = (case.score >= band[0]) & (case.score < band[1]), prices(case.y, case.decision, case.costs)
     saves = case.spread(asked * (price - case.costs.review))
-    return {"low": band[0], "high": band[1], "share": float(asked.mean()), "cost": float(np.where(asked, case.costs.review, price).mean()), "saves": saves} if saves[0] > 0 else None
+    if not saves[0] > 0: return None
+    cost = float(np.where(asked, case.costs.review, price).mean())
+    return {"low": band[0], "high": band[1], "share": float(asked.mean()), "cost": cost, "saves": saves}
 
 # %% ../nbs/08_evaluate.ipynb #08-e-covered-code
-def covered(case: Judged) -> dict | None:  # low and high (added to an estimate), promised, held: low, mean, high of the share inside; None where nothing is promised
+def covered(
+    case: Judged,
+) -> dict | None:  # low and high (added to an estimate), promised, held: [low, mean, high]; None: nothing is promised
     "How often the outcome lay in the range that went with its estimate."
     promise = getattr(case.winner, "calibration", {})
     if "interval" not in promise: return None
     (low, high), error = promise["interval"], case.y - case.score
-    return {"low": low, "high": high, "promised": promise["confidence"], "held": case.spread(((error >= low) & (error <= high)).astype(float))}
+    inside = ((error >= low) & (error <= high)).astype(float)
+    return {"low": low, "high": high, "promised": promise["confidence"], "held": case.spread(inside)}
 
 # %% ../nbs/08_evaluate.ipynb #08-e-slices-code
 def slices(
@@ -144,14 +164,17 @@ def slices(
 ) -> pd.DataFrame:           # a row a group: rows, share, cost, other, low, high, weak (None: not judged)
     "What a decision costs in each group, and whether that is surely more than with theirs."
     y, saved, found = np.asarray(y_true, dtype=costs.how.outcome), savings(y_true, ours, theirs, costs), []
-    cut = [(c, g, (groups[c].astype("str") == g).to_numpy(bool)) for c in groups for g in sorted(groups[c].dropna().astype("str").unique())]
+    cut = [(c, g, (groups[c].astype("str") == g).to_numpy(bool))
+           for c in groups for g in sorted(groups[c].dropna().astype("str").unique())]
     days = None if days is None else pd.factorize(np.asarray(days))[0]
     seen = lambda rows: days is None or len(pd.unique(days[rows])) >= min(10, days.max() + 1)
     judged = [(c, g) for c, g, rows in cut if min(costs.how.counts(y[rows]).values()) >= least and seen(rows)]
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(judged), 1))
     for column, group, rows in cut:
-        one = dict(column=column, group=group, rows=int(rows.sum()), share=float(y[rows].mean()), cost=mean_cost(y[rows], np.asarray(ours)[rows], costs),
-                   other=mean_cost(y[rows], np.asarray(theirs)[rows], costs), low=None, high=None, weak=None)
+        one = dict(
+            column=column, group=group, rows=int(rows.sum()), share=float(y[rows].mean()),
+            cost=mean_cost(y[rows], np.asarray(ours)[rows], costs),
+            other=mean_cost(y[rows], np.asarray(theirs)[rows], costs), low=None, high=None, weak=None)
         if (column, group) in judged:
             drawn = drawn_gains(saved[rows], None if days is None else days[rows], draws, seed)
             low, high = saved[rows].mean() - z * drawn.std(), saved[rows].mean() + z * drawn.std()
@@ -165,10 +188,12 @@ def all_slices(
     groups: pd.DataFrame,  # declared: one column a way to cut, one row a decision
 ) -> pd.DataFrame:         # of `slices`; the column "found" holds what the tree found
     "Declared groups, and those found by themselves."
-    how = dict(least=case.limits.least_group, confidence=case.limits.confidence, draws=case.limits.draws, seed=case.seed)
-    inside = lambda cut, rows: slices(cut[rows], case.y[rows], case.decision[rows], case.best.decision[rows], case.costs, case.days[rows], **how)
+    limits = case.limits
+    how = dict(least=limits.least_group, confidence=limits.confidence, draws=limits.draws, seed=case.seed)
+    inside = lambda cut, rows: slices(
+        cut[rows], case.y[rows], case.decision[rows], case.best.decision[rows], case.costs, case.days[rows], **how)
     names, lost = [f.name for f in feature_set.features], -savings(case.y, case.decision, case.best.decision, case.costs)
-    words, later = find_slices(case.rows[names], lost, case.days, least=4 * case.limits.least_group)
+    words, later = find_slices(case.rows[names], lost, case.days, least=4 * limits.least_group)
     tables = [inside(groups, np.ones(len(case.y), bool)), inside(words.to_frame("found"), later)]
     return pd.concat([t for t in tables if len(t)], ignore_index=True)
 
@@ -182,14 +207,19 @@ def fairness(
 ) -> list[dict]:           # one a column: groups, too_small, difference (None: not judged), limit, fair
     "The share of missed cases in each protected group."
     y, found = np.asarray(y_true, dtype=how.outcome), []
-    missed = lambda y_true, y_pred: float(np.mean(np.asarray(y_true > y_pred)[how.case(y_true)])) if how.case(y_true).any() else 0.0
+    def missed(y_true, y_pred):
+        case = how.case(y_true)
+        return float(np.mean(np.asarray(y_true > y_pred)[case])) if case.any() else 0.0
     for column in groups:
-        frame = MetricFrame(metrics=missed, y_true=y, y_pred=np.asarray(decision, dtype=how.outcome), sensitive_features=groups[column].astype("str"))
-        cases = pd.Series(how.case(y)).groupby(groups[column].astype("str").to_numpy()).sum()
+        group = groups[column].astype("str")
+        frame = MetricFrame(metrics=missed, y_true=y, y_pred=np.asarray(decision, how.outcome), sensitive_features=group)
+        cases = pd.Series(how.case(y)).groupby(group.to_numpy()).sum()
         enough = frame.by_group[frame.by_group.index.map(cases) >= least]
         difference = float(enough.max() - enough.min()) if len(enough) > 1 else None
-        found.append({"column": column, "groups": {g: float(v) for g, v in enough.items()}, "too_small": [g for g in frame.by_group.index if cases[g] < least],
-                      "difference": difference, "limit": limit, "fair": None if difference is None else difference <= limit})
+        found.append({
+            "column": column, "groups": {g: float(v) for g, v in enough.items()},
+            "too_small": [g for g in frame.by_group.index if cases[g] < least],
+            "difference": difference, "limit": limit, "fair": None if difference is None else difference <= limit})
     return found
 
 # %% ../nbs/08_evaluate.ipynb #08-e-leak-code
@@ -198,12 +228,12 @@ def alone(
     feature_set: FeatureSet, target: str,
 ) -> pd.Series:              # share of pairs that each feature by itself puts in the right order, 0.5 to 1, best first
     "How well each feature orders the rows without a model."
-    y, found = examples[target].to_numpy(float), {}
+    y, found, most = examples[target].to_numpy(float), {}, np.finfo(np.float32).max
     for feature in feature_set.features:
         values = examples[feature.name]
         if feature.categorical: values = values.map(pd.Series(y).groupby(values.astype(object).to_numpy()).mean())
         values = pd.to_numeric(values).to_numpy(float, na_value=np.nan)
-        ends = [values] if not np.isnan(values).any() else [np.nan_to_num(values, nan=end) for end in (-np.finfo(np.float32).max, np.finfo(np.float32).max)]
+        ends = [np.nan_to_num(values, nan=end) for end in (-most, most)] if np.isnan(values).any() else [values]
         areas = [right_order(y, end) for end in ends]
         found[feature.name] = max(max(a, 1 - a) for a in areas)
     return pd.Series(found, dtype=float).sort_values(ascending=False)
@@ -214,25 +244,42 @@ def spoilt(
 ) -> dict[str, pd.DataFrame]:  # by what happened to them: the rows
     "The judged rows on bad days."
     rows, before, rng = case.rows, case.before, np.random.default_rng(case.seed)
-    number = [f.name for f in feature_set.features if not f.categorical]; name = [f.name for f in feature_set.features if f.categorical]
-    from_table = {f"no table {t.name}": [f.name for f in feature_set.features if {*f.inputs} & {*t.values}] for t in feature_set.lookups}
-    gaps = {f"no {f.name}": [f.name] for f in feature_set.features if rows[f.name].isna().any() and not any(f.name in names for names in from_table.values())}
+    number = [f.name for f in feature_set.features if not f.categorical]
+    name = [f.name for f in feature_set.features if f.categorical]
+    from_table = {f"no table {t.name}": [f.name for f in feature_set.features if {*f.inputs} & {*t.values}]
+                  for t in feature_set.lookups}
+    looked_up = {n for names in from_table.values() for n in names}
+    gaps = {f"no {f.name}": [f.name] for f in feature_set.features
+            if rows[f.name].isna().any() and f.name not in looked_up}
     amounts = rows[number].astype(float)
     found = {what: rows.assign(**{n: np.nan for n in names}) for what, names in (from_table | gaps).items() if names}
-    found["numbers rough by a tenth"] = rows.assign(**amounts + rng.normal(size=amounts.shape) * 0.1 * amounts.std().fillna(0).to_numpy())
-    found["moved on as in the last period"] = rows.assign(**amounts + (amounts.mean() - before[number].astype(float).mean()).fillna(0))
+    rough = rng.normal(size=amounts.shape) * 0.1 * amounts.std().fillna(0).to_numpy()
+    found["numbers rough by a tenth"] = rows.assign(**amounts + rough)
+    moved = (amounts.mean() - before[number].astype(float).mean()).fillna(0)
+    found["moved on as in the last period"] = rows.assign(**amounts + moved)
     tenth = rng.random(len(rows)) < 0.1
-    return found | ({"a tenth with names never seen": rows.assign(**{n: rows[n].astype(object).mask(tenth, "never seen") for n in name})} if name else {})
+    if name:
+        unseen = {n: rows[n].astype(object).mask(tenth, "never seen") for n in name}
+        found["a tenth with names never seen"] = rows.assign(**unseen)
+    return found
 
-def robustness(case: Judged, feature_set: FeatureSet) -> pd.DataFrame:  # what, cost, changed, low, high: what is saved against the best way without a model
+# %% ../nbs/08_evaluate.ipynb #08-e-robust-code
+def robustness(
+    case: Judged, feature_set: FeatureSet,
+) -> pd.DataFrame:  # what, cost, changed, low, high: what is saved against the best way without a model
     "What a decision costs on bad days, on some of the rows."
     place, found = case.sample(5000), []; y = case.y[place]
-    try: scores = scores_of(case.winner.score, {what: rows.iloc[place] for what, rows in spoilt(case, feature_set).items()})
-    except ValueError as error: raise GoBack("train", f"{case.winner.name} cannot decide on a bad day: {str(error).splitlines()[0]}", {"bad days": list(spoilt(case, feature_set))}) from error
+    bad_days = spoilt(case, feature_set)
+    try: scores = scores_of(case.winner.score, {what: rows.iloc[place] for what, rows in bad_days.items()})
+    except ValueError as error:
+        cannot = f"{case.winner.name} cannot decide on a bad day: {str(error).splitlines()[0]}"
+        raise GoBack("train", cannot, {"bad days": list(bad_days)}) from error
     for what, score in scores.items():
         decision = case.costs.how.decide(score, case.threshold)
         low, _, high = case.spread(savings(y, decision, case.best.decision[place], case.costs), place)
-        found.append(dict(what=what, cost=mean_cost(y, decision, case.costs), changed=float((decision != case.decision[place]).mean()), low=low, high=high))
+        found.append(dict(
+            what=what, cost=mean_cost(y, decision, case.costs), changed=float((decision != case.decision[place]).mean()),
+            low=low, high=high))
     return pd.DataFrame(found)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-behaviour-code
@@ -244,14 +291,18 @@ class Behaviour:
     expect: Literal["higher", "lower"]
     among: Callable[[pd.DataFrame], ArrayLike] = lambda rows: np.ones(len(rows), dtype=bool)  # rows -> True where it is tried
 
-def behaves(case: Judged, behaviours: Iterable[Behaviour]) -> pd.DataFrame:  # name, expect, rows, low, mean, high: how far the score moved
+def behaves(
+    case: Judged, behaviours: Iterable[Behaviour],
+) -> pd.DataFrame:  # name, expect, rows, low, mean, high: how far the score moved
     "How the score moves with each change, on some of the rows it is meant for."
     found = []
     for b in behaviours:
         place = np.flatnonzero(np.asarray(b.among(case.rows), dtype=bool))[:: max(1, len(case.rows) // 4000)]
         if not len(place): raise ValueError(f'no row of the judged period is meant by the behaviour "{b.name}"')
         rows = case.rows.iloc[place]; new = b.change(rows)
-        if unknown := [c for c in new if c not in rows]: raise ValueError(f'the behaviour "{b.name}" changes {", ".join(unknown)}, the examples have {", ".join(rows)}')
+        if unknown := [c for c in new if c not in rows]:
+            raise ValueError(f'the behaviour "{b.name}" changes {", ".join(unknown)},'
+                             f' the examples have {", ".join(rows)}')
         low, mean, high = case.spread(np.asarray(case.winner.score(rows.assign(**new))) - case.score[place], place)
         found.append(dict(name=b.name, expect=b.expect, rows=len(rows), low=low, mean=mean, high=high))
     return pd.DataFrame(found, columns=["name", "expect", "rows", "low", "mean", "high"])
@@ -262,13 +313,18 @@ def late_lately(rows: pd.DataFrame, share: float) -> dict[str, float]:
     return dict.fromkeys((c for c in rows if c.endswith(("late_lately", "late_1h", "late_2h", "late_3h", "late_8h"))), share)
 
 BEHAVIOURS = (
-    Behaviour("a later departure in the day", lambda rows: {"hour_of_day": 17.5} | late_lately(rows, 0.25), "higher", among=lambda rows: rows["hour_of_day"] < 9),
-    Behaviour("a storm", lambda rows: {"visibility": 0.5, "precipitation": 0.3, "wind_speed": 30.0, "humidity": 97.0}, "higher", among=lambda rows: rows["visibility"] >= 9),
+    Behaviour("a later departure in the day",
+              lambda rows: {"hour_of_day": 17.5} | late_lately(rows, 0.25), "higher",
+              among=lambda rows: rows["hour_of_day"] < 9),
+    Behaviour("a storm",
+              lambda rows: {"visibility": 0.5, "precipitation": 0.3, "wind_speed": 30.0, "humidity": 97.0}, "higher",
+              among=lambda rows: rows["visibility"] >= 9),
     Behaviour("everything late", lambda rows: late_lately(rows, 0.6), "higher"))
 
 def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:  # one column a way to cut
     "Groups beside the protected fields that must fare alike."
-    return pd.DataFrame({"distance flown": np.select([rows["distance"] < 500, rows["distance"] < 1200], ["short", "middle"], "long")}, index=rows.index)
+    flown = np.select([rows["distance"] < 500, rows["distance"] < 1200], ["short", "middle"], "long")
+    return pd.DataFrame({"distance flown": flown}, index=rows.index)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-importance-code
 def hangs_on(
@@ -276,63 +332,111 @@ def hangs_on(
 ) -> tuple[pd.DataFrame, dict[str, float]]:  # of `importance`; of `rank_metrics`
     "What the cost hangs on, and which metrics follow it."
     place = case.sample(); rows, y = case.rows.iloc[place], case.y[place]
-    without = shuffled_scores(case.winner.score, rows, [f.name for f in feature_set.features], case.seed)
+    names = [f.name for f in feature_set.features]
+    without = shuffled_scores(case.winner.score, rows, names, case.seed)
     cost = lambda score: prices(y, case.costs.how.decide(score, case.threshold), case.costs)
-    table = importance(cost(case.score[place]), {name: cost(score) for name, score in without.items()}, case.days[place], case.limits.confidence, case.limits.draws, case.seed)
+    table = importance(
+        cost(case.score[place]), {name: cost(score) for name, score in without.items()}, case.days[place],
+        case.limits.confidence, case.limits.draws, case.seed)
     most = table.dearer.abs().nlargest(16).index
-    models = {f"without {name}": without[name] for name in table.feature[most] if not np.array_equal(without[name], case.score[place])}
+    models = {f"without {name}": without[name]
+              for name in table.feature[most] if not np.array_equal(without[name], case.score[place])}
     threshold = dict.fromkeys(models, case.threshold)
     for one in candidates: models[one.name], threshold[one.name] = np.asarray(one.score(rows)), one.metrics["threshold"]
-    models[problem.rule.name], threshold[problem.rule.name] = np.asarray(problem.rule.score(columns_of(rows)), dtype=float), problem.rule.threshold
+    rule = problem.rule
+    models[rule.name], threshold[rule.name] = np.asarray(rule.score(columns_of(rows)), dtype=float), rule.threshold
     return table, rank_metrics(y, models, threshold, np.arange(len(y)) * 4 // len(y), case.costs)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gate-code
 def gate(name: str, figure: float | None, limit: float | None, passed: bool, stage: str) -> dict:
     "One row of the verdict; without a figure it is not judged."
-    return {"gate": name, "figure": None if figure is None else float(figure), "limit": limit, "passed": None if figure is None else bool(passed), "stage": stage}
+    known = figure is not None
+    return {"gate": name, "figure": float(figure) if known else None, "limit": limit,
+            "passed": bool(passed) if known else None, "stage": stage}
 
+def _at_most(name: str, figure: float | None, limit: float, stage: str) -> dict:
+    return gate(name, figure, limit, figure is not None and figure <= limit, stage)
+
+def _at_least(name: str, figure: float | None, limit: float, stage: str) -> dict:
+    return gate(name, figure, limit, figure is not None and figure >= limit, stage)
+
+def _behaviour_gates(moved: pd.DataFrame) -> list[dict]:  # moved: of `behaves`
+    surely = [b.low if b.expect == "higher" else -b.high for b in moved.itertuples()]
+    return [gate(f"behaves: {b.name}, surely {b.expect}", by, 0.0, by > 0, "train")
+            for b, by in zip(moved.itertuples(), surely)]
+
+# %% ../nbs/08_evaluate.ipynb #08-e-group-gates
 def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: Any) -> list[dict]:
     "Gates on groups: of `slices` and of `fairness`."
-    dearer = -by_group.high.astype(float) / by_group.other.clip(lower=1e-9)  # as a share of what the group costs without a model
+    dearer = -by_group.high.astype(float) / by_group.other.clip(lower=1e-9)  # share of the group's cost without a model
     worst = float(dearer.max()) if dearer.notna().any() else None
     weak = ", ".join(f"{s.column} {s.group}" for s in by_group.itertuples() if s.weak)
-    unequal = max(fair, key=lambda f: -1 if f["difference"] is None else f["difference"], default={"difference": None, "column": ""})
+    unequal = max(fair, key=lambda f: -1 if f["difference"] is None else f["difference"],
+                  default={"difference": None, "column": ""})
     small = sorted({g for f in fair for g in f["too_small"]})
-    said = "".join([f" (most unequal: {unequal['column']})" * (unequal["difference"] is not None), f", too small to judge: {', '.join(small[:6])}" * bool(small)])
-    return [gate("surely dearer than without a model in one group, as a share" + (f" (dearer: {weak})" if weak else ""), worst, limits.group_limit, worst is not None and worst <= limits.group_limit, "collect"),
-            gate(f"misses as many in each group{said}", unequal["difference"], limits.fairness_limit, unequal["difference"] is not None and unequal["difference"] <= limits.fairness_limit, "collect")]
+    dear, equal = "surely dearer than without a model in one group, as a share", "misses as many in each group"
+    if weak: dear += f" (dearer: {weak})"
+    if unequal["difference"] is not None: equal += f" (most unequal: {unequal['column']})"
+    if small: equal += f", too small to judge: {', '.join(small[:6])}"
+    return [_at_most(dear, worst, limits.group_limit, "collect"),
+            _at_most(equal, unequal["difference"], limits.fairness_limit, "collect")]
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gates-code
 def gates_of(
-    found: Mapping,                # of `evaluate`: leak, against, cost, without, groups, fairness, robustness, behaviour, metrics
+    found: Mapping,                # leak, against, cost, without, groups, fairness, robustness, behaviour, metrics, interval
     problem: Any, plan: Mapping, settings: Any,  # formulate.Problem; document of stage 00; core.settings.Settings
     formulated: Mapping | None = None,  # document of stage 01; None: nothing to compare with
 ) -> list[dict]:                   # gate, figure, limit, passed (None: not judged), stage
     "Hold each figure against its limit."
     limits, costs, leak = settings.evaluate, costs_of(settings, problem.kind), found["leak"]
-    target = next(m["target"] for m in plan["metrics"] if m["name"] == "cost")
-    bad = found["robustness"].loc[found["robustness"].high.idxmin()]; dearer = -bad.high / (found["without"] or np.inf)
-    moved = [(b.name, b.low if b.expect == "higher" else -b.high) for b in found["behaviour"].itertuples()]
     then = formulated["costs"] if formulated else vars(costs)
-    kept = found.get("interval")
-    agrees = found["metrics"].get(problem.metric)
-    now = {"missed": costs.missed, "needless": costs.needless}
-    return [*(gate(f'"{said}" costs what was formulated', cost, then[name], cost == then[name], "formulate") for said, (name, cost) in zip(problem.how.prices, now.items())),
-            gate(f"no feature gives the answer away (most: {leak.index[0]})", leak.iloc[0], limits.leak_limit, leak.iloc[0] <= limits.leak_limit, "transform"),
-            *(gate(f"surely saves against {name}", low, limits.least_gain, low > limits.least_gain, "train") for name, (low, _, _) in found["against"].items()),
-            gate("saves what the plan asks for", (saving := min(mean for _, mean, _ in found["against"].values())), plan["least_saving"], saving >= plan["least_saving"], "train"),
-            gate("costs no more than the plan's target", found["cost"], target, found["cost"] <= target, "formulate"),
-            *group_gates(found["groups"], found["fairness"], limits),
-            *([gate(f"outcomes in the range that promises {kept['promised']:.0%}, at best", kept["held"][2], kept["promised"], kept["held"][2] >= kept["promised"], "train")] if kept else []),
-            *(gate(f"behaves: {name}, surely {b.expect}", by, 0.0, by > 0, "train") for (name, by), b in zip(moved, found["behaviour"].itertuples())),
-            gate(f"surely dearer than without a model on a bad day, as a share (worst: {bad.what})", dearer, limits.bad_day_limit, dearer <= limits.bad_day_limit, "transform"),
-            *([gate(f"{problem.metric} orders models as the cost does", agrees, limits.metric_limit, agrees is not None and agrees >= limits.metric_limit, "formulate")] if problem.metric != "cost" else [])]
+    target = next(m["target"] for m in plan["metrics"] if m["name"] == "cost")
+    saving = min(mean for _, mean, _ in found["against"].values())
+    bad = found["robustness"].loc[found["robustness"].high.idxmin()]; dearer = -bad.high / (found["without"] or np.inf)
+    answer = f"no feature gives the answer away (most: {leak.index[0]})"
+    ruined = f"surely dearer than without a model on a bad day, as a share (worst: {bad.what})"
+    gates = [gate(f'"{said}" costs what was formulated', cost, then[name], cost == then[name], "formulate")
+             for said, name, cost in zip(problem.how.prices, ("missed", "needless"), (costs.missed, costs.needless))]
+    gates += [_at_most(answer, leak.iloc[0], limits.leak_limit, "transform")]
+    gates += [gate(f"surely saves against {name}", low, limits.least_gain, low > limits.least_gain, "train")
+              for name, (low, _, _) in found["against"].items()]
+    gates += [_at_least("saves what the plan asks for", saving, plan["least_saving"], "train"),
+              _at_most("costs no more than the plan's target", found["cost"], target, "formulate"),
+              *group_gates(found["groups"], found["fairness"], limits)]
+    if kept := found.get("interval"):
+        within = f"outcomes in the range that promises {kept['promised']:.0%}, at best"
+        gates += [_at_least(within, kept["held"][2], kept["promised"], "train")]
+    gates += [*_behaviour_gates(found["behaviour"]), _at_most(ruined, dearer, limits.bad_day_limit, "transform")]
+    if (metric := problem.metric) != "cost":
+        agrees = found["metrics"].get(metric)
+        gates += [_at_least(f"{metric} orders models as the cost does", agrees, limits.metric_limit, "formulate")]
+    return gates
 
 # %% ../nbs/08_evaluate.ipynb #08-e-judge-code
 def plain(table: pd.DataFrame) -> list[dict]:
     "A table as plain data; what is missing is None."
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
+def _measured(
+    case: Judged, candidates: list, examples: pd.DataFrame, feature_set: FeatureSet, problem: Any, champion: Any,
+    behaviours: Iterable[Behaviour], declared: Callable,
+) -> dict:  # by name: all that `gates_of` holds against its limits, and the importance of each feature
+    rows, others = case.rows, {case.best.name: case.best.decision}
+    if champion: others[f"the champion {champion.name}"] = champion.decide(columns_of(rows))
+    against = {name: case.spread(savings(case.y, case.decision, other, case.costs)) for name, other in others.items()}
+    protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
+    names = [f.name for f in feature_set.features
+             if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
+    fair = fairness(protected, case.y, case.decision, case.limits.fairness_limit, case.limits.least_group, case.costs.how)
+    table, metrics = hangs_on(case, candidates, feature_set, problem)
+    labelled = examples[examples[problem.target].notna()]; some = labelled.iloc[:: max(1, len(labelled) // 8_000)]
+    return {
+        "without": case.best.cost, "leak": alone(some, feature_set, problem.target), "against": against,
+        "cost": mean_cost(case.y, case.decision, case.costs), "fairness": fair, "metrics": metrics, "importance": table,
+        "groups": all_slices(case, feature_set, protected.join(rows[names])), "robustness": robustness(case, feature_set),
+        "behaviour": behaves(case, behaviours), "interval": covered(case)}
+
+# %% ../nbs/08_evaluate.ipynb #08-e-judge-evaluate
 def evaluate(
     examples: pd.DataFrame,       # gold.examples
     candidates: Iterable[Any],    # of 07
@@ -341,30 +445,28 @@ def evaluate(
     settings: Any, as_of: pd.Timestamp | str,
     champion: Any = None,         # what has to be beaten as well: `name` and `decide(columns)`, such as core.release.Release
     formulated: Mapping | None = None,  # the document of stage 01
-    behaviours: Iterable[Behaviour] = (), declared: Callable = lambda rows: pd.DataFrame(index=rows.index),  # the project's
+    behaviours: Iterable[Behaviour] = (),  # the project's
+    declared: Callable = lambda rows: pd.DataFrame(index=rows.index),  # the project's groups, one column a way to cut
 ) -> dict:                        # the verdict, plain data
     "Judge the winner on the last period; `insist` turns a verdict that failed into a `GoBack`."
     candidates = list(candidates); case = judged(examples, candidates, problem, settings, as_of)
     start, end = windows(as_of, settings.clock.period)["test"]; months = (end - start) / pd.Timedelta(days=365.25 / 12)
     if case.unknown: return unknown_yet(case, feature_set, problem, months, behaviours)
-    rows, y, cost = case.rows, case.y, mean_cost(case.y, case.decision, case.costs)
-    others = {case.best.name: case.best.decision} | ({f"the champion {champion.name}": champion.decide(columns_of(rows))} if champion else {})
-    against = {name: case.spread(savings(y, case.decision, other, case.costs)) for name, other in others.items()}
-    protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
-    names = [f.name for f in feature_set.features if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
-    fair = fairness(protected, y, case.decision, case.limits.fairness_limit, case.limits.least_group, case.costs.how)
-    table, metrics = hangs_on(case, candidates, feature_set, problem)
-    labelled = examples[examples[problem.target].notna()]
-    found = {"without": case.best.cost, "leak": alone(labelled.iloc[:: max(1, len(labelled) // 8_000)], feature_set, problem.target), "against": against, "cost": cost, "fairness": fair, "metrics": metrics,
-             "groups": all_slices(case, feature_set, protected.join(rows[names])), "robustness": robustness(case, feature_set), "behaviour": behaves(case, behaviours), "interval": covered(case)}
-    gates, (metric, agreement) = gates_of(found, problem, plan, settings, formulated), choose_metric(metrics, case.limits.metric_limit)
-    low, saving, high = against[case.best.name]
-    return {"passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name, "threshold": case.threshold, "review": reviewed(case), "interval": found["interval"],
-            "cost": cost, "saving": saving, "gain": [low, high], "confidence": case.limits.confidence, "against": against,
-            "bar": {"name": case.best.name, "cost": case.best.cost, "costs": case.best.costs}, "costs": {"missed": case.costs.missed, "needless": case.costs.needless},
-            "rows": len(rows), "months": months, "acted": float(case.decision.mean()), "happened": float(y.mean()), "gates": gates,
-            "slices": plain(found["groups"]), "fairness": fair, "robustness": plain(found["robustness"]), "behaviour": plain(found["behaviour"]),
-            "importance": plain(table), "metric": {"follows the cost best": metric, "agreement": agreement, "ranked": metrics}}
+    found = _measured(case, candidates, examples, feature_set, problem, champion, behaviours, declared)
+    gates = gates_of(found, problem, plan, settings, formulated)
+    metric, agreement = choose_metric(found["metrics"], case.limits.metric_limit)
+    low, saving, high = found["against"][case.best.name]
+    return {
+        "passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name,
+        "threshold": case.threshold, "review": reviewed(case), "interval": found["interval"],
+        "cost": found["cost"], "saving": saving, "gain": [low, high], "confidence": case.limits.confidence,
+        "against": found["against"],
+        "bar": {"name": case.best.name, "cost": case.best.cost, "costs": case.best.costs},
+        "costs": {"missed": case.costs.missed, "needless": case.costs.needless}, "rows": len(case.rows), "months": months,
+        "acted": float(case.decision.mean()), "happened": float(case.y.mean()), "gates": gates,
+        "slices": plain(found["groups"]), "fairness": found["fairness"], "robustness": plain(found["robustness"]),
+        "behaviour": plain(found["behaviour"]), "importance": plain(found["importance"]),
+        "metric": {"follows the cost best": metric, "agreement": agreement, "ranked": found["metrics"]}}
 
 # %% ../nbs/08_evaluate.ipynb #08-e-insist-code
 def insist(
@@ -374,101 +476,147 @@ def insist(
     failed = [g for g in verdict["gates"] if g["passed"] is False]
     if not failed: return verdict
     first = failed[0]
-    raise GoBack(first["stage"], f'{verdict["candidate"]} failed "{first["gate"]}": {first["figure"]:.4g}, the limit is {first["limit"]:.4g}',
-                 evidence={g["gate"]: {"figure": g["figure"], "limit": g["limit"]} for g in failed}, parameters={"sample": 0} if first["stage"] == "train" else {})
+    raise GoBack(
+        first["stage"],
+        f'{verdict["candidate"]} failed "{first["gate"]}": {first["figure"]:.4g}, the limit is {first["limit"]:.4g}',
+        evidence={g["gate"]: {"figure": g["figure"], "limit": g["limit"]} for g in failed},
+        parameters={"sample": 0} if first["stage"] == "train" else {})
 
 # %% ../nbs/08_evaluate.ipynb #08-e-unknown-code
 def unknown_yet(
-    case: Judged, feature_set: FeatureSet, problem: Any, months: float,  # months: length of the judged period
+    case: Judged, feature_set: FeatureSet, problem: Any,
+    months: float,  # length of the judged period
     behaviours: Iterable[Behaviour] = (),
 ) -> dict:  # the verdict, as `evaluate` gives it; None for all that is not known
     "What can be said of the scores alone, where too few outcomes are known."
     looks, moved = case.spread(case.decision.astype(float)), behaves(case, behaviours)
-    waits = {f"surely saves against {case.best.name}": "train", "costs no more than the plan's target": "formulate", "no feature gives the answer away": "transform",
-             "surely dearer than without a model in one group": "collect"}
-    surely = max(0.0, looks[1] - np.sqrt(2) * (looks[1] - looks[0]))  # the threshold comes from a period as short as the judged one, and is as unsure
-    gates = [gate("surely looks at more than people can, as a share", surely, case.costs.capacity, surely <= case.costs.capacity, "train"),
-             *(gate(f"behaves: {b.name}, surely {b.expect}", by, 0.0, by > 0, "train") for b in moved.itertuples() for by in [b.low if b.expect == "higher" else -b.high]),
+    waits = {
+        f"surely saves against {case.best.name}": "train",
+        "costs no more than the plan's target": "formulate",
+        "no feature gives the answer away": "transform",
+        "surely dearer than without a model in one group": "collect"}
+    # the threshold comes from a period as short as the judged one, and is as unsure
+    surely, capacity = max(0.0, looks[1] - np.sqrt(2) * (looks[1] - looks[0])), case.costs.capacity
+    gates = [_at_most("surely looks at more than people can, as a share", surely, capacity, "train"),
+             *_behaviour_gates(moved),
              *(gate(name, None, None, False, back_to) for name, back_to in waits.items())]
     known = case.y[np.isfinite(case.y)]
-    return {"passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name, "threshold": case.threshold, "review": None, "cost": None, "saving": None, "gain": [None, None],
-            "confidence": case.limits.confidence, "against": {}, "bar": {"name": case.best.name, "cost": None, "costs": dict.fromkeys(case.best.costs)},
-            "costs": {"missed": case.costs.missed, "needless": case.costs.needless, "capacity": case.costs.capacity}, "rows": len(case.rows), "months": months, "acted": looks[1], "known": len(known),
-            "happened": float(known.mean()) if len(known) else None, "gates": gates, "slices": [], "fairness": [], "robustness": plain(robustness(case, feature_set)), "behaviour": plain(moved), "importance": [],
-            "metric": {"follows the cost best": "cost", "agreement": 1.0, "ranked": {}}}
+    return {
+        "passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name,
+        "threshold": case.threshold, "review": None, "cost": None, "saving": None, "gain": [None, None],
+        "confidence": case.limits.confidence, "against": {},
+        "bar": {"name": case.best.name, "cost": None, "costs": dict.fromkeys(case.best.costs)},
+        "costs": {"missed": case.costs.missed, "needless": case.costs.needless, "capacity": capacity},
+        "rows": len(case.rows), "months": months, "acted": looks[1], "known": len(known),
+        "happened": float(known.mean()) if len(known) else None, "gates": gates, "slices": [], "fairness": [],
+        "robustness": plain(robustness(case, feature_set)), "behaviour": plain(moved), "importance": [],
+        "metric": {"follows the cost best": "cost", "agreement": 1.0, "ranked": {}}}
 
 # %% ../nbs/08_evaluate.ipynb #08-e-words-code
 def money(amount: float) -> str:
     "An amount as people say it: three figures at most."
     return f"{float(f'{amount:.3g}'):,.0f}" if abs(amount) >= 10 else f"{amount:.2g}"
 
+def _in_the_way(failed: list[dict]) -> str:
+    "The first gate that failed and who can mend it, in words; nothing where none did."
+    if not failed: return ""
+    g, mends = failed[0], stage(failed[0]["stage"]).notebook.replace("_", " ")
+    return f" In its way: {g['gate']} ({g['figure']:.3g}, the limit is {g['limit']:.3g}); {mends} can mend it."
+
+# %% ../nbs/08_evaluate.ipynb #08-e-words-say
 def in_words(
     verdict: Mapping, problem: Any,
 ) -> dict[str, str]:  # ship, says, unsure, counted: plain sentences
     "The verdict for people."
     unit, month = problem.unit.partition(" a ")[0], verdict["rows"] / verdict["months"]
     if verdict["cost"] is None: return _unknown_in_words(verdict, problem, month)
-    without = f"the cheapest way without a model ({way(verdict['bar']['name'], problem)})"
-    says = f"{verdict['candidate'].capitalize()} {'saves' if verdict['saving'] > 0 else 'loses'} about {money(abs(verdict['saving']) * month)} {unit} a month against {without}"
-    says += f", {abs(verdict['saving']) / verdict['bar']['cost']:.0%} of what that costs." if verdict["bar"]["cost"] else "."
-    says += " One can be {:.0%} sure that it is between {} and {}.".format(verdict["confidence"], *(money(g * month) for g in verdict["gain"])) * (verdict["saving"] > 0)
+    name, saving, best = verdict["candidate"].capitalize(), verdict["saving"], verdict["bar"]
+    says = f"{name} {'saves' if saving > 0 else 'loses'} about {money(abs(saving) * month)} {unit} a month"
+    says += f" against the cheapest way without a model ({way(best['name'], problem)})"
+    says += f", {abs(saving) / best['cost']:.0%} of what that costs." if best["cost"] else "."
+    if saving > 0:
+        low, high = (money(gain * month) for gain in verdict["gain"])
+        says += f" One can be {verdict['confidence']:.0%} sure that it is between {low} and {high}."
     failed, unknown = ([g for g in verdict["gates"] if g["passed"] is wanted] for wanted in (False, None))
-    for g in failed[:1]: says += f" In its way: {g['gate']} ({g['figure']:.3g}, the limit is {g['limit']:.3g}); {stage(g['stage']).notebook.replace('_', ' ')} can mend it."
-    if review := verdict["review"]: says += f" If a person looks at the {review['share']:.0%} in doubt, another {money(review['saves'][1] * month)} {unit} a month are saved."
-    if kept := verdict.get("interval"): says += f" With each answer comes a range that should hold the outcome in {kept['promised']:.0%} of the cases; it did in {kept['held'][1]:.0%}."
-    missed, needless = verdict["costs"]["missed"], verdict["costs"]["needless"]
-    return {"ship": "Do not ship it." if failed else "Ship it.", "says": says, "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in unknown)}." if unknown else "",
-            "counted": f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen. {problem.how.mistakes[0].capitalize()} counts {missed:g}, {problem.how.mistakes[1]} {needless:g}"
-                       + (f"; so what it saves a month is worth {money(verdict['saving'] * month / missed)} times {problem.how.mistakes[0]}." if missed and verdict["saving"] > 0 and not failed else ".")}
+    says += _in_the_way(failed)
+    if review := verdict["review"]:
+        more = money(review["saves"][1] * month)
+        says += f" If a person looks at the {review['share']:.0%} in doubt, another {more} {unit} a month are saved."
+    if kept := verdict.get("interval"):
+        says += f" With each answer comes a range that should hold the outcome in {kept['promised']:.0%} of the cases;"
+        says += f" it did in {kept['held'][1]:.0%}."
+    (miss, alarm), missed = problem.how.mistakes, verdict["costs"]["missed"]
+    counted = f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen."
+    counted += f" {miss.capitalize()} counts {missed:g}, {alarm} {verdict['costs']['needless']:g}"
+    if missed and saving > 0 and not failed:
+        counted += f"; so what it saves a month is worth {money(saving * month / missed)} times {miss}"
+    return {"ship": "Do not ship it." if failed else "Ship it.", "says": says,
+            "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in unknown)}." if unknown else "",
+            "counted": counted + "."}
 
+# %% ../nbs/08_evaluate.ipynb #08-e-words-metric
 def metric_in_words(verdict: Mapping) -> str:
     "Which measure of the field may stand for the cost, if any."
     found, best = verdict["metric"], max(verdict["metric"]["ranked"].values(), default=None)
-    if found["follows the cost best"] != "cost": return f"Of the usual measures {found['follows the cost best']} follows the cost best: it agrees with {found['agreement']:.2f} of 1 on which model is cheaper."
-    return "No measure was held against the cost: too few outcomes are known." if best is None else f"No usual measure follows the cost (the best agrees with {best:.2f} of 1), so the cost itself is used."
+    if (name := found["follows the cost best"]) != "cost":
+        return (f"Of the usual measures {name} follows the cost best:"
+                f" it agrees with {found['agreement']:.2f} of 1 on which model is cheaper.")
+    if best is None: return "No measure was held against the cost: too few outcomes are known."
+    return f"No usual measure follows the cost (the best agrees with {best:.2f} of 1), so the cost itself is used."
 
 def _unknown_in_words(verdict: Mapping, problem: Any, month: float) -> dict[str, str]:
-    missed, needless = verdict["costs"]["missed"], verdict["costs"]["needless"]
-    failed = [g for g in verdict["gates"] if g["passed"] is False]
-    says = f"What it saves nobody knows yet: of {verdict['rows']:,} {problem.entity}s of the last period an outcome is known of {verdict['known'] or 'none'}. " \
-           f"{verdict['candidate'].capitalize()} picks {verdict['acted']:.1%} of them, about {money(verdict['acted'] * month)} a month; people can look at {verdict['costs']['capacity']:.1%}. " \
-           f"It pays once at least one look in {1 + missed / needless if needless else 1:.3g} finds something."
-    for g in failed[:1]: says += f" In its way: {g['gate']} ({g['figure']:.3g}, the limit is {g['limit']:.3g}); {stage(g['stage']).notebook.replace('_', ' ')} can mend it."
-    return {"ship": "Do not ship it." if failed else "Ship it as a trial.", "says": says, "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in verdict['gates'] if g['passed'] is None)}.",
-            "counted": f"{problem.how.mistakes[0].capitalize()} counts {missed:g}, {problem.how.mistakes[1]} {needless:g}. The first outcomes of the trial say more."}
+    missed, needless, capacity = (verdict["costs"][name] for name in ("missed", "needless", "capacity"))
+    failed, unknown = ([g for g in verdict["gates"] if g["passed"] is wanted] for wanted in (False, None))
+    says = (f"What it saves nobody knows yet: of {verdict['rows']:,} {problem.entity}s of the last period"
+            f" an outcome is known of {verdict['known'] or 'none'}."
+            f" {verdict['candidate'].capitalize()} picks {verdict['acted']:.1%} of them,"
+            f" about {money(verdict['acted'] * month)} a month; people can look at {capacity:.1%}."
+            f" It pays once at least one look in {1 + missed / needless if needless else 1:.3g} finds something.")
+    miss, alarm = problem.how.mistakes
+    return {"ship": "Do not ship it." if failed else "Ship it as a trial.", "says": says + _in_the_way(failed),
+            "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in unknown)}.",
+            "counted": f"{miss.capitalize()} counts {missed:g}, {alarm} {needless:g}."
+                       " The first outcomes of the trial say more."}
 
 def way(name: str, problem: Any) -> str:
     "A way to decide without a model, in words."
-    return {"always": f"always {problem.action}", "never": f"never {problem.action}", "rule": "the rule as it is", "rule, threshold renewed": "the rule at its best",
-            "as many at random": f"{problem.action} as often, at random"}.get(name, f"always {name}")
+    return {
+        "always": f"always {problem.action}", "never": f"never {problem.action}",
+        "rule": "the rule as it is", "rule, threshold renewed": "the rule at its best",
+        "as many at random": f"{problem.action} as often, at random"}.get(name, f"always {name}")
 
 # %% ../nbs/08_evaluate.ipynb #08-e-month-code
 def month_figure(verdict: Mapping, problem: Any) -> Figure:
     "What a month of decisions costs, by the way to decide."
     month, unit = verdict["rows"] / verdict["months"], problem.unit.partition(" a ")[0]
-    if verdict["cost"] is None: ways = {"people can look at": verdict["costs"]["capacity"] * month, verdict["candidate"]: verdict["acted"] * month}
-    else: ways = {way(name, problem): cost * month for name, cost in verdict["bar"]["costs"].items()} | {verdict["candidate"]: verdict["cost"] * month}
-    if verdict["review"]: ways[f"{verdict['candidate']},\na person where in doubt"] = verdict["review"]["cost"] * month
-    ordered = sorted(ways, key=ways.get, reverse=True); ours = [n.startswith(verdict["candidate"]) for n in ordered]
+    name, cost, acted = verdict["candidate"], verdict["cost"], verdict["acted"]
+    if cost is None: ways = {"people can look at": verdict["costs"]["capacity"] * month, name: acted * month}
+    else: ways = {way(n, problem): c * month for n, c in verdict["bar"]["costs"].items()} | {name: cost * month}
+    if verdict["review"]: ways[f"{name},\na person where in doubt"] = verdict["review"]["cost"] * month
+    ordered = sorted(ways, key=ways.get, reverse=True); ours = [n.startswith(name) for n in ordered]
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(ways)), layout="constrained"); ax = figure.subplots()
     ax.barh(ordered, [ways[n] for n in ordered], color=["#0072b2" if o else "0.75" for o in ours], height=0.62)
-    for place, name in enumerate(ordered):
-        amount = f"{ways[name]:,.0f}" if ways[name] >= (10 if verdict["cost"] is None else 100) else f"{ways[name]:.2f}"
-        ax.annotate(amount, (ways[name], place), (4, 0), textcoords="offset points", va="center", weight="bold" if ours[place] else "normal")
-    saved = 0 if verdict["cost"] is None else verdict["saving"] * month
-    picks = f"It picks {money(verdict['acted'] * month)} {problem.entity}s a month to be looked at"
-    title = picks if verdict["cost"] is None else f"A month costs {money(abs(saved))} {unit} {'less' if saved > 0 else 'more'} with {verdict['candidate']} than without"
-    ax.set_title(title, loc="left", weight="bold")
-    ax.spines[["top", "right", "bottom"]].set_visible(False); ax.tick_params(left=False, bottom=False, labelbottom=False); ax.margins(x=0.12)
+    for place, (one, is_ours) in enumerate(zip(ordered, ours)):
+        amount = f"{ways[one]:,.0f}" if ways[one] >= (10 if cost is None else 100) else f"{ways[one]:.2f}"
+        weight = "bold" if is_ours else "normal"
+        ax.annotate(amount, (ways[one], place), (4, 0), textcoords="offset points", va="center", weight=weight)
+    if cost is None: title = f"It picks {money(acted * month)} {problem.entity}s a month to be looked at"
+    else:
+        saved = verdict["saving"] * month
+        title = f"A month costs {money(abs(saved))} {unit} {'less' if saved > 0 else 'more'} with {name} than without"
+    ax.set_title(title, loc="left", weight="bold"); ax.spines[["top", "right", "bottom"]].set_visible(False)
+    ax.tick_params(left=False, bottom=False, labelbottom=False); ax.margins(x=0.12)
     return figure
 
+# %% ../nbs/08_evaluate.ipynb #08-e-month-page
 def page_of(words: Mapping) -> str:  # HTML
     "The sentence, as the first thing on a page."
     colour = {"Ship it.": "#00727a", "Ship it as a trial.": "#8a5a00"}.get(words["ship"], "#b3261e")
+    unsure = f'<p>{escape(words["unsure"])}</p>' if words["unsure"] else ""
     return (f'<div style="border-left:6px solid {colour};padding:.4em 1em;margin:.6em 0">'
             f'<p style="font-size:1.7em;font-weight:700;color:{colour};margin:.1em 0">{escape(words["ship"])}</p>'
-            f'<p style="font-size:1.15em;margin:.2em 0">{escape(words["says"])}</p>' + f'<p>{escape(words["unsure"])}</p>' * bool(words["unsure"])
-            + f'<p style="opacity:.75;margin:.2em 0">{escape(words["counted"])}</p></div>')
+            f'<p style="font-size:1.15em;margin:.2em 0">{escape(words["says"])}</p>{unsure}'
+            f'<p style="opacity:.75;margin:.2em 0">{escape(words["counted"])}</p></div>')
 
 # %% ../nbs/08_evaluate.ipynb #08-e-curve-code
 OURS, THEIRS = "#0072b2", "#d55e00"
@@ -478,32 +626,51 @@ def curve_figures(case: Judged, unit: str) -> Figure:
     if case.unknown: return _score_figure(case)
     figure = Figure(figsize=(11, 7.2), layout="constrained"); (cost, calibration), (gain, time) = figure.subplots(2, 2)
     how = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.draws, seed=case.seed)
-    kind = case.costs.how; shown = case.score if kind.amount else np.clip(case.score, 0, 1)
-    at, chosen = over_threshold(case.y, case.score, case.costs, how=kind, **how), mean_cost(case.y, case.decision, case.costs)
-    band(cost, at.threshold, at.cost, at.low, at.high, OURS); cost.axvline(case.threshold, ls="--", color="0.4", label="chosen threshold")
-    cost.axhline(case.best.cost, ls=":", color=THEIRS, label=f"without: {case.best.name}")
-    finding = f"A decision costs {chosen:.2f}, {case.best.cost - chosen:.2f} less than without" if chosen < case.best.cost else f"A decision costs {chosen:.2f}, without only {case.best.cost:.2f}"
-    cost.set(title=finding, xlabel=kind.axis, ylabel=unit, ylim=(0, None), xlim=(None, np.quantile(kind.places(case.y, case.score), 0.995))); cost.legend(frameon=False)
-    bins = calibration_table(case.y, shown, **how); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
-    calibration.plot([0, top], [0, top], color="0.6", lw=1)
-    calibration.errorbar(bins.predicted, bins.happened, [bins.happened - bins.low, bins.high - bins.happened], fmt="o-", color=OURS, capsize=3)
-    told = (lambda value: f"{value:.4g}") if kind.amount else (lambda value: f"{value:.1%}")
-    calibration.set(title=f"Predicted {told(shown.mean())}, happened {told(case.y.mean())}", xlabel=f"predicted {'amount' if kind.amount else 'probability'}", ylabel=f"{'mean' if kind.amount else 'share'} that happened",
-                    xlim=(0, top), ylim=(0, top))
-    met = gain_table(case.y, case.score, **how); third = float(np.interp(0.3, met.acted, met.met))
-    band(gain, met.acted, met.met, met.low, met.high, OURS); gain.plot([0, 1], [0, 1], color="0.6", lw=1)
-    whole = ("highest", "the sum") if kind.amount else ("most suspect", "all cases")
-    gain.set(title=f"The {whole[0]} 30 % hold {third:.0%} of {whole[1]}", xlabel=f"share of the rows, {whole[0]} first", ylabel=f"share of {whole[1]} met", xlim=(0, 1), ylim=(0, 1.02))
-    days_figure(case, unit, time)
+    _cost_curve(case, unit, cost, how); _calibration_curve(case, calibration, how)
+    _gain_curve(case, gain, how); days_figure(case, unit, time)
     return figure
+
+def _cost_curve(case: Judged, unit: str, ax: Axes, how: dict) -> None:  # how: the drawn days, see `over_threshold`
+    kind, best, chosen = case.costs.how, case.best, mean_cost(case.y, case.decision, case.costs)
+    at = over_threshold(case.y, case.score, case.costs, how=kind, **how)
+    band(ax, at.threshold, at.cost, at.low, at.high, OURS)
+    ax.axvline(case.threshold, ls="--", color="0.4", label="chosen threshold")
+    ax.axhline(best.cost, ls=":", color=THEIRS, label=f"without: {best.name}")
+    without = f"{best.cost - chosen:.2f} less than without" if chosen < best.cost else f"without only {best.cost:.2f}"
+    ax.set(title=f"A decision costs {chosen:.2f}, {without}", xlabel=kind.axis, ylabel=unit, ylim=(0, None),
+           xlim=(None, np.quantile(kind.places(case.y, case.score), 0.995)))
+    ax.legend(frameon=False)
+
+def _calibration_curve(case: Judged, ax: Axes, how: dict) -> None:
+    amount = case.costs.how.amount; shown = case.score if amount else np.clip(case.score, 0, 1)
+    bins = calibration_table(case.y, shown, **how); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
+    ax.plot([0, top], [0, top], color="0.6", lw=1)
+    errors = [bins.happened - bins.low, bins.high - bins.happened]
+    ax.errorbar(bins.predicted, bins.happened, errors, fmt="o-", color=OURS, capsize=3)
+    told = (lambda value: f"{value:.4g}") if amount else (lambda value: f"{value:.1%}")
+    ax.set(title=f"Predicted {told(shown.mean())}, happened {told(case.y.mean())}", xlim=(0, top), ylim=(0, top),
+           xlabel=f"predicted {'amount' if amount else 'probability'}",
+           ylabel=f"{'mean' if amount else 'share'} that happened")
+
+# %% ../nbs/08_evaluate.ipynb #08-e-curve-gain
+def _gain_curve(case: Judged, ax: Axes, how: dict) -> None:
+    met = gain_table(case.y, case.score, **how); third = float(np.interp(0.3, met.acted, met.met))
+    first, whole = ("highest", "the sum") if case.costs.how.amount else ("most suspect", "all cases")
+    band(ax, met.acted, met.met, met.low, met.high, OURS); ax.plot([0, 1], [0, 1], color="0.6", lw=1)
+    ax.set(title=f"The {first} 30 % hold {third:.0%} of {whole}", xlim=(0, 1), ylim=(0, 1.02),
+           xlabel=f"share of the rows, {first} first", ylabel=f"share of {whole} met")
 
 def _score_figure(case: Judged) -> Figure:
     figure = Figure(figsize=(7.5, 3), layout="constrained"); ax = figure.subplots()
-    ax.hist(case.score, 60, color="0.75"); ax.axvline(case.threshold, ls="--", color=OURS); ax.spines[["top", "right"]].set_visible(False)
-    ax.set(title=f"{case.decision.mean():.1%} of the rows are more unlike the others than the threshold", xlabel="anomaly score", ylabel="rows")
+    ax.hist(case.score, 60, color="0.75"); ax.axvline(case.threshold, ls="--", color=OURS)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(title=f"{case.decision.mean():.1%} of the rows are more unlike the others than the threshold",
+           xlabel="anomaly score", ylabel="rows")
     return figure
 
-def band(ax: Axes, x: ArrayLike, middle: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, label: str | None = None) -> None:
+def band(
+    ax: Axes, x: ArrayLike, middle: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, label: str | None = None,
+) -> None:
     "A line in its interval."
     ax.plot(x, middle, color=colour, label=label); ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
@@ -516,15 +683,17 @@ def days_figure(case: Judged, unit: str, ax: Axes) -> Axes:
     for name, colour, label in (("theirs", THEIRS, f"without: {case.best.name}"), ("ours", OURS, case.winner.name)):
         band(ax, days.index, days[name]["mean"], days[name]["low"], days[name]["high"], colour, label)
     weeks = len(days) > 1 and (days.index[1] - days.index[0]).days >= 7
-    ax.set(title=f"Cheaper on {cheaper} of {len(days)} {'weeks' if weeks else 'days'}", ylabel=unit, ylim=(0, None)); ax.legend(frameon=False)
-    where = AutoDateLocator(maxticks=6); ax.xaxis.set_major_locator(where); ax.xaxis.set_major_formatter(ConciseDateFormatter(where))
+    ax.set(title=f"Cheaper on {cheaper} of {len(days)} {'weeks' if weeks else 'days'}", ylabel=unit, ylim=(0, None))
+    ax.legend(frameon=False)
+    where = AutoDateLocator(maxticks=6)
+    ax.xaxis.set_major_locator(where); ax.xaxis.set_major_formatter(ConciseDateFormatter(where))
     return ax
 
 # %% ../nbs/08_evaluate.ipynb #08-e-why-code
 def three_rows(
     case: Judged, feature_set: FeatureSet,
 ) -> pd.DataFrame:  # row, score, and in words what raised and lowered it
-    "A case met, a case missed and a false alarm, or what stands for them where an amount is decided; the clearest of each, explained."
+    "A case met, a case missed, a false alarm, or what stands for them where an amount is decided: the clearest, explained."
     names, found = [f.name for f in feature_set.features], []
     least = 0.002 * case.costs.how.scale(case.score)
     for what, place in case.costs.how.clearest(case.y, case.decision, case.score).items():
@@ -532,8 +701,10 @@ def three_rows(
         added = explain_row(case.winner.score, row, case.rows, names, seed=case.seed); ordinary = added.pop("ordinary")
         value = {n: f"{v:.3g}" if isinstance(v := row[n].iloc[0], float) else str(v) for n in names}
         say = lambda part, value=value: ", ".join(f"{n} {value[n]}" for n in part.index)
-        found.append({"decision": what, "when": f"{row.decision_time.iloc[0]:%Y-%m-%d %H:%M}", "score": case.score[place], "ordinary": ordinary,
-                      "raised by": say(added[added > least].nlargest(4)), "lowered by": say(added[added < -least].nsmallest(4))})
+        found.append({
+            "decision": what, "when": f"{row.decision_time.iloc[0]:%Y-%m-%d %H:%M}", "score": case.score[place],
+            "ordinary": ordinary, "raised by": say(added[added > least].nlargest(4)),
+            "lowered by": say(added[added < -least].nsmallest(4))})
     return pd.DataFrame(found)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-readable-code
@@ -548,7 +719,15 @@ def readable(
 ) -> Page:
     "Records as a table whose cells wrap."
     names = names or dict.fromkeys(rows[0] if rows else ())
-    say = lambda key, value: words[key][value] if key in words else "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
-    wide = lambda text: "min-width:18em;" if len(text) > 40 else ""
-    cells = lambda tag, texts: "".join(f'<{tag} style="{wide(text)}white-space:normal;text-align:left;vertical-align:top">{escape(text)}</{tag}>' for text in texts)
-    return Page(f"<table><thead><tr>{cells('th', [name or key for key, name in names.items()])}</tr></thead><tbody>" + "".join(f"<tr>{cells('td', (say(k, r[k]) for k in names))}</tr>" for r in rows) + "</tbody></table>")
+    def say(key, value):
+        if key in words: return words[key][value]
+        if value is None: return ""
+        if isinstance(value, int): return f"{value:,}"
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+    def line(tag, texts):
+        style = "white-space:normal;text-align:left;vertical-align:top"
+        wide = lambda text: "min-width:18em;" if len(text) > 40 else ""
+        return "<tr>" + "".join(f'<{tag} style="{wide(t)}{style}">{escape(t)}</{tag}>' for t in texts) + "</tr>"
+    head = line("th", [name or key for key, name in names.items()])
+    body = "".join(line("td", [say(key, row[key]) for key in names]) for row in rows)
+    return Page(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")

@@ -58,9 +58,11 @@ def admit(
 ) -> tuple[np.ndarray, dict]:     # the decisions made, shape (n,), and the gate's record
     "Let the challenger in step by step while the period is played."
     traffic = on_paper(rows.assign(stable=champion.decide(rows), canary=challenger.decide(rows)), seed)
-    verdict, steps = climb(limits.steps, lambda share: None, traffic.play, partial(judge, costs=costs, limits=limits, seed=seed, **interval), costs)
+    judging = partial(judge, costs=costs, limits=limits, seed=seed, **interval)
+    verdict, steps = climb(limits.steps, lambda share: None, traffic.play, judging, costs)
     rest = challenger if verdict.action == "next" else champion
-    decided = np.concatenate([traffic.decisions.decision.to_numpy(float), rest.decide(rows.iloc[traffic.at:])]).astype(costs.how.outcome)
+    decided = np.concatenate([traffic.decisions.decision.to_numpy(float), rest.decide(rows.iloc[traffic.at:])])
+    decided = decided.astype(costs.how.outcome)
     reached = f"reached {steps[-1]['share']:g} %: {verdict.reason}" if steps else verdict.reason
     return decided, {"stage": "operate", "passed": verdict.action == "next", "reason": reached, "requests": traffic.at}
 
@@ -86,8 +88,10 @@ def play(
             if gate["passed"]: before, champion = champion, challenger
         challenger = None
         if number == len(spans): break
-        action, reasons = watch(end, now.assign(outcome=now.outcome.where(now.label_known_at <= end)), champion)
-        events.append({"clock": end.isoformat(), "champion": champion.name, "action": action, "reasons": reasons, "gates": [], "adopted": False})
+        known = now.assign(outcome=now.outcome.where(now.label_known_at <= end))
+        action, reasons = watch(end, known, champion)
+        events.append({"clock": end.isoformat(), "champion": champion.name, "action": action, "reasons": reasons,
+                       "gates": [], "adopted": False})
         if action == "roll back" and before is not None: champion, before = before, None
         if action == "retrain": challenger = attempt(renew, end, champion, events[-1])
     return np.concatenate(decided or [np.zeros(0)]), events
@@ -140,8 +144,9 @@ def release_winner(
     parts = split(then, problem.target, clock, settings.clock.period, problem.how)
     judged = [parts["choose"], parts["test"]]
     world = reference(judged, feature_set, [winner.score(p) for p in judged], problem.target)
-    name = release_model(folder / "releases", described, (folder / described["model"]).read_bytes(), verdict, plan, feature_set.describe(), world,
-                         problem, costs_of(settings, problem.kind), clock.isoformat(), {"replay": str(clock)})
+    content = (folder / described["model"]).read_bytes()
+    name = release_model(folder / "releases", described, content, verdict, plan, feature_set.describe(), world, problem,
+                         costs_of(settings, problem.kind), clock.isoformat(), {"replay": str(clock)})
     return Release.load(folder / "releases" / name)
 
 # %% ../nbs/16_loop.ipynb #16-l-renew-code
@@ -160,11 +165,14 @@ def renew(
         said["reason"] = f"{len(candidates)} kept, fitted on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as said:
         verdict = insist(evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, **judging))
-        others = ", ".join(f"{name} {verdict['cost'] + gain[1]:.3f}" for name, gain in verdict["against"].items())  # none where too few outcomes are known
-        said["reason"] = f"{verdict['candidate']} costs {verdict['cost']:.3f}; {others}" if others else f"too few outcomes are known to say what {verdict['candidate']} costs"
+        name = verdict["candidate"]
+        # none where too few outcomes are known
+        others = ", ".join(f"{other} {verdict['cost'] + gain[1]:.3f}" for other, gain in verdict["against"].items())
+        said["reason"] = f"{name} costs {verdict['cost']:.3f}; {others}" if others else \
+            f"too few outcomes are known to say what {name} costs"
     with gate(gates, "release") as said:
         nothing_open(plan)
-        winner = next(c for c in candidates if c.name == verdict["candidate"])
+        winner = next(candidate for candidate in candidates if candidate.name == name)
         released = release_winner(winner, verdict, then, feature_set, problem, plan, settings, clock, Path(folder))
         said["reason"] = released.id
     return decider(released)
@@ -191,9 +199,11 @@ def costs_by_period(
     costs: Costs,
 ) -> pd.DataFrame:                        # one row a period and one "all": rows, and cost a decision by policy
     "What each policy paid."
-    paid = pd.DataFrame({name: price(pd.DataFrame({"decision": d, "outcome": rows.outcome.to_numpy()}), costs) for name, d in decisions.items()})
+    paid = pd.DataFrame({name: price(pd.DataFrame({"decision": decided, "outcome": rows.outcome.to_numpy()}), costs)
+                         for name, decided in decisions.items()})
     label = np.full(len(rows), "", dtype=object)
-    for start, end in spans: label[((rows.decision_time >= start) & (rows.decision_time < end)).to_numpy()] = f"{start:%Y-%m-%d}"
+    for start, end in spans:
+        label[((rows.decision_time >= start) & (rows.decision_time < end)).to_numpy()] = f"{start:%Y-%m-%d}"
     table = paid.groupby(label).mean()
     table.loc["all"] = paid.mean()
     table.insert(0, "rows", [*paid.iloc[:, 0].groupby(label).count(), int(paid.iloc[:, 0].count())])
@@ -211,12 +221,16 @@ def draw_replay(
     import matplotlib.pyplot as plt
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=(2, 1), layout="constrained")
     by_period = table.drop(index="all")
-    for (name, colour), mark in zip(COLOURS.items(), "^so"): left.plot(by_period.index, by_period[name], mark + "-", color=colour, label=name)
+    for (name, colour), mark in zip(COLOURS.items(), "^so"):
+        left.plot(by_period.index, by_period[name], mark + "-", color=colour, label=name)
     left.set(ylabel=f"cost ({unit})" if unit else "cost", xlabel="period from", ylim=(0, None)); left.legend(frameon=False)
     totals = [table.loc["all", name] * table.loc["all", "rows"] for name in COLOURS]
-    bars = right.bar(range(3), totals, color=list(COLOURS.values())); right.bar_label(bars, [f"{t:,.0f}" for t in totals])
-    right.margins(y=0.12); right.set(ylabel="total cost", xticks=range(3)); right.set_xticklabels([n.replace(" ", "\n", 1) for n in COLOURS])
-    fig.suptitle(f"The loop {'saves' if saved['saved'] >= 0 else 'costs'} {abs(saved['saved']):,.0f} against never retraining ({saved['low']:+,.0f} to {saved['high']:+,.0f})")
+    bars = right.bar(range(3), totals, color=list(COLOURS.values()))
+    right.bar_label(bars, [f"{total:,.0f}" for total in totals])
+    right.margins(y=0.12); right.set(ylabel="total cost", xticks=range(3))
+    right.set_xticklabels([name.replace(" ", "\n", 1) for name in COLOURS])
+    fig.suptitle(f"The loop {'saves' if saved['saved'] >= 0 else 'costs'} {abs(saved['saved']):,.0f} "
+                 f"against never retraining ({saved['low']:+,.0f} to {saved['high']:+,.0f})")
     return fig
 
 # %% ../nbs/16_loop.ipynb #16-l-call-code
@@ -230,13 +244,17 @@ def replay(
 ) -> dict:                # table (DataFrame), policies, worth, retrains
     "Play the three policies; raises `GoBack` to monitor when the loop surely costs more than it saves."
     rows = rows[(rows.decision_time >= spans[0][0]) & (rows.decision_time < spans[-1][1])].reset_index(drop=True)
-    if rows.empty: raise GoBack("collect", f"nothing was decided from {spans[0][0]} to {spans[-1][1]}", evidence={"rows": {"figure": 0, "limit": 1}})
+    if rows.empty:
+        raise GoBack("collect", f"nothing was decided from {spans[0][0]} to {spans[-1][1]}",
+                     evidence={"rows": {"figure": 0, "limit": 1}})
     with_loop, events = play(rows, spans, champion, watch, renew, admit, fallback=rule)
     decisions = {"rule only": rule.decide(rows), "never retrained": champion.decide(rows), "with the loop": with_loop}
-    saved = {name: worth(rows.outcome, with_loop, decisions[name], costs, confidence, draws, seed) for name in ("never retrained", "rule only")}
+    saved = {name: worth(rows.outcome, with_loop, decisions[name], costs, confidence, draws, seed)
+             for name in ("never retrained", "rule only")}
     table, gain = costs_by_period(rows, decisions, spans, costs), saved["never retrained"]
     if gain["high"] < 0:
         words = f"the loop costs {-gain['saved']:,.0f} more than never retraining ({-gain['high']:,.0f} to {-gain['low']:,.0f})"
         raise GoBack("monitor", words, evidence={"saved": {"figure": gain["high"], "limit": 0}})
-    policies = {name: {period: None if np.isnan(cost) else float(cost) for period, cost in table[name].items()} for name in decisions}
+    by_period = lambda paid: {period: None if np.isnan(cost) else float(cost) for period, cost in paid.items()}
+    policies = {name: by_period(table[name]) for name in decisions}
     return {"table": table, "policies": policies, "worth": saved, "retrains": events}

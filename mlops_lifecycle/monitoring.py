@@ -44,18 +44,22 @@ def request_columns(
 ) -> dict[str, np.ndarray]:   # columns as features and rules take them
     "The fields of logged requests."
     names = missing_row(Request)
-    frame = pd.DataFrame([json.loads(r) for r in requests]).reindex(columns=[n for n in names if not (n.endswith("_local") and n[:-6] in names)])
+    local = [name for name in names if name.endswith("_local") and name.removesuffix("_local") in names]
+    frame = pd.DataFrame([json.loads(r) for r in requests]).reindex(columns=[name for name in names if name not in local])
     for name in [n for n in frame if f"{n}_local" in names]:
-        frame[f"{name}_local"] = pd.to_datetime(frame[name].str.replace(r"(Z|[+-]\d\d:\d\d)$", "", regex=True), format="ISO8601").astype("datetime64[us]")
+        clock = frame[name].str.replace(r"(Z|[+-]\d\d:\d\d)$", "", regex=True)  # as it was where it happened
+        frame[f"{name}_local"] = pd.to_datetime(clock, format="ISO8601").astype("datetime64[us]")
         frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
     return columns_of(frame)
 
 # %% ../nbs/15_monitor.ipynb #15-m-alarm-code
-ACTIONS = {"roll back": "operate", "hotfix": "code", "review": "plan", "retrain": "train", "nothing": ""}  # the gravest first, and the stage that does it
+# the gravest first, and the stage that does it
+ACTIONS = {"roll back": "operate", "hotfix": "code", "review": "plan", "retrain": "train", "nothing": ""}
 
 def alarm(what: str, column: str, figure: float, limit: float, action: str) -> dict:
     "One finding that went over its limit."
-    return {"what": what, "column": column, "figure": float(figure), "limit": float(limit), "action": action, "words": f"{what} of {column} is {figure:.3g}, the limit is {limit:.3g}"}
+    return {"what": what, "column": column, "figure": float(figure), "limit": float(limit), "action": action,
+            "words": f"{what} of {column} is {figure:.3g}, the limit is {limit:.3g}"}
 
 def gravest(alarms: Iterable[Mapping]) -> str:
     "The action that the alarms call for."
@@ -69,10 +73,13 @@ def health(
 ) -> tuple[dict, list[dict]]:  # figures, alarms
     "Failed and late answers."
     failed, late = int(rows.error.notna().sum()), int((rows.seconds * 1000 > limits.max_p99_ms).sum())
-    figures = {"answers": len(rows), "failed": failed, "p99_ms": float(rows.seconds.quantile(0.99) * 1000) if len(rows) else None}
+    p99_ms = float(rows.seconds.quantile(0.99) * 1000) if len(rows) else None
+    figures = {"answers": len(rows), "failed": failed, "p99_ms": p99_ms}
     found = []
-    if surely_more(failed, len(rows), limits.max_error_share): found.append(alarm("share of errors", "answers", failed / len(rows), limits.max_error_share, "hotfix"))
-    if surely_more(late, len(rows), 0.01): found.append(alarm("99th percentile", "seconds", figures["p99_ms"] / 1000, limits.max_p99_ms / 1000, "hotfix"))
+    if surely_more(failed, len(rows), limits.max_error_share):
+        found.append(alarm("share of errors", "answers", failed / len(rows), limits.max_error_share, "hotfix"))
+    if surely_more(late, len(rows), 0.01):
+        found.append(alarm("99th percentile", "seconds", p99_ms / 1000, limits.max_p99_ms / 1000, "hotfix"))
     return figures, found
 
 # %% ../nbs/15_monitor.ipynb #15-m-drift-code
@@ -84,8 +91,11 @@ def drift(
     "How far each column moved from the release's reference."
     cuts = {name: cut for name, cut in reference["features"].items() if name in rows} | {"score": reference["score"]}
     days = (rows.decision_time.max() - rows.decision_time.min()) / pd.Timedelta("1D")
-    def usually(far): return next((far[length] for length in sorted(far, key=int, reverse=True) if int(length) <= days + 0.5), max(far.values()))
-    moved = [{"column": name, "psi": psi(cut["shares"], shares(cut, rows[name])), "limit": max(limit, usually(cut["usual"]))} for name, cut in cuts.items()]
+    def limit_of(usual):  # what a column usually moves in so many days may be more than the limit
+        known = (usual[length] for length in sorted(usual, key=int, reverse=True) if int(length) <= days + 0.5)
+        return max(limit, next(known, max(usual.values())))
+    moved = [{"column": name, "psi": psi(cut["shares"], shares(cut, rows[name])), "limit": limit_of(cut["usual"])}
+             for name, cut in cuts.items()]
     return pd.DataFrame(moved).sort_values("psi", ascending=False, ignore_index=True)
 
 # %% ../nbs/15_monitor.ipynb #15-m-quality-code
@@ -97,16 +107,21 @@ def quality(
 ) -> tuple[dict, list[dict]]:  # figures, alarms
     "Calibration and cost on outcomes that have arrived."
     y, days = rows.outcome.to_numpy(float), rows.decision_time.dt.floor("D").to_numpy()
-    others = costs.how.ways(y, len(y), costs) | ({"rule": rows["rule"].to_numpy()} if "rule" in rows and kind == "model" else {})
+    others = costs.how.ways(y, len(y), costs)
+    if "rule" in rows and kind == "model": others = others | {"rule": rows["rule"].to_numpy()}
+    def bounds(gains): return interval(drawn_gains(gains, days, draws, seed), confidence)
     figures, found = {"labelled": len(rows), "happened": float(y.mean()), "cost": mean_cost(y, rows.decision, costs)}, []
     for name, other in others.items():
-        saved = savings(y, rows.decision, other, costs); low, high = interval(drawn_gains(saved, days, draws, seed), confidence)
+        low, high = bounds(saved := savings(y, rows.decision, other, costs))
         figures[f"saves against {name}"] = [low, float(saved.mean()), high]
-        if high < 0: found.append(alarm(f"saving against {name}", "decisions", high, 0, "roll back" if name == "rule" else "retrain"))
+        action = "roll back" if name == "rule" else "retrain"
+        if high < 0: found.append(alarm(f"saving against {name}", "decisions", high, 0, action))
     if kind == "model" and not costs.how.blind:  # an anomaly score promises nothing
-        gap = (rows.score.to_numpy(float) - y) / costs.how.scale(y); low, high = interval(drawn_gains(gap, days, draws, seed), confidence)
+        low, high = bounds(gap := (rows.score.to_numpy(float) - y) / costs.how.scale(y))
         figures["calibration gap"] = [low, float(gap.mean()), high]
-        if abs(gap.mean()) > calibration_limit and not low <= 0 <= high: found.append(alarm("calibration gap", "score", abs(gap.mean()), calibration_limit, "retrain"))
+        off = abs(gap.mean())
+        if off > calibration_limit and not low <= 0 <= high:
+            found.append(alarm("calibration gap", "score", off, calibration_limit, "retrain"))
     return figures, found
 
 # %% ../nbs/15_monitor.ipynb #15-m-review-code
@@ -130,21 +145,28 @@ def monitor(
 ) -> dict:                # action, alarms, figures, unknown
     "What to do about a release; `insist` turns an action into a `GoBack`."
     limits, figures, alarms, unknown = settings.monitor, {}, [], []
-    if "error" in rows and len(rows): figures["health"], found = health(rows, settings.canary); alarms += found
+    if "error" in rows and len(rows): figures["health"], alarms = health(rows, settings.canary)
     else: unknown.append("health: no answers were logged")
     if not release.reference: unknown.append(f"drift: {release.id} has no reference to compare with")
-    elif len(rows) < limits.least_rows: unknown.append(f"drift: {len(rows):,} predictions, at least {limits.least_rows:,} are needed")
+    elif len(rows) < limits.least_rows:
+        unknown.append(f"drift: {len(rows):,} predictions, at least {limits.least_rows:,} are needed")
     else:
-        moved = drift(rows, release.reference, limits.psi_limit); figures["drift"] = dict(zip(moved.column, moved.psi))
+        moved = drift(rows, release.reference, limits.psi_limit)
+        figures["drift"] = dict(zip(moved.column, moved.psi))
         alarms += [alarm("drift", m.column, m.psi, m.limit, "retrain") for m in moved.itertuples() if m.psi > m.limit]
     labelled, judge = rows[rows.outcome.notna()], settings.evaluate
     days = labelled.decision_time.dt.floor("D").nunique()
-    if len(labelled) < limits.least_labelled: unknown.append(f"quality: {len(labelled):,} outcomes have arrived, at least {limits.least_labelled:,} are needed")
-    elif days < limits.least_days: unknown.append(f"quality: outcomes of {days} days, at least {limits.least_days} are needed to compare costs")
+    if len(labelled) < limits.least_labelled:
+        unknown.append(f"quality: {len(labelled):,} outcomes have arrived, at least {limits.least_labelled:,} are needed")
+    elif days < limits.least_days:
+        unknown.append(f"quality: outcomes of {days} days, at least {limits.least_days} are needed to compare costs")
     else:
-        figures["quality"], found = quality(labelled, release.kind, costs, limits.calibration_limit, judge.confidence, judge.draws, settings.train.seed); alarms += found
+        figures["quality"], found = quality(labelled, release.kind, costs, limits.calibration_limit,
+                                            judge.confidence, judge.draws, settings.train.seed)
+        alarms += found
     alarms += review(plan, reactions) if plan else []
-    return {"action": gravest(alarms), "release": release.id, "alarms": alarms, "figures": figures, "unknown": unknown, "rows": len(rows)}
+    return {"action": gravest(alarms), "release": release.id, "alarms": alarms, "figures": figures, "unknown": unknown,
+            "rows": len(rows)}
 
 # %% ../nbs/15_monitor.ipynb #15-m-insist-code
 def insist(
@@ -167,6 +189,7 @@ def drift_figure(
     top = pd.Series(moved).sort_values().tail(most)
     over = [column for column in pd.Series(moved).index if moved[column] > limits[column]]
     ax.barh(top.index, top, color=["#d55e00" if c in over else "#0072b2" for c in top.index])
-    ax.plot([limits[c] for c in top.index], range(len(top)), "|", color="0.2", markersize=12, label="limit"); ax.legend(frameon=False, loc="lower right")
+    ax.plot([limits[c] for c in top.index], range(len(top)), "|", color="0.2", markersize=12, label="limit")
+    ax.legend(frameon=False, loc="lower right")
     ax.set(title=f"{len(over)} of {len(moved)} columns moved further than they may", xlabel="population stability index")
     return ax

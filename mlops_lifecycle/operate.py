@@ -41,7 +41,8 @@ def price(
     costs: Costs,
 ) -> pd.Series:               # cost units, NaN while unknown
     "What each decision cost."
-    return pd.Series(cost_of(decisions.outcome.to_numpy(float, na_value=np.nan), decisions.decision.to_numpy(float, na_value=np.nan), costs), index=decisions.index)
+    outcome, decision = (decisions[name].to_numpy(float, na_value=np.nan) for name in ("outcome", "decision"))
+    return pd.Series(cost_of(outcome, decision, costs), index=decisions.index)
 
 # %% ../nbs/14_operate.ipynb #14-o-summary-code
 def summary(
@@ -127,8 +128,9 @@ def judge(
     "The verdict on a step of the ladder."
     canary = pd.concat([d[d.arm == "canary"] for d in (*before, now)])
     if not len(canary): return Verdict("hold", "the canary was not asked yet")
-    if surely_more(canary.failed.sum(), len(canary), limits.max_error_share):
-        return Verdict("roll back", f"{canary.failed.sum()} of {len(canary)} answers failed, allowed is {limits.max_error_share:.1%}", "release")
+    if surely_more(failed := canary.failed.sum(), len(canary), limits.max_error_share):
+        allowed = f"allowed is {limits.max_error_share:.1%}"
+        return Verdict("roll back", f"{failed} of {len(canary)} answers failed, {allowed}", "release")
     if words := slower(now, before, limits.max_p99_ms): return Verdict("roll back", words, "release")
     for name in ("canary",) if share >= 100 else ("canary", "stable"):
         known = int((now[now.arm == name].outcome.notna()).sum())
@@ -136,7 +138,8 @@ def judge(
     difference = extra_cost([*before, now], costs, confidence, draws, seed)
     if difference is None: return Verdict("next", "every request answered, in time; there was nothing to compare costs with")
     words = f"costs {difference[1]:+.3f} a decision ({difference[0]:+.3f} to {difference[2]:+.3f})"
-    return Verdict("roll back", words + ", surely more", "train", difference) if difference[0] > 0 else Verdict("next", words, "", difference)
+    if difference[0] > 0: return Verdict("roll back", words + ", surely more", "train", difference)
+    return Verdict("next", words, "", difference)
 
 # %% ../nbs/14_operate.ipynb #14-o-climb-code
 def climb(
@@ -154,7 +157,8 @@ def climb(
             verdict = judge(share, now, before)
             if verdict.action != "hold": break
         figures = {} if now is None else summary(now, costs)
-        done.append({"share": share, "action": verdict.action, "reason": verdict.reason, "difference": verdict.difference, "moved": moved, **figures})
+        done.append({"share": share, "action": verdict.action, "reason": verdict.reason,
+                     "difference": verdict.difference, "moved": moved, **figures})
         if verdict.action != "next": break
         before.append(now)
     return verdict, done
@@ -168,10 +172,12 @@ class Traffic:
         tell: Callable[[pd.DataFrame], np.ndarray] = lambda rows: np.ones(len(rows), bool),  # rows -> which were taken
         chunk: int = 0,      # rows asked about at a time; 0: a fiftieth of them, 200 at most
     ):
-        self.rows, self.ask, self.tell, self.chunk, self.at = rows.reset_index(drop=True), ask, tell, chunk or min(200, 1 + len(rows) // 50), 0
+        self.rows, self.ask, self.tell = rows.reset_index(drop=True), ask, tell
+        self.chunk, self.at = chunk or min(200, 1 + len(rows) // 50), 0
         self.decisions = pd.DataFrame(columns=["arm", "decision", "outcome", "milliseconds", "failed"])
         self.clock = None  # how far time has passed
-        if not self.rows.decision_time.is_monotonic_increasing: raise ValueError("rows must come in the order of their decision_time")
+        if not self.rows.decision_time.is_monotonic_increasing:
+            raise ValueError("rows must come in the order of their decision_time")
 
 # %% ../nbs/14_operate.ipynb #14-o-play-code
 def play(self: Traffic, share: float) -> Iterator[pd.DataFrame]:
@@ -192,7 +198,8 @@ def learn(self: Traffic, clock: pd.Timestamp) -> None:
     "Tell every outcome that is known at `clock` and was not told before."
     self.clock = clock
     asked = self.rows.iloc[:self.at]
-    due = asked[(asked.label_known_at <= clock) & asked.outcome.notna() & self.decisions.outcome.isna() & ~self.decisions.failed.astype(bool)]
+    waits = self.decisions.outcome.isna() & ~self.decisions.failed.astype(bool)
+    due = asked[(asked.label_known_at <= clock) & asked.outcome.notna() & waits]
     if len(due):
         taken = due[np.asarray(self.tell(due), dtype=bool)]
         self.decisions.loc[taken.index, "outcome"] = taken.outcome.astype(float)
@@ -208,7 +215,8 @@ def on_paper(
     rows = rows.assign(draw=np.random.default_rng(seed).uniform(0, 100, len(rows)))
     def ask(part, share):
         new = part.draw < share
-        return pd.DataFrame({"arm": np.where(new, "canary", "stable"), "decision": np.where(new, part.canary, part.stable), "milliseconds": 0.0, "failed": False})
+        return pd.DataFrame({"arm": np.where(new, "canary", "stable"), "decision": np.where(new, part.canary, part.stable),
+                             "milliseconds": 0.0, "failed": False})
     return Traffic(rows, ask, chunk=chunk)
 
 # %% ../nbs/14_operate.ipynb #14-o-remember-code
@@ -242,12 +250,13 @@ def requests_of(
     names: Mapping = MappingProxyType({}),  # pseudonym -> value, of `Remembering`
 ) -> list[bytes]:              # JSON, one a row
     "Each row as the request that somebody outside would send."
+    def offset(minutes): return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
     columns = {}
     for name, field in Request.model_fields.items():
         if f"{name}_local" in rows:
             local, utc = rows[f"{name}_local"], rows[name].dt.tz_localize(None)
             minutes = ((local - utc).dt.total_seconds() // 60).astype("Int64")
-            columns[name] = [t.isoformat() + f"{'-' if m < 0 else '+'}{abs(m) // 60:02d}:{abs(m) % 60:02d}" if pd.notna(m) else None for t, m in zip(local, minutes)]
+            columns[name] = [t.isoformat() + offset(m) if pd.notna(m) else None for t, m in zip(local, minutes)]
         else:
             kind = next((k for k in (bool, int) if k in (field.annotation, *get_args(field.annotation))), lambda value: value)
             columns[name] = [None if pd.isna(v) else kind(names.get(v, v)) for v in rows[name].astype(object)]
@@ -283,15 +292,17 @@ class Client:
             self.own.connection.close(); status, content = 0, None
         return Answer(status, content, (time.perf_counter() - start) * 1000)
 
-# %% ../nbs/14_operate.ipynb #14-o-running-code
-ORPHAN = "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
-APP = "from mlops_lifecycle.core.server import run_server; run_server('mlops_lifecycle.serving:create_app', '127.0.0.1', {port})"
-
+# %% ../nbs/14_operate.ipynb #14-o-port-code
 def free_port() -> int:
     "A port of this machine that nobody listens on."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+# %% ../nbs/14_operate.ipynb #14-o-running-code
+ORPHAN = "import os, threading; threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
+APP = ("from mlops_lifecycle.core.server import run_server; "
+       "run_server('mlops_lifecycle.serving:create_app', '127.0.0.1', {port})")
 
 @contextmanager
 def running(
@@ -302,11 +313,14 @@ def running(
 ) -> Iterator[int]:              # the port
     "A server on loopback that lives as long as the block."
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-c", ORPHAN + code.format(port=port)], stdin=subprocess.PIPE, stdout=output, stderr=output, env=os.environ | dict(environ))
+    command = [sys.executable, "-c", ORPHAN + code.format(port=port)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=os.environ | dict(environ))
     try:
         client, deadline = Client(port, 1), time.monotonic() + patience
         while client.send([("GET", ready, None, {})])[0].status != 200:
-            if process.poll() is not None: raise RuntimeError(f"the app ended with code {process.returncode}; what it said is in {getattr(output, 'name', 'its output')}")
+            if process.poll() is not None:
+                where = getattr(output, "name", "its output")
+                raise RuntimeError(f"the app ended with code {process.returncode}; what it said is in {where}")
             if time.monotonic() > deadline: raise TimeoutError(f"the app was not ready after {patience:g} seconds")
             time.sleep(0.05)
         yield port
@@ -333,16 +347,19 @@ class Outside:
     def ask(self, rows: pd.DataFrame, share: float) -> pd.DataFrame:
         "Send the rows' requests."
         canary = self.served().get("canary") or {}
-        answers = self.client.send([("POST", "/v1/predict", self.bodies[i], {"x-mlops-clock": t.isoformat()}) for i, t in rows.decision_time.items()])
+        answers = self.client.send([("POST", "/v1/predict", self.bodies[i], {"x-mlops-clock": t.isoformat()})
+                                    for i, t in rows.decision_time.items()])
         asked = [_read(a, canary) for a in answers]
         self.ids.update((i, a.content["prediction_id"]) for i, a in zip(rows.index, answers) if a.status == 200)
         return pd.DataFrame(asked, columns=["arm", "decision", "milliseconds", "failed"], index=rows.index)
 
     def tell(self, rows: pd.DataFrame) -> np.ndarray:
         "Send what came of them; False where it was not taken."
-        say = lambda y: {"reaction": self.reactions["value"], "value": float(y)} if "value" in self.reactions else {"reaction": self.reactions[int(y)]}
+        value = self.reactions.get("value")
+        say = lambda y: {"reaction": self.reactions[int(y)]} if value is None else {"reaction": value, "value": float(y)}
         told = [{"prediction_id": self.ids[i]} | say(y) for i, y in rows.outcome.items()]
-        answers = self.client.send([("POST", "/v1/feedback", json.dumps(t).encode(), {"x-mlops-clock": at.isoformat()}) for t, at in zip(told, rows.label_known_at)])
+        answers = self.client.send([("POST", "/v1/feedback", json.dumps(t).encode(), {"x-mlops-clock": at.isoformat()})
+                                    for t, at in zip(told, rows.label_known_at)])
         return np.array([a.status == 200 for a in answers])
 
 # %% ../nbs/14_operate.ipynb #14-o-read-code
@@ -350,15 +367,17 @@ def _read(answer: Answer, canary: dict) -> tuple:  # arm, decision, milliseconds
     "One answer as a line of the record."
     if answer.status == 200:
         told = answer.content
-        fell_back = told["arm"] == "canary" and (told["model"], told["version"]) != (canary.get("model"), canary.get("version"))
-        return told["arm"], told["decision"], answer.milliseconds, fell_back
+        other = (told["model"], told["version"]) != (canary.get("model"), canary.get("version"))
+        return told["arm"], told["decision"], answer.milliseconds, told["arm"] == "canary" and other
     refused = 400 <= answer.status < 500
     return "refused" if refused else "canary", np.nan, answer.milliseconds, True
 
 def reactions_of(plan: dict) -> dict:  # {0: name, 1: name}, or {"value": name}
     "The reactions that say what happened; raises `GoBack` where the plan has none."
     found = {r["label"]: r["name"] for r in reversed(plan["reactions"]) if r.get("label") is not None}
-    if set(found) not in ({0, 1}, {"value"}): raise GoBack("plan", f"the plan needs a reaction for each outcome, 0 and 1, or one for a value, it has {found}", evidence={"outcomes": sorted(found, key=str)})
+    if set(found) not in ({0, 1}, {"value"}):
+        raise GoBack("plan", f"the plan needs a reaction for each outcome, 0 and 1, or one for a value, it has {found}",
+                     evidence={"outcomes": sorted(found, key=str)})
     return found
 
 # %% ../nbs/14_operate.ipynb #14-o-open-code
@@ -371,10 +390,13 @@ def open_traffic(
     connections: int = 4, code: str = APP,
 ) -> Iterator[Traffic]:
     "The app at work, and the rows ready to be played to it."
-    with running(code, output, environ={"MLOPS_REPLAY": "1", "MLOPS_WORKSPACE": str(workspace.root), "OMP_NUM_THREADS": "1"}) as port:
+    environ = {"MLOPS_REPLAY": "1", "MLOPS_WORKSPACE": str(workspace.root), "OMP_NUM_THREADS": "1"}
+    with running(code, output, environ=environ) as port:
         outside = Outside(Client(port, connections), bodies, reactions)
         served = outside.served()
-        if not served.get("canary"): raise GoBack("release", f"the app does not serve the canary: {served.get('fault') or 'it says nothing'}", evidence={"served": served})
+        if not served.get("canary"):
+            raise GoBack("release", f"the app does not serve the canary: {served.get('fault') or 'it says nothing'}",
+                         evidence={"served": served})
         yield Traffic(rows, outside.ask, outside.tell)
 
 # %% ../nbs/14_operate.ipynb #14-o-call-code
@@ -387,16 +409,19 @@ def operate(
 ) -> dict:                   # action, reason, back_to, steps, and what serves now: stable, canary, share, generation; clock
     "Let the canary climb, then promote it, leave it, or take it out."
     before = log.deployment()
-    if not before["canary"]: return {"action": "nothing", "reason": "no canary is deployed", "back_to": "", "steps": [], "clock": None} | before
+    if not before["canary"]:
+        return {"action": "nothing", "reason": "no canary is deployed", "back_to": "", "steps": [], "clock": None} | before
     move = lambda share: log.deploy(share=share / 100)["generation"]
+    left = [share for share in shares if share >= 100 * before["share"]]
     try:
-        with open_traffic() as traffic: verdict, steps = climb([s for s in shares if s >= 100 * before["share"]], move, traffic.play, judge, costs)
+        with open_traffic() as traffic: verdict, steps = climb(left, move, traffic.play, judge, costs)
     except GoBack: log.deploy(canary=None, share=0.0); raise
     if verdict.action == "next": log.deploy(stable=before["canary"], canary=None, share=0.0)
     if verdict.action == "roll back": log.deploy(canary=None, share=0.0)
     action = {"next": "promoted", "roll back": "rolled back", "hold": "held"}[verdict.action]
     clock = traffic.clock.isoformat() if traffic.clock is not None else None
-    return {"action": action, "reason": verdict.reason, "back_to": verdict.back_to, "steps": steps, "clock": clock, "candidate": before["canary"]} | log.deployment()
+    return {"action": action, "reason": verdict.reason, "back_to": verdict.back_to, "steps": steps, "clock": clock,
+            "candidate": before["canary"]} | log.deployment()
 
 # %% ../nbs/14_operate.ipynb #14-o-insist-code
 def insist(
@@ -405,8 +430,8 @@ def insist(
     "Let an outcome pass; raises `GoBack` for a roll back."
     if outcome["action"] != "rolled back": return outcome
     last = outcome["steps"][-1]
-    raise GoBack(outcome["back_to"], f"{outcome['candidate']} was rolled back at {last['share']:g} %: {outcome['reason']}; {outcome['stable']} serves",
-                 evidence={arm: last[arm] for arm in ("stable", "canary")} | {"share": last["share"], "difference": last["difference"]})
+    said = f"{outcome['candidate']} was rolled back at {last['share']:g} %: {outcome['reason']}; {outcome['stable']} serves"
+    raise GoBack(outcome["back_to"], said, evidence={name: last[name] for name in ("stable", "canary", "share", "difference")})
 
 # %% ../nbs/14_operate.ipynb #14-o-draw-code
 def draw_ladder(
@@ -418,10 +443,14 @@ def draw_ladder(
     rows = [s for s in steps if s.get("canary", {}).get("cost") is not None]
     fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for arm, colour, mark in (("stable", "#b35900", "s"), ("canary", "#00727a", "o")):
-        ax.plot(range(len(rows)), [np.nan if s[arm]["cost"] is None else s[arm]["cost"] for s in rows], mark + "-", color=colour, label=arm)
+        cost = [np.nan if s[arm]["cost"] is None else s[arm]["cost"] for s in rows]
+        ax.plot(range(len(rows)), cost, mark + "-", color=colour, label=arm)
     ax.set_xticks(range(len(rows)), [f"{s['share']:g} %\n{s['canary']['labelled']} outcomes" for s in rows])
     last = next((s["difference"] for s in reversed(rows) if s["difference"]), None)
-    finding = last and f"A decision by the canary costs {abs(last[1]):.2f} {'more' if last[1] > 0 else 'less'} ({last[0]:+.2f} to {last[2]:+.2f})"
-    ax.set_title(finding or "Nothing was compared")
-    ax.set(xlabel="share of the requests that the canary answers", ylabel=f"cost ({unit})" if unit else "cost", ylim=(0, None)); ax.legend(frameon=False)
+    if last:
+        low, middle, high = last
+        finding = f"costs {abs(middle):.2f} {'more' if middle > 0 else 'less'} ({low:+.2f} to {high:+.2f})"
+    ax.set_title(f"A decision by the canary {finding}" if last else "Nothing was compared")
+    ylabel = f"cost ({unit})" if unit else "cost"
+    ax.set(xlabel="share of the requests that the canary answers", ylabel=ylabel, ylim=(0, None)); ax.legend(frameon=False)
     return ax

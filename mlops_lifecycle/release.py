@@ -33,11 +33,13 @@ def reference(
 ) -> dict:
     "How features, scores and outcomes were distributed when the release was judged, and how much they usually move."
     rows, score = pd.concat(periods, ignore_index=True), np.concatenate(scores)
+    known = rows[target].dropna().astype(float)
     def described(values, categorical=False):
         cut = distribution(values, categorical)
         return cut | {"usual": usual(cut, values, rows.decision_time)}
-    return {"rows": len(rows), "features": {f.name: described(rows[f.name], f.categorical) for f in feature_set.features}, "score": described(pd.Series(score)),
-            "mean_score": float(score.mean()), "happened": float(known.mean()) if len(known := rows[target].dropna().astype(float)) else None}
+    return {"rows": len(rows), "features": {f.name: described(rows[f.name], f.categorical) for f in feature_set.features},
+            "score": described(pd.Series(score)), "mean_score": float(score.mean()),
+            "happened": float(known.mean()) if len(known) else None}
 
 # %% ../nbs/12_release.ipynb #12-r-ethics-code
 def nothing_open(
@@ -45,7 +47,9 @@ def nothing_open(
 ) -> None:
     "Pass where every question of ethics is answered; raises `GoBack` to plan."
     still = [e["question"] for e in plan["ethics"] if e["open"]]
-    if still: raise GoBack("plan", f"{len(still)} of {len(plan['ethics'])} ethics questions are open, at most 0 may be: {' '.join(still)}", evidence={"open": {"figure": len(still), "limit": 0}})
+    if still:
+        raise GoBack("plan", f"{len(still)} of {len(plan['ethics'])} ethics questions are open, at most 0 may be: {' '.join(still)}",
+                     evidence={"open": {"figure": len(still), "limit": 0}})
 
 def tested(
     test: Mapping,  # the document of stage 11
@@ -55,7 +59,8 @@ def tested(
     checks = test["subjects"].get(subject)
     if not checks: raise GoBack("test", f"the {subject} was not tested", evidence={"checks": {"figure": 0, "limit": 1}})
     failed = [c["check"] for c in checks if not c["passed"]]
-    if failed: raise GoBack("test", f"the {subject} failed {', '.join(failed)}", evidence={"failed": {"figure": len(failed), "limit": 0}})
+    if failed:
+        raise GoBack("test", f"the {subject} failed {', '.join(failed)}", evidence={"failed": {"figure": len(failed), "limit": 0}})
 
 # %% ../nbs/12_release.ipynb #12-r-lineage-code
 def cells_of(
@@ -72,10 +77,32 @@ def environment() -> dict[str, str]:
 def markdown_table(rows: list[Mapping]) -> str:
     "Rows of the same names as a Markdown table."
     if not rows: return "none\n"
-    def text(value): return "–" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else \
-            {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    def text(value):
+        if value is None: return "–"
+        if isinstance(value, bool): return "yes" if value else "no"
+        if isinstance(value, float): return f"{value:.4g}"
+        return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value).replace("|", "\\|")
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([text(v) for v in row.values()] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+# %% ../nbs/12_release.ipynb #12-r-tables-code
+def _tables(
+    manifest: Mapping, verdict: Mapping,
+    problem: Any,    # formulate.Problem
+) -> dict[str, str]: # {what it tells: Markdown}
+    "The tables of a model card."
+    costs = {f"this model, {verdict['threshold']:.3f} {problem.how.axis}": verdict["cost"]} | verdict["bar"]["costs"]
+    result = {True: "holds", False: "fails", None: "not judged"}
+    judged = {True: "worse", False: "yes", None: "no, too few"}
+    pairs = lambda of: [f"{name} {value}" for name, value in of.items()] if isinstance(of, Mapping) else of
+    rows = {
+        "costs": [{"what decides": name, problem.unit: cost} for name, cost in costs.items()],
+        "gates": [{k: g[k] for k in ("gate", "figure", "limit")} | {"result": result[g["passed"]]} for g in verdict["gates"]],
+        "groups": [{k: s[k] for k in ("column", "group", "rows", "share", "cost", "other")} | {"judged": judged[s["weak"]]}
+                   for s in verdict["slices"]],
+        "lineage": [{"what": k, "which": pairs(v)} for k, v in (manifest["lineage"] | manifest["environment"]).items()],
+    }
+    return {name: markdown_table(lines) for name, lines in rows.items()}
 
 # %% ../nbs/12_release.ipynb #12-r-card-code
 def model_card(
@@ -84,23 +111,27 @@ def model_card(
     problem: Any,                       # formulate.Problem
 ) -> str:                               # Markdown
     "What the model is for, what it costs, and what nobody knows about it."
-    told = (lambda value: f"{value:.4g}") if problem.how.amount else (lambda value: f"{value:.1%}")
-    unit, gates = problem.unit, [{"gate": g["gate"], "figure": g["figure"], "limit": g["limit"], "result": {True: "holds", False: "fails", None: "not judged"}[g["passed"]]} for g in verdict["gates"]]
-    known = verdict["cost"] is not None
-    found = problem.how.found.format(happened=told(verdict["happened"]), acted=told(verdict["acted"]), target=problem.target) if known else f"it acts on {told(verdict['acted'])}; what came of them is not known yet"
-    costs = [{"what decides": f"this model, {verdict['threshold']:.3f} {problem.how.axis}", unit: verdict["cost"]}] + [{"what decides": k, unit: v} for k, v in verdict["bar"]["costs"].items()]
-    groups = [{k: s[k] for k in ("column", "group", "rows", "share", "cost", "other")} | {"judged": "no, too few" if s["weak"] is None else "worse" if s["weak"] else "yes"} for s in verdict["slices"]]
-    lineage = [{"what": k, "which": [f"{a} {b}" for a, b in v.items()] if isinstance(v, Mapping) else v} for k, v in (manifest["lineage"] | manifest["environment"]).items()]
+    how, known, table = problem.how, verdict["cost"] is not None, _tables(manifest, verdict, problem)
+    told = (lambda value: f"{value:.4g}") if how.amount else (lambda value: f"{value:.1%}")
+    found = f"it acts on {told(verdict['acted'])}; what came of them is not known yet"
+    saved = "What it saves is not known: too few outcomes had come in when it was released.\n"
+    if known:
+        found = how.found.format(happened=told(verdict["happened"]), acted=told(verdict["acted"]), target=problem.target)
+        saved = (f"It saves {verdict['saving']:.3f} against the cheapest of the others, with {verdict['gain'][0]:.3f} "
+                 f"to {verdict['gain'][1]:.3f} as the interval of that figure.\n")
+    missed, needless = how.mistakes
     return "\n".join([
         f"# {manifest['name']}, {problem.name}", f"\n{plan['objective']}\n",
-        f"Decides whether to {problem.action}, for each {problem.entity}. {problem.how.mistakes[0].capitalize()} costs {manifest['costs']['missed']:g}, {problem.how.mistakes[1]} {manifest['costs']['needless']:g}.",
+        f"Decides whether to {problem.action}, for each {problem.entity}. {missed.capitalize()} costs "
+        f"{manifest['costs']['missed']:g}, {needless} {manifest['costs']['needless']:g}.",
         f"\n## What it costs\n\nOn the last period before {manifest['as_of'][:10]}, which it had not seen: "
-        f"{verdict['rows']:,} rows, {found}.\n", markdown_table(costs),
-        f"It saves {verdict['saving']:.3f} against the cheapest of the others, with {verdict['gain'][0]:.3f} to {verdict['gain'][1]:.3f} as the interval of that figure.\n" if known else
-        "What it saves is not known: too few outcomes had come in when it was released.\n",
-        "## Gates\n", markdown_table(gates), f"## Groups\n\n`other` is what the bar ({verdict['bar']['name']}) costs there.\n", markdown_table(groups), "## Features\n", markdown_table(manifest["features"]["features"]),
-        "## Limits\n\nThe figures hold for periods like the judged one. Groups that were too few to be judged are unknown, not fine. It has not been shown to work for any other decision than the one above.\n",
-        "## Ethics\n", markdown_table([{"question": e["question"], "answer": e["answer"]} for e in plan["ethics"]]), "## Where it came from\n", markdown_table(lineage)])
+        f"{verdict['rows']:,} rows, {found}.\n", table["costs"], saved, "## Gates\n", table["gates"],
+        f"## Groups\n\n`other` is what the bar ({verdict['bar']['name']}) costs there.\n", table["groups"],
+        "## Features\n", markdown_table(manifest["features"]["features"]),
+        "## Limits\n\nThe figures hold for periods like the judged one. Groups that were too few to be judged are unknown, "
+        "not fine. It has not been shown to work for any other decision than the one above.\n",
+        "## Ethics\n", markdown_table([{"question": e["question"], "answer": e["answer"]} for e in plan["ethics"]]),
+        "## Where it came from\n", table["lineage"]])
 
 # %% ../nbs/12_release.ipynb #12-r-rule-code
 def release_rule(
@@ -110,8 +141,10 @@ def release_rule(
 ) -> str:               # the release's id
     "Release the problem's rule, if this version of it is not released yet; raises `GoBack` to formulate."
     rule = problem.rule
-    manifest = {"kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha, "problem": problem.name, "decides": problem.kind, "lineage": dict(lineage)}
-    card = f"# {rule.name}, {problem.name}\n\nA rule, version {rule.version}: no model, no data. Its threshold is {rule.threshold:.4g} ({problem.how.axis}).\n"
+    manifest = {"kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha,
+                "problem": problem.name, "decides": problem.kind, "lineage": dict(lineage)}
+    card = (f"# {rule.name}, {problem.name}\n\nA rule, version {rule.version}: no model, no data. "
+            f"Its threshold is {rule.threshold:.4g} ({problem.how.axis}).\n")
     try: return write_release(releases, manifest, {"card.md": card.encode()}).name
     except ValueError as error: raise GoBack("formulate", str(error), evidence={"rule": rule.version}) from error
 
@@ -124,13 +157,20 @@ def release_model(
     problem: Any, costs: Any, as_of: str, lineage: Mapping,
 ) -> str:                                # the release's id
     "Release the model that the verdict names; raises `GoBack` to train when the file is not the one that was judged."
-    if hashlib.sha256(content).hexdigest() != candidate["sha256"]: raise GoBack("train", f"{candidate['model']} is not the model that was judged: its checksum differs", evidence={"model": candidate["model"]})
+    if hashlib.sha256(content).hexdigest() != candidate["sha256"]:
+        raise GoBack("train", f"{candidate['model']} is not the model that was judged: its checksum differs",
+                     evidence={"model": candidate["model"]})
     band = verdict.get("review")  # scores between which a person decides
-    manifest = {"kind": "model", "name": candidate["name"], "decides": problem.kind, "as_of": as_of, "threshold": verdict["threshold"], "encoder": candidate["encoder"], "calibration": candidate["calibration"],
-                "features": dict(features), "recipes": candidate.get("recipes", []), "problem": problem.name, "costs": {"missed": costs.missed, "needless": costs.needless},
-                "review": band and [band["low"], band["high"]],
-                "verdict": {k: verdict[k] for k in ("cost", "bar", "gain", "saving", "rows")}, "lineage": dict(lineage), "environment": environment()}
-    files = {"card.md": model_card(manifest, plan, verdict, problem).encode(), "reference.json": json.dumps(world, indent=1, allow_nan=False).encode()}
+    manifest = {
+        "kind": "model", "name": candidate["name"], "decides": problem.kind, "as_of": as_of,
+        "threshold": verdict["threshold"], "encoder": candidate["encoder"], "calibration": candidate["calibration"],
+        "features": dict(features), "recipes": candidate.get("recipes", []), "problem": problem.name,
+        "costs": {"missed": costs.missed, "needless": costs.needless}, "review": band and [band["low"], band["high"]],
+        "verdict": {k: verdict[k] for k in ("cost", "bar", "gain", "saving", "rows")}, "lineage": dict(lineage),
+        "environment": environment(),
+    }
+    files = {"card.md": model_card(manifest, plan, verdict, problem).encode(),
+             "reference.json": json.dumps(world, indent=1, allow_nan=False).encode()}
     return write_release(releases, manifest, files, content).name
 
 # %% ../nbs/12_release.ipynb #12-r-approval-code
@@ -141,4 +181,5 @@ def approve(
 ) -> dict:                         # the document `release`: rule, model, pending, approved_by
     "What may be deployed, and what waits for a person."
     waits = bool(model) and approval == "person" and not approved_by.strip()
-    return {"rule": rule, "model": None if waits else model, "pending": model if waits else None, "approved_by": approved_by.strip() if approval == "person" else "automatic"}
+    return {"rule": rule, "model": None if waits else model, "pending": model if waits else None,
+            "approved_by": approved_by.strip() if approval == "person" else "automatic"}

@@ -73,7 +73,8 @@ def known_by(
     before = examples[examples.decision_time < end].sort_values("decision_time", kind="stable")
     told = (before.label_known_at <= end) & before[target].notna()
     if not how.blind: return before[told]
-    return before.assign(**{target: before[target].where(told), "label_known_at": before.label_known_at.where(told, before.decision_time)})
+    known_at = before.label_known_at.where(told, before.decision_time)
+    return before.assign(**{target: before[target].where(told), "label_known_at": known_at})
 
 def split(
     examples: pd.DataFrame,     # with decision_time, label_known_at and the target
@@ -85,7 +86,8 @@ def split(
     "The rows of each window, as they were known at its end."
     missing = [c for c in ("decision_time", "label_known_at", target) if c not in examples]
     if missing: raise ValueError(f"examples lack {', '.join(missing)}; there are {', '.join(examples)}")
-    found = {name: (start, known_by(examples, target, end, how)) for name, (start, end) in windows(as_of, period).items()}
+    found = {name: (start, known_by(examples, target, end, how))
+             for name, (start, end) in windows(as_of, period).items()}
     return {name: rows if start is None else rows[rows.decision_time >= start] for name, (start, rows) in found.items()}
 
 # %% ../nbs/07_train.ipynb #07-t-enough-code
@@ -95,12 +97,14 @@ def enough_labels(
     kind: str = "binary",               # of the problem
 ) -> None:
     "Pass where the rows can teach a model; raises `GoBack` to collect where they cannot."
+    how = KINDS[kind]
     for name, least in {"fit": 100, "choose": 10, "test": 10}.items():
-        counts = {"or without an outcome": len(parts[name])} if KINDS[kind].blind else KINDS[kind].counts(parts[name][target])
+        counts = {"or without an outcome": len(parts[name])} if how.blind else how.counts(parts[name][target])
         way = how_to_learn(len(parts[name]), counts, least)
         if way != "supervised":
             have = " and ".join(f"{n:,} rows with {target} = {sort}" for sort, n in counts.items())
-            raise GoBack("collect", f'the window "{name}" has {have}; at least {least} of each are needed to learn, until then: {way}',
+            needed = f"at least {least} of each are needed to learn, until then: {way}"
+            raise GoBack("collect", f'the window "{name}" has {have}; {needed}',
                          evidence={"window": name, **{f"of {sort}": n for sort, n in counts.items()}, "limit": least})
 
 # %% ../nbs/07_train.ipynb #07-t-leak-code
@@ -111,7 +115,9 @@ def no_target_inside(
     "Pass where no feature is the target or made from it; raises `GoBack` to transform."
     for feature in feature_set.features:
         found = sorted({target, "label_known_at"} & {feature.name, *feature.inputs})
-        if found: raise GoBack("transform", f'feature "{feature.name}" is made from "{found[0]}", which is known only afterwards', evidence={"feature": feature.name, "column": found[0]})
+        if found:
+            made = f'feature "{feature.name}" is made from "{found[0]}", which is known only afterwards'
+            raise GoBack("transform", made, evidence={"feature": feature.name, "column": found[0]})
 
 # %% ../nbs/07_train.ipynb #07-t-variations
 variations = {}  # {family: {parameter: values to try}}
@@ -120,23 +126,34 @@ variations = {}  # {family: {parameter: values to try}}
 def logistic_regression(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
     "One weight a category, a smooth curve an amount; the missing filled with the mean and marked."
     names, amounts = np.flatnonzero(categorical).tolist(), np.flatnonzero(~np.array(categorical)).tolist()
-    curves = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), SplineTransformer(n_knots=3, degree=2, knots="quantile", extrapolation="linear", include_bias=False))
-    return make_pipeline(make_column_transformer((OneHotEncoder(handle_unknown="ignore"), names), (curves, amounts), (MissingIndicator(features="all"), amounts)),
-                         LogisticRegression(**{"C": 0.01, "tol": 0.01, "max_iter": 200, "random_state": seed} | changes))
+    curves = make_pipeline(
+        SimpleImputer(keep_empty_features=True), StandardScaler(),
+        SplineTransformer(n_knots=3, degree=2, knots="quantile", extrapolation="linear", include_bias=False))
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), names), (curves, amounts), (MissingIndicator(features="all"), amounts))
+    usual = {"C": 0.01, "tol": 0.01, "max_iter": 200, "random_state": seed}
+    return make_pipeline(columns, LogisticRegression(**usual | changes))
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting-extra-trees
 def extra_trees(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
     "Many trees with drawn splits; the missing far below everything else."
-    trees = ExtraTreesClassifier(**{"n_estimators": 60, "min_samples_leaf": 50, "max_features": 0.5, "random_state": seed} | changes)
+    usual = {"n_estimators": 60, "min_samples_leaf": 50, "max_features": 0.5, "random_state": seed}
+    trees = ExtraTreesClassifier(**usual | changes)
     return make_pipeline(SimpleImputer(strategy="constant", fill_value=-999, keep_empty_features=True), trees)
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting
 def gradient_boosting(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
     "Few, small steps; every split looks at a seventh of the columns, and no leaf knows fewer than a hundred rows by heart."
-    usual = {"learning_rate": 0.07, "max_iter": 120, "max_leaf_nodes": 47, "min_samples_leaf": 100, "l2_regularization": 5.0, "max_features": 0.15, "early_stopping": False}
+    usual = {
+        "learning_rate": 0.07, "max_iter": 120, "max_leaf_nodes": 47, "min_samples_leaf": 100,
+        "l2_regularization": 5.0, "max_features": 0.15, "early_stopping": False}
     return HistGradientBoostingClassifier(**usual | changes, random_state=seed)
 
-families = {"gradient boosting": gradient_boosting, "logistic regression": logistic_regression, "extra trees": extra_trees, "dummy": lambda categorical, seed: DummyClassifier()}
+families = {
+    "gradient boosting": gradient_boosting,
+    "logistic regression": logistic_regression,
+    "extra trees": extra_trees,
+    "dummy": lambda categorical, seed: DummyClassifier()}
 variations = {"gradient boosting": {"learning_rate": (0.05, 0.1), "max_leaf_nodes": (31, 63)}}
 
 # %% ../nbs/07_train.ipynb #07-t-calibration-code
@@ -182,9 +199,13 @@ def folds(
             found.append((np.flatnonzero((at < start) & (known <= start)), np.flatnonzero((at >= start) & (at < end))))
             end = start
         return found[::-1]
-    if how == "grouped" and group not in rows: raise ValueError(f'"group" must name a column of the examples for grouped folds, got "{group}"')
-    strata = rows[target].astype(int) if rows[target].nunique() <= 2 else pd.qcut(rows[target].rank(method="first"), 5, labels=False)
-    splitter = (StratifiedGroupKFold if how == "grouped" else StratifiedKFold)(max(count, 2), shuffle=True, random_state=seed)
+    if how == "grouped" and group not in rows:
+        raise ValueError(f'"group" must name a column of the examples for grouped folds, got "{group}"')
+        raise ValueError(f'"group" must name a column of the examples for grouped folds, got "{group}"')
+    if rows[target].nunique() <= 2: strata = rows[target].astype(int)
+    else: strata = pd.qcut(rows[target].rank(method="first"), 5, labels=False)
+    kind = StratifiedGroupKFold if how == "grouped" else StratifiedKFold
+    splitter = kind(max(count, 2), shuffle=True, random_state=seed)
     return list(splitter.split(rows, strata, rows[group] if how == "grouped" else None))[:count]
 
 # %% ../nbs/07_train.ipynb #07-t-recipe-code
@@ -198,7 +219,8 @@ class Recipe:
     @property
     def name(self) -> str: return ", ".join([self.family, *(f"{k} {v}" for k, v in self.changes.items())])
 
-    def estimator(self, categorical: list[bool], seed: int) -> BaseEstimator: return self.make(categorical, seed, **self.changes)
+    def estimator(self, categorical: list[bool], seed: int) -> BaseEstimator:
+        return self.make(categorical, seed, **self.changes)
 
 def recipes(
     families: Mapping[str, Callable],
@@ -208,8 +230,10 @@ def recipes(
     "Every family as it is, then every combination of its variations in a drawn order."
     unknown = sorted(set(variations) - set(families))
     if unknown: raise ValueError(f"variations of {unknown}, which are no families; there are {list(families)}")
-    varied = [Recipe(name, families[name], dict(zip(grid, values))) for name, grid in variations.items() for values in product(*grid.values())]
-    return [Recipe(name, make) for name, make in families.items()] + [varied[i] for i in np.random.default_rng(seed).permutation(len(varied))]
+    varied = [Recipe(name, families[name], dict(zip(grid, values)))
+              for name, grid in variations.items() for values in product(*grid.values())]
+    drawn = np.random.default_rng(seed).permutation(len(varied))
+    return [Recipe(name, make) for name, make in families.items()] + [varied[i] for i in drawn]
 
 # %% ../nbs/07_train.ipynb #07-t-remember-code
 def remembered(
@@ -219,7 +243,8 @@ def remembered(
 ) -> bytes:
     "The result, made once."
     if folder is None: return make()
-    path = Path(folder) / f"{hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]}.fit"
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    path = Path(folder) / f"{name}.fit"
     if not path.exists(): atomic_write(path, make())
     return path.read_bytes()
 
@@ -241,12 +266,15 @@ def fold_scores(
 ) -> np.ndarray:                    # scores of the judged rows
     "Fit on one part, ask about the other."
     def make() -> bytes:
-        part = fit if share >= 1 else np.sort(np.random.default_rng(seed).permutation(fit)[:max(int(len(fit) * share), 2)])
+        part = fit
+        if share < 1: part = np.sort(np.random.default_rng(seed).permutation(fit)[:max(int(len(fit) * share), 2)])
         encoder, out = Encoder.fit(rows.iloc[part], features), BytesIO()
-        estimator = learn(recipe.estimator(encoder.categorical, seed), encoder.to_fit(rows.iloc[part]), rows[target].iloc[part])
+        estimator = recipe.estimator(encoder.categorical, seed)
+        estimator = learn(estimator, encoder.to_fit(rows.iloc[part]), rows[target].iloc[part])
         np.save(out, ask(estimator, encoder.encode(rows.iloc[judged])))
         return out.getvalue()
-    parts = [data, recipe.name, source_of(recipe.make), seed, share, hashlib.sha256(fit.tobytes() + judged.tobytes()).hexdigest()]
+    places = hashlib.sha256(fit.tobytes() + judged.tobytes()).hexdigest()
+    parts = [data, recipe.name, source_of(recipe.make), seed, share, places]
     return np.load(BytesIO(remembered(folder, parts, make)))
 
 # %% ../nbs/07_train.ipynb #07-t-search-code
@@ -269,6 +297,7 @@ def best_first(
     near, far = [t for t in trials if t.cost <= limit], [t for t in trials if not t.cost <= limit]
     return sorted(near, key=lambda t: -t.order) + sorted(far, key=lambda t: t.cost)
 
+# %% ../nbs/07_train.ipynb #07-t-search-loop
 def search(
     tried: list[Recipe],
     judge: Callable[[Recipe, float], Trial],  # recipe and share of the rows; a share of 1 judges all folds
@@ -283,7 +312,8 @@ def search(
         if share < 1 and len(running) <= last: continue
         trials = []
         for number, recipe in enumerate(running, 1):
-            tell(f"{share:.0%} of the rows, {number} of {len(running)}: {recipe.name}" + (f"; best so far {best_first(trials)[0].recipe.name}" if trials else ""))
+            best = f"; best so far {best_first(trials)[0].recipe.name}" if trials else ""
+            tell(f"{share:.0%} of the rows, {number} of {len(running)}: {recipe.name}{best}")
             trials.append(judge(recipe, share))
             if share < 1 / 3 and seconds and time.monotonic() - start > seconds / 4 and number >= last: break
         trials = best_first(trials)
@@ -308,7 +338,7 @@ class Candidate:
     recipes: list = field(default_factory=list, repr=False)  # family and changes of each member
 
     def score(self, columns: Mapping) -> np.ndarray:  # probabilities, or amounts; shape (n,)
-        "Calibrated probability that acting is right, or the amount expected; columns as the encoder wants them, a table will do."
+        "Calibrated probability that acting is right, or the amount expected; columns as the encoder wants them, or a table."
         return calibrated(ask(self.estimator, self.encoder.encode(columns)), self.calibration)
 
 # %% ../nbs/07_train.ipynb #07-t-metrics-code
@@ -318,32 +348,43 @@ def figures(
     costs: Any,              # formulate.Costs
 ) -> dict[str, float]:
     "What is worth comparing: cost at the threshold of the prices, and the field's usual measures."
-    if not costs.how.probability: return (_figures_of_amounts if costs.how.amount else _figures_unlike)(np.asarray(y_true, dtype=float), np.asarray(probability, dtype=float), costs)
-    threshold, probability = calibrated_threshold(costs), np.asarray(probability, dtype=float)
-    return {"cost": mean_cost(y_true, probability >= threshold, costs), "threshold": threshold, "auc": float(roc_auc_score(y_true, probability)),
-            "log_loss": float(log_loss(y_true, probability)), "brier": float(brier_score_loss(y_true, probability))}
+    probability = np.asarray(probability, dtype=float)
+    if not costs.how.probability:
+        others = _figures_of_amounts if costs.how.amount else _figures_unlike
+        return others(np.asarray(y_true, dtype=float), probability, costs)
+    threshold = calibrated_threshold(costs)
+    return {"cost": mean_cost(y_true, probability >= threshold, costs), "threshold": threshold,
+            "auc": float(roc_auc_score(y_true, probability)), "log_loss": float(log_loss(y_true, probability)),
+            "brier": float(brier_score_loss(y_true, probability))}
 
 def _figures_of_amounts(y: np.ndarray, estimate: np.ndarray, costs: Any) -> dict[str, float]:
     margin = best_threshold(y, estimate, costs)
-    return {"cost": mean_cost(y, estimate + margin, costs), "threshold": margin, "mae": float(np.abs(y - estimate).mean()),
-            "rmse": float(np.sqrt(np.mean((y - estimate) ** 2))), "right_order": right_order(y, estimate)}
+    return {"cost": mean_cost(y, estimate + margin, costs), "threshold": margin,
+            "mae": float(np.abs(y - estimate).mean()), "rmse": float(np.sqrt(np.mean((y - estimate) ** 2))),
+            "right_order": right_order(y, estimate)}
 
 def _figures_unlike(y: np.ndarray, score: np.ndarray, costs: Any) -> dict[str, float]:
     threshold, known = best_threshold(y, score, costs), np.isfinite(y)
     found = {"threshold": threshold, "acted": float(np.mean(score >= threshold)), "known": float(known.mean())}
     if min(costs.how.counts(y).values()) < FEW: return found
-    return found | {"cost": mean_cost(y[known], score[known] >= threshold, costs), "auc": right_order(y[known], score[known])}
+    cost = mean_cost(y[known], score[known] >= threshold, costs)
+    return found | {"cost": cost, "auc": right_order(y[known], score[known])}
 
 # %% ../nbs/07_train.ipynb #07-t-blend-code
+def _cost_of_folds(y: list[np.ndarray], scores: list[np.ndarray], costs: Any) -> float:  # what happened, and scores, by fold
+    "What a decision costs on average over the folds, each at its best threshold."
+    decided = [costs.how.decide(score, best_threshold(happened, score, costs)) for happened, score in zip(y, scores)]
+    return float(np.mean([mean_cost(happened, decision, costs) for happened, decision in zip(y, decided)]))
 def blends(
     kept: list[Trial],      # of the last round, best first
     y: list[np.ndarray],    # what happened in each fold
     costs: Any,
 ) -> dict[str, list[Trial]]:  # the members of each candidate, by its name
     "Each of the kept alone and, where it pays, all together."
+    comparable = log_odds if costs.how.probability else lambda score: score
     def cost(members):
-        mean = [np.mean([log_odds(t.scores[fold]) if costs.how.probability else t.scores[fold] for t in members], axis=0) for fold in range(len(y))]
-        return float(np.mean([mean_cost(happened, costs.how.decide(score, best_threshold(happened, score, costs)), costs) for happened, score in zip(y, mean)]))
+        mean = [np.mean([comparable(t.scores[fold]) for t in members], axis=0) for fold in range(len(y))]
+        return _cost_of_folds(y, mean, costs)
     alone = {t.recipe.name: [t] for t in kept}
     pays = len(kept) > 1 and not costs.how.blind and cost(kept) < min(cost([t]) for t in kept)
     return alone | ({f"average of {len(kept)}": kept} if pays else {})
@@ -359,7 +400,8 @@ def fit_whole(
     def make() -> bytes:
         estimator = recipe.estimator(encoder.categorical, seed)
         return model_bytes(learn(estimator, encoder.to_fit(rows), rows[target]))
-    return read_model(remembered(folder, [data, recipe.name, source_of(recipe.make), seed, str(rows.decision_time.max())], make))
+    parts = [data, recipe.name, source_of(recipe.make), seed, str(rows.decision_time.max())]
+    return read_model(remembered(folder, parts, make))
 
 # %% ../nbs/07_train.ipynb #07-t-finish-code
 def finish(
@@ -369,13 +411,17 @@ def finish(
 ) -> Candidate:
     "Calibrate on the folds, and set the level of all rows."
     estimator = models[0] if len(models) == 1 else averaged(models)
-    if not costs.how.probability: return _finish_as_it_is(name, members, estimator, encoder, y, costs, plain_parameters(models[0]) | {"seed": seed, "rows": len(rows)})
+    made = {"parameters": plain_parameters(models[0]) | {"seed": seed, "rows": len(rows)},
+            "seconds": round(sum(t.seconds for t in members), 3),
+            "recipes": [{"family": t.recipe.family, "changes": t.recipe.changes} for t in members]}
+    if not costs.how.probability: return _finish_as_it_is(name, members, estimator, encoder, y, costs, made)
     by_fold = [1 / (1 + np.exp(-np.mean([log_odds(t.scores[i]) for t in members], axis=0))) for i in range(len(y))]
     calibration = fit_calibration(np.concatenate(y), np.concatenate(by_fold))
     level = at_level(calibration["slope"], estimator.predict_proba(encoder.encode(rows))[:, 1], float(rows[target].mean()))
-    judged = [figures(happened, calibrated(p, calibration), costs) for happened, p in zip(y, by_fold)]
-    return Candidate(name, estimator, encoder, level, figures(np.concatenate(y), calibrated(np.concatenate(by_fold), calibration), costs), plain_parameters(models[0]) | {"seed": seed, "rows": len(rows)},
-                     round(sum(t.seconds for t in members), 3), judged, [{"family": t.recipe.family, "changes": t.recipe.changes} for t in members])
+    by_fold = [calibrated(p, calibration) for p in by_fold]
+    whole = figures(np.concatenate(y), np.concatenate(by_fold), costs)
+    judged = [figures(happened, p, costs) for happened, p in zip(y, by_fold)]
+    return Candidate(name, estimator, encoder, level, whole, folds=judged, **made)
 
 def plain_parameters(estimator: Any) -> dict:
     "Those parameters of an estimator that are numbers or words."
@@ -388,35 +434,44 @@ def around(
 ) -> list[float]:                            # to be added to an estimate: low and high
     "Between which errors the next amount lies with that probability, if it is like these."
     errors, n = np.sort(np.asarray(y_true, dtype=float) - estimate), len(y_true)
-    low, high = int((n + 1) * (1 - confidence) / 2), int(np.ceil((n + 1) * (1 + confidence) / 2))  # places, counted from 1
+    # places, counted from 1
+    low, high = int((n + 1) * (1 - confidence) / 2), int(np.ceil((n + 1) * (1 + confidence) / 2))
     return [float(errors[max(low, 1) - 1]), float(errors[min(high, n) - 1])]
 
+# %% ../nbs/07_train.ipynb #07-t-doubt-code
 def in_doubt(
-    score: ArrayLike, paid: ArrayLike,  # estimates of a fit that had not seen the rows, and what deciding by them cost; shape (n,)
-    review: float,                      # what a person costs who decides instead
-    parts: int = 20,                    # in which the rows are looked at, by score
-) -> list[float] | None:                # a person decides where low <= score < high; None where that saves nothing
+    score: ArrayLike,     # estimates of a fit that had not seen the rows; shape (n,)
+    paid: ArrayLike,      # what deciding by them cost; shape (n,)
+    review: float,        # what a person costs who decides instead
+    parts: int = 20,      # in which the rows are looked at, by score
+) -> list[float] | None:  # a person decides where low <= score < high; None where that saves nothing
     "The scores between which a person would have saved most."
     score, order = np.asarray(score, dtype=float), np.argsort(score, kind="stable")
-    edges = np.unique(np.linspace(0, len(score), parts + 1).astype(int)); saved = np.add.reduceat((np.asarray(paid) - review)[order], edges[:-1])
+    edges = np.unique(np.linspace(0, len(score), parts + 1).astype(int))
+    saved = np.add.reduceat((np.asarray(paid) - review)[order], edges[:-1])
+    saved = np.add.reduceat((np.asarray(paid) - review)[order], edges[:-1])
     total, start, best, found = 0.0, 0, 0.0, None
     for end, part in enumerate(saved, 1):  # the run of parts with the largest sum
         if total <= 0: total, start = 0.0, end - 1
         total += part
         if total > best: best, found = total, (start, end)
     if found is None: return None
-    ends = [-sys.float_info.max, *score[order][edges[1:-1]], sys.float_info.max]  # the outer parts reach as far as there are numbers
+    # the outer parts reach as far as there are numbers
+    ends = [-sys.float_info.max, *score[order][edges[1:-1]], sys.float_info.max]
     return [float(ends[found[0]]), float(ends[found[1]])]
 
-def _finish_as_it_is(name: str, members: list[Trial], estimator: Any, encoder: Encoder, y: list[np.ndarray], costs: Any, parameters: dict) -> Candidate:
+def _finish_as_it_is(
+    name: str, members: list[Trial], estimator: Any, encoder: Encoder, y: list[np.ndarray], costs: Any, made: Mapping,
+) -> Candidate:
     "A candidate whose scores are no probabilities."
     scores = [np.mean([t.scores[i] for t in members], axis=0) for i in range(len(y))]
     happened, score = np.concatenate(y), np.concatenate(scores)
     whole = figures(happened, score, costs)
     promise = {"interval": around(happened, score), "confidence": 0.9} if costs.how.amount else {}
-    if costs.how.amount and costs.review: promise["review"] = in_doubt(score, price(happened, score + whole["threshold"], costs), costs.review)
-    return Candidate(name, estimator, encoder, promise, whole, parameters, round(sum(t.seconds for t in members), 3),
-                     [figures(*pair, costs) for pair in zip(y, scores)], [{"family": t.recipe.family, "changes": t.recipe.changes} for t in members])
+    if costs.how.amount and costs.review:
+        promise["review"] = in_doubt(score, price(happened, score + whole["threshold"], costs), costs.review)
+    return Candidate(
+        name, estimator, encoder, promise, whole, folds=[figures(*pair, costs) for pair in zip(y, scores)], **made)
 
 # %% ../nbs/07_train.ipynb #07-t-learn-code
 def learnable(
@@ -429,21 +484,45 @@ def learnable(
     start, end = windows(as_of, period)["choose"]
     rows = known_by(examples, target, end, how)
     early, late = rows[rows.decision_time < start], rows[rows.decision_time >= start]
-    if 0 < sample < len(early): early = early.sample(sample, random_state=seed).sort_values("decision_time", kind="stable")
+    if 0 < sample < len(early):
+        early = early.sample(sample, random_state=seed).sort_values("decision_time", kind="stable")
     return pd.concat([early, late], ignore_index=True)
 
 # %% ../nbs/07_train.ipynb #07-t-right-code
-def right_families(families: Mapping[str, Callable], how: Any) -> None:  # how: core.kinds.Kind
+def right_families(
+    families: Mapping[str, Callable],
+    how: Any,  # core.kinds.Kind
+) -> None:
     "Pass where the families answer in the problem's kind; raises `GoBack` to formulate that names the first that does not."
     for name, make in families.items():
         made = make([False], 0)
-        response = "probability" if is_classifier(made) else "anomaly score" if is_outlier_detector(made) else "amount"
-        if response != how.response: raise GoBack("formulate", f'family "{name}" answers with a{"n" * (response[0] == "a")} {response}, the problem is of kind {how.name}', evidence={"family": name, "kind": how.name})
+        if is_classifier(made): response = "a probability"
+        else: response = "an anomaly score" if is_outlier_detector(made) else "an amount"
+        if not response.endswith(f" {how.response}"):
+            answers = f'family "{name}" answers with {response}, the problem is of kind {how.name}'
+            raise GoBack("formulate", answers, evidence={"family": name, "kind": how.name})
 
 # %% ../nbs/07_train.ipynb #07-t-call-code-Candidates
 class Candidates(list):
     "The candidates, and all that was tried for them."
     trials: tuple[Trial, ...] = ()
+
+def _pairs_of(rows: pd.DataFrame, target: str, end: pd.Timestamp, period: str, limits: Any, how: Kind, seed: int) -> list:
+    "The folds from after the labels began, and the last one in any case."
+    def enough(part):
+        return (len(part) if how.blind else min(how.counts(rows[target].iloc[part]).values())) >= 10
+    *early, last = folds(rows, target, end, period, limits.folds, limits.split, limits.group, seed)
+    return [pair for pair in early if all(enough(part) for part in pair)] + [last]
+
+def _judge_on(pairs: list, y: list[np.ndarray], costs: Any, scores_of: Callable) -> Callable[[Recipe, float], Trial]:
+    "What `search` asks; `scores_of` a recipe, two parts of the rows and the share of them to fit."
+    def judge(recipe, share):
+        start, first = time.monotonic(), 0 if share == 1 else len(pairs) - 1
+        scores, happened = [scores_of(recipe, *pair, share) for pair in pairs[first:]], y[first:]
+        cost, order = _cost_of_folds(happened, scores, costs), 0.5
+        if np.isfinite(cost): order = float(np.mean([right_order(*pair) for pair in zip(happened, scores)]))
+        return Trial(recipe, share, cost, scores, time.monotonic() - start, order)
+    return judge
 
 # %% ../nbs/07_train.ipynb #07-t-call-code
 def train(
@@ -456,28 +535,28 @@ def train(
     sample: int = 0,            # most rows to fit on; 0 takes the settings'
     seed: int = -1,             # -1 takes the settings'
     variations: Mapping[str, Mapping] = MappingProxyType({}),
-    folder: Path | None = None, tell: Callable[[str], None] = lambda words: None,  # see `remembered`; hears of the progress
+    folder: Path | None = None,  # see `remembered`
+    tell: Callable[[str], None] = lambda words: None,  # hears of the progress
 ) -> Candidates:
     "Search, average, fit; raises `GoBack` where nothing can be learned or a feature leaks."
-    limits, target, features, costs = settings.train, problem.target, feature_set.features, costs_of(settings, problem.kind)
+    limits, period, target, features = settings.train, settings.clock.period, problem.target, feature_set.features
+    costs = costs_of(settings, problem.kind); how = costs.how
     no_target_inside(feature_set, target)
-    enough_labels(split(examples, target, as_of, settings.clock.period, costs.how), target, problem.kind); right_families(families, costs.how)
-    seed, end = limits.seed if seed < 0 else seed, windows(as_of, settings.clock.period)["choose"][1]
-    rows = learnable(examples, target, as_of, settings.clock.period, sample or limits.sample, seed, costs.how)
-    pairs = folds(rows, target, end, settings.clock.period, limits.folds, limits.split, limits.group, seed)
-    pairs = [pair for pair in pairs[:-1] if all(len(part) >= 10 if costs.how.blind else min(costs.how.counts(rows[target].iloc[part]).values()) >= 10 for part in pair)] + pairs[-1:]  # not those from before the labels
-    data, y = fingerprint(rows, features, target) if folder else "", [rows[target].iloc[judged].to_numpy(costs.how.outcome) for _, judged in pairs]
-    def judge(recipe, share):
-        start, first = time.monotonic(), 0 if share == 1 else len(pairs) - 1
-        scores = [fold_scores(recipe, rows, *pair, features, target, seed, share, folder, data) for pair in pairs[first:]]
-        cost = float(np.mean([mean_cost(happened, costs.how.decide(p, best_threshold(happened, p, costs)), costs) for happened, p in zip(y[first:], scores)]))
-        order = float(np.mean([right_order(happened, p) for happened, p in zip(y[first:], scores)])) if np.isfinite(cost) else 0.5
-        return Trial(recipe, share, cost, scores, time.monotonic() - start, order)
+    enough_labels(split(examples, target, as_of, period, how), target, problem.kind); right_families(families, how)
+    seed, end = limits.seed if seed < 0 else seed, windows(as_of, period)["choose"][1]
+    rows = learnable(examples, target, as_of, period, sample or limits.sample, seed, how)
+    pairs = _pairs_of(rows, target, end, period, limits, how, seed)
+    y = [rows[target].iloc[judged].to_numpy(how.outcome) for _, judged in pairs]
+    data = fingerprint(rows, features, target) if folder else ""
+    judge = _judge_on(pairs, y, costs, lambda recipe, fit, judged, share: fold_scores(
+        recipe, rows, fit, judged, features, target, seed, share, folder, data))
     trials = search(recipes(families, variations, seed), judge, limits.candidates, limits.seconds, limits.keep, tell)
-    tell(f"fitting the best {len(kept := trials[:limits.keep])} on {len(rows):,} rows")
-    encoder = Encoder.fit(rows, features)
+    kept, encoder = trials[:limits.keep], Encoder.fit(rows, features)
+    tell(f"fitting the best {len(kept)} on {len(rows):,} rows")
     whole = {t.recipe.name: fit_whole(t.recipe, rows, encoder, target, seed, folder, data) for t in kept}
-    found = Candidates(finish(name, members, [whole[t.recipe.name] for t in members], rows, encoder, y, target, costs, seed) for name, members in blends(kept, y, costs).items())
+    found = Candidates(
+        finish(name, members, [whole[t.recipe.name] for t in members], rows, encoder, y, target, costs, seed)
+        for name, members in blends(kept, y, costs).items())
     found.trials = tuple(trials)
     return found
 
@@ -489,8 +568,9 @@ def families_of(
     "The recipes of a candidate as families of their own."
     found = {}
     for recipe in candidate["recipes"]:
-        if recipe["family"] not in families: raise ValueError(f'"{recipe["family"]}" is no family any more; there are {", ".join(families)}')
-        found[Recipe(recipe["family"], None, recipe["changes"]).name] = partial(families[recipe["family"]], **recipe["changes"])
+        family, changes = recipe["family"], recipe["changes"]
+        if family not in families: raise ValueError(f'"{family}" is no family any more; there are {", ".join(families)}')
+        found[Recipe(family, None, changes).name] = partial(families[family], **changes)
     return found
 
 # %% ../nbs/07_train.ipynb #07-t-keep-code
@@ -504,8 +584,11 @@ def write_candidates(
     for c in candidates:
         content = model_bytes(c.estimator)
         path = atomic_write(Path(folder) / f"{c.name.replace(' ', '-')}.skops", content)
-        described.append({"name": c.name, "model": path.resolve().relative_to(Path(root).resolve()).as_posix(), "sha256": hashlib.sha256(content).hexdigest(), "encoder": c.encoder.to_dict(),
-                          "calibration": c.calibration, "metrics": c.metrics, "folds": c.folds, "recipes": c.recipes, "parameters": c.parameters, "seconds": c.seconds})
+        described.append({
+            "name": c.name, "model": path.resolve().relative_to(Path(root).resolve()).as_posix(),
+            "sha256": hashlib.sha256(content).hexdigest(), "encoder": c.encoder.to_dict(),
+            "calibration": c.calibration, "metrics": c.metrics, "folds": c.folds, "recipes": c.recipes,
+            "parameters": c.parameters, "seconds": c.seconds})
     return described
 
 # %% ../nbs/07_train.ipynb #07-t-read-code
@@ -517,8 +600,11 @@ def read_candidates(
     found = []
     for c in document["candidates"]:
         content = (Path(root) / c["model"]).read_bytes()
-        if hashlib.sha256(content).hexdigest() != c["sha256"]: raise ValueError(f'{c["model"]} is not the model that was trained: its checksum differs')
-        found.append(Candidate(c["name"], read_model(content), Encoder.from_dict(c["encoder"]), c["calibration"], c["metrics"], c["parameters"], c["seconds"], c["folds"], c["recipes"]))
+        if hashlib.sha256(content).hexdigest() != c["sha256"]:
+            raise ValueError(f'{c["model"]} is not the model that was trained: its checksum differs')
+            raise ValueError(f'{c["model"]} is not the model that was trained: its checksum differs')
+        said = {k: c[k] for k in ("calibration", "metrics", "parameters", "seconds", "folds", "recipes")}
+        found.append(Candidate(c["name"], read_model(content), Encoder.from_dict(c["encoder"]), **said))
     return found
 
 # %% ../nbs/07_train.ipynb #07-t-tried-code
@@ -526,8 +612,11 @@ def describe_trials(
     candidates: Candidates,
 ) -> list[dict]:  # name, metrics, parameters, seconds; as plain data
     "What was tried, best first; `share` is the part of the rows in the last round that a candidate came to."
-    return [{"name": t.recipe.name, "metrics": {"cost": t.cost} if np.isfinite(t.cost) else {}, "parameters": {"family": t.recipe.family, **t.recipe.changes, "share": round(t.share, 3)}, "seconds": round(t.seconds, 3)}
-            for t in candidates.trials]
+    return [{
+        "name": t.recipe.name, "metrics": {"cost": t.cost} if np.isfinite(t.cost) else {},
+        "parameters": {"family": t.recipe.family, **t.recipe.changes, "share": round(t.share, 3)},
+        "seconds": round(t.seconds, 3),
+    } for t in candidates.trials]
 
 # %% ../nbs/07_train.ipynb #07-t-log-code
 def log_experiment(
@@ -543,12 +632,15 @@ def log_experiment(
     for chatty in ("mlflow", "alembic"): logging.getLogger(chatty).setLevel(logging.WARNING)
     root = Path(root).resolve(); client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     found = client.get_experiment_by_name(experiment)
-    number = found.experiment_id if found else client.create_experiment(experiment, artifact_location=str(root / "mlflow"))
+    if found: number = found.experiment_id
+    else: number = client.create_experiment(experiment, artifact_location=str(root / "mlflow"))
     logged = []
     for c in described:
         run = client.create_run(number, run_name=c["name"], tags={k: str(v) for k, v in tags.items()}).info.run_id
-        at, by_fold = int(time.time() * 1000), [(f"fold_{k}", v, number) for number, fold in enumerate(c.get("folds", ())) for k, v in fold.items()]
-        client.log_batch(run, metrics=[Metric(k, v, at, step) for k, v, step in [*((k, v, 0) for k, v in c["metrics"].items()), ("seconds", c["seconds"], 0), *by_fold]],
+        at, by_fold = int(time.time() * 1000), enumerate(c.get("folds", ()))
+        values = [*((k, v, 0) for k, v in c["metrics"].items()), ("seconds", c["seconds"], 0),
+                  *((f"fold_{k}", v, step) for step, fold in by_fold for k, v in fold.items())]
+        client.log_batch(run, metrics=[Metric(k, v, at, step) for k, v, step in values],
                          params=[Param(k, str(v)[:500]) for k, v in c["parameters"].items()])
         if "model" in c: client.log_artifact(run, root / c["model"])
         client.set_terminated(run)

@@ -89,7 +89,7 @@ def gate(
 
 # %% ../nbs/05_validate.ipynb #val-seen
 def seen(
-    read: Callable[[str, list[str]], pd.DataFrame], head: Callable[[str], pd.DataFrame],  # of a run: some columns of a table; all, without rows
+    reader: Callable[[str], Callable], head: Callable[[str], pd.DataFrame],  # of a run: what reads some columns of a table; all, without rows
     published: Mapping,            # {table: its entry in the workspace, with rows and gates}
     catalog: Mapping,              # the document of 03
     as_of: pd.Timestamp, run: str, period: str, zone: str,
@@ -100,7 +100,7 @@ def seen(
         if name.partition(".")[0] not in ZONES or name.endswith((".distributions", ".quarantine")): continue
         columns, declared = [c for c in head(name) if not c.startswith("_")], catalog.get(name.partition(".")[2])
         hidden = private | {c for c in columns if declared is not None and c not in declared}
-        found[name] = describe_table(lambda wanted, name=name: read(name, wanted), name, columns, entry["gates"], entry["rows"], as_of, period, hidden, zone)
+        found[name] = describe_table(reader(name), name, columns, entry["gates"], entry["rows"], as_of, period, hidden, zone)
     return entries(found, run, as_of)
 
 def hidden_columns(catalog: Mapping) -> set[str]:
@@ -165,7 +165,7 @@ EXPLAINED = {  # "period table column": what was found out about an alarm that w
 
 # %% ../nbs/05_validate.ipynb #val-call
 def validate(
-    read: Callable[[str, list[str]], pd.DataFrame], head: Callable[[str], pd.DataFrame],  # of a run: some columns of a table; all, without rows
+    reader: Callable[[str], Callable], head: Callable[[str], pd.DataFrame],  # of a run: what reads some columns of a table; all, without rows
     published: Iterable[str],            # names of tables that are there
     catalog: Mapping, features: Mapping,  # the documents of 03 and 04
     sources: Mapping,                    # of the settings
@@ -176,4 +176,4 @@ def validate(
     wanted = [*expected_of_bronze(catalog, brought), *expected_of_silver(catalog, {n: tuple(s.key) for n, s in sources.items()}), *expected_of_gold(features, target, how), *expectations]
     absent = sorted({e.table for e in wanted} - set(published))
     if absent: raise GoBack(ZONES[absent[0].partition(".")[0]], f"tables {', '.join(absent)} are expected and not there", {"missing tables": absent})
-    return check(read, head, wanted, hidden_columns(catalog))
+    return check(reader, head, wanted, hidden_columns(catalog))

@@ -45,7 +45,8 @@ def told(path: Path) -> dict[str, dict]:  # {identity: the alarm, with first, la
         if "alarm" not in event: found[event["delivered"]]["delivered"] = True; continue
         name = identity(event["alarm"])
         before = found.get(name, {"first": event["at"], "times": 0, "delivered": False})
-        found[name] = event["alarm"] | {"first": before["first"], "last": event["at"], "times": before["times"] + 1, "delivered": before["delivered"]}
+        found[name] = event["alarm"] | {"first": before["first"], "last": event["at"], "times": before["times"] + 1,
+                                        "delivered": before["delivered"]}
     return found
 
 # %% ../../nbs/core/alerts.ipynb #alert-webhook
@@ -58,11 +59,13 @@ def send(
     "Post alarms as JSON; raises `ConnectionError` when they were not taken."
     if not url.startswith(("http://", "https://")): raise ValueError(f"a webhook must begin with http:// or https://, got {url[:8]}…")
     text = "\n".join(f"{project}: {a['words']}, since {a['period']}; back to {a['stage']}".removeprefix(": ") for a in alarms)
-    request = urllib.request.Request(url, json.dumps({"text": text, "alarms": alarms}).encode(), {"Content-Type": "application/json"})
+    body = json.dumps({"text": text, "alarms": alarms}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=seconds): pass
     except urllib.error.HTTPError as error: raise ConnectionError(f"the webhook answered {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error: raise ConnectionError(f"the webhook cannot be reached: {getattr(error, 'reason', error)}") from None
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"the webhook cannot be reached: {getattr(error, 'reason', error)}") from None
 
 # %% ../../nbs/core/alerts.ipynb #alert-raise
 def notify(

@@ -36,7 +36,8 @@ class Table:
     def __post_init__(self):
         if not self.owner.strip(): raise ValueError("a table needs an owner: the role that answers for it")
         strange = sorted({u for uses in (self.uses, *self.limits.values()) for u in uses} - set(USES))
-        if strange or not self.uses: raise ValueError(f"a table's uses must be some of {', '.join(USES)}, got {', '.join(strange) or 'none'}")
+        if strange or not self.uses:
+            raise ValueError(f"a table's uses must be some of {', '.join(USES)}, got {', '.join(strange) or 'none'}")
         if self.fresh: pd.Timedelta(self.fresh)
 
 # %% ../../nbs/core/catalog.ipynb #catalog-of
@@ -46,8 +47,9 @@ def entry_of(
 ) -> dict:
     "A column's entry in the catalog."
     personal = "no" if not declared.personal else "linkage" if column in about.linked else "direct"
-    return {"meaning": declared.meaning, "type": declared.type, "unit": declared.unit, "personal": personal, "source": declared.source or table,
-            "owner": about.owner, "uses": list(about.limits.get(column, about.uses)), "fresh": about.fresh, "newest": newest, "versions": {}}
+    return {"meaning": declared.meaning, "type": declared.type, "unit": declared.unit, "personal": personal,
+            "source": declared.source or table, "owner": about.owner, "uses": list(about.limits.get(column, about.uses)),
+            "fresh": about.fresh, "newest": newest, "versions": {}}
 
 def catalog_of(
     tables: Mapping[str, pd.DataFrame],
@@ -56,9 +58,13 @@ def catalog_of(
 ) -> dict:  # {table: {column: entry}}
     "The catalog of these tables; raises `GoBack` for a table or a column that has none."
     blank = [t for t in tables if t not in about]
-    blank += [f"{t}.{c}" for t, table in tables.items() for c in table if c not in columns.get(t, {}) or columns[t][c].meaning == "not declared"]
+    def nameless(table, column):
+        said = columns.get(table, {}).get(column)
+        return said is None or said.meaning == "not declared"
+    blank += [f"{name}.{column}" for name, table in tables.items() for column in table if nameless(name, column)]
     if blank:
-        raise GoBack("collect", f"{len(blank)} tables or columns have no entry in the catalog, at most 0 may: {', '.join(blank[:5])}", {"without entry": len(blank), "limit": 0})
+        raise GoBack("collect", f"{len(blank)} tables or columns have no entry in the catalog, at most 0 may: "
+                                f"{', '.join(blank[:5])}", {"without entry": len(blank), "limit": 0})
     time = lambda table: next((c for c in ("known_at", "at") if c in table), None)
     newest = {n: f"{t[time(t)].max().isoformat()}" if time(t) and len(t) else "" for n, t in tables.items()}
     return {n: {c: entry_of(c, columns[n][c], n, about[n], newest[n]) for c in table} for n, table in tables.items()}
@@ -70,8 +76,10 @@ def with_versions(
     outputs: Mapping[str, int | None],  # {"silver.loans": version}, as it left them
 ) -> dict:
     "The catalog with the versions of the tables that each entry speaks of."
-    found = lambda table: {name: version for name, version in (*inputs.items(), *outputs.items()) if name.partition(".")[2] == table and version is not None}
-    return {table: {c: entry | {"versions": found(table)} for c, entry in entries.items()} for table, entries in catalog.items()}
+    every = [(name, version) for name, version in (*inputs.items(), *outputs.items()) if version is not None]
+    found = lambda table: {name: version for name, version in every if name.partition(".")[2] == table}
+    return {table: {column: entry | {"versions": found(table)} for column, entry in entries.items()}
+            for table, entries in catalog.items()}
 
 # %% ../../nbs/core/catalog.ipynb #catalog-allowed
 def allowed(
@@ -93,7 +101,9 @@ def stale(
     found = {}
     for name, entries in catalog.items():
         entry = next(iter(entries.values()))
-        if not entry["fresh"] or not entry["newest"]: continue
-        age = as_of - pd.Timestamp(entry["newest"])
-        if age > pd.Timedelta(entry["fresh"]): found[name] = f"newest row of {entry['newest']}, {age.total_seconds() / 3600:.0f} h old, may be {entry['fresh']}"
+        newest, fresh = entry["newest"], entry["fresh"]
+        if not fresh or not newest: continue
+        age = as_of - pd.Timestamp(newest)
+        if age > pd.Timedelta(fresh):
+            found[name] = f"newest row of {newest}, {age.total_seconds() / 3600:.0f} h old, may be {fresh}"
     return found

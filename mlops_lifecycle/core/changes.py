@@ -72,13 +72,20 @@ def event(
     cells = {name: cell_of(value) for name, value in row.items()}
     if lost := [k for k in source.key if cells.get(k) is None]: raise ValueError(f"no {', '.join(lost)}")
     key = json.dumps([cells[k] for k in source.key], ensure_ascii=False) if source.key else json.dumps([event_id])
-    return dict(event_id=event_id or f"{position}:{key}:{op}", op=op, key=key, position=position,
-                happened_at=instant(cells[source.event_time]) if source.event_time in cells else happened_at,
-                known_at=(instant(cells[source.known_at]) if source.known_at in cells else None) or known_at, row=json.dumps(cells, ensure_ascii=False))
+    happened = instant(cells[source.event_time]) if source.event_time in cells else happened_at
+    known = instant(cells[source.known_at]) if source.known_at in cells else None
+    return dict(event_id=event_id or f"{position}:{key}:{op}", op=op, key=key, position=position, happened_at=happened,
+                known_at=known or known_at, row=json.dumps(cells, ensure_ascii=False))
+
+def _emptied(position: int, known_at: pd.Timestamp, happened_at: pd.Timestamp | None = None) -> dict:
+    "The event after which a table holds nothing."
+    return dict(event_id=f"{position}::truncate", op="truncate", key=None, position=position, happened_at=happened_at,
+                known_at=known_at, row="{}")
 
 def unreadable(event_id: str, position: int, known_at: pd.Timestamp, content: str, reason: str) -> dict:
     "What came and cannot be read, kept as an event."
-    return dict(event_id=event_id, op="unreadable", key=None, position=position, happened_at=None, known_at=known_at, row=json.dumps({"reason": reason, "content": content}, ensure_ascii=False))
+    row = json.dumps({"reason": reason, "content": content}, ensure_ascii=False)
+    return dict(event_id=event_id, op="unreadable", key=None, position=position, happened_at=None, known_at=known_at, row=row)
 
 def event_table(events: Iterable[dict]) -> pd.DataFrame:
     "Events as a table with the declared types."
@@ -113,7 +120,8 @@ def latest(
 ) -> tuple[pd.DataFrame, list[dict]]:  # the rows that fit, typed, with LATEST_COLUMNS; the others: row, reason, content
     "One row a key, as its latest change left it; raises `SourceError` when a declared column never came."
     wanted = {c: d for c, d in columns.items() if d.source != "computed"}
-    broken, ordered = events[events.op == "unreadable"], events[events.op != "unreadable"].sort_values("position", kind="stable")
+    broken = events[events.op == "unreadable"]
+    ordered = events[events.op != "unreadable"].sort_values("position", kind="stable")
     emptied = ordered.position.where(ordered.op == "truncate", -1).max() if len(ordered) else -1
     changes = ordered[ordered.op != "truncate"]
     last = changes.drop_duplicates("key", keep="last")
@@ -121,7 +129,8 @@ def latest(
     came = dict.fromkeys(c for row in values for c in row) if values else wanted
     cells = pa.table({c: pa.array([row.get(c) for row in values], pa.string()) for c in came})
     table, aside = fit(cells, wanted, name, np.arange(len(last)), unseen={})
-    state = pd.DataFrame({"deleted": (last.op == "delete") | (last.position < emptied), "position": last.position, "known_at": last.known_at})
+    gone = (last.op == "delete") | (last.position < emptied)
+    state = pd.DataFrame({"deleted": gone, "position": last.position, "known_at": last.known_at})
     state = state[~np.isin(np.arange(len(last)), [a["row"] for a in aside])].reset_index(drop=True)
     aside += [dict(row=int(p)) | json.loads(row) for p, row in zip(broken.position, broken.row)]
     return table.assign(**{c: state[c].astype(bool) if c == "deleted" else state[c] for c in state}), aside
@@ -130,14 +139,15 @@ def latest(
 def states(
     bronze: Mapping[str, pd.DataFrame],           # tables as known at one moment, logs of events among them
     columns: Mapping[str, Mapping[str, Column]],  # what is declared, by table
-) -> tuple[dict[str, pd.DataFrame], dict[str, Mapping[str, Column]], pd.DataFrame]:  # tables; what is declared of them; rows aside: source, row, reason, content
+) -> tuple[dict[str, pd.DataFrame], dict[str, Mapping[str, Column]], pd.DataFrame]:  # tables, declared; aside: source, row, …
     "The tables with the latest state in the place of each log."
     tables, declared, aside = dict(bronze), dict(columns), []
     for name in (n for n, table in bronze.items() if is_events(table)):
         tables[name], misfits = latest(bronze[name], columns.get(name, {}), name)
         declared[name] = {**columns.get(name, {}), **LATEST_COLUMNS}
         aside += [dict(source=name, row=m["row"], reason=m["reason"].partition(', got "')[0], content="") for m in misfits]
-    return tables, declared, pd.DataFrame(aside, columns=["source", "row", "reason", "content"]).astype({"source": "str", "row": "int64", "reason": "str", "content": "str"})
+    types = {"source": "str", "row": "int64", "reason": "str", "content": "str"}
+    return tables, declared, pd.DataFrame(aside, columns=list(types)).astype(types)
 
 # %% ../../nbs/core/changes.ipynb #changes-batch
 @dataclass(frozen=True)
@@ -167,7 +177,8 @@ def new_lines(
                 if not content.endswith(b"\n"): break
                 seen.update(content)
                 if number == 1: file = seen.hexdigest()[:16]; before = cursor.get(file, [0, ""])
-                if number == before[0] and seen.hexdigest()[:16] != before[1]: raise SourceError(f'"{path.name}" was rewritten: its first {number} lines are not those that were read')
+                if number == before[0] and seen.hexdigest()[:16] != before[1]:
+                    raise SourceError(f'"{path.name}" was rewritten: its first {number} lines are not those that were read')
                 if number > before[0]:
                     cursor = dict(cursor) | {file: [number, seen.hexdigest()[:16]]}
                     yield Line(f"{file}:{number}", number, content.rstrip(b"\r\n"), cursor)
@@ -185,7 +196,8 @@ def lsn(text: str | int) -> int:
 def position_of(place: Mapping) -> int:  # `source` of an envelope
     "Where a change stands in the log of PostgreSQL or MySQL; raises `ValueError` where that is not said."
     if place.get("lsn") is not None: return lsn(place["lsn"])
-    if place.get("file") and place.get("pos") is not None: return (int(place["file"].rpartition(".")[2]) << 40) + int(place["pos"])
+    if place.get("file") and place.get("pos") is not None:
+        return (int(place["file"].rpartition(".")[2]) << 40) + int(place["pos"])
     raise ValueError("the change does not say where it stands: no lsn, and no file with pos")
 
 def change_of(
@@ -196,11 +208,13 @@ def change_of(
     body = envelope.get("payload", envelope)
     if not isinstance(body, dict) or body.get("op") not in OPS: raise ValueError(f"no change: op must be {', '.join(OPS)}")
     place, op = body.get("source") or {}, OPS[body["op"]]
-    happened = instant(pd.Timestamp(int(place["ts_ms"]), unit="ms", tz="UTC")) if place.get("ts_ms") else None
-    known = instant(pd.Timestamp(int(body["ts_ms"]), unit="ms", tz="UTC")) if body.get("ts_ms") else happened
+    at = lambda stamp: instant(pd.Timestamp(int(stamp), unit="ms", tz="UTC"))
+    happened = at(place["ts_ms"]) if place.get("ts_ms") else None
+    known = at(body["ts_ms"]) if body.get("ts_ms") else happened
     if known is None: raise ValueError("no change: it has no ts_ms")
-    if op == "truncate": return dict(event_id=f"{position_of(place)}::truncate", op=op, key=None, position=position_of(place), happened_at=happened, known_at=known, row="{}")
-    row = {name: value for name, value in ((body["before"] if op == "delete" else body["after"]) or {}).items() if value != NOT_SENT}
+    if op == "truncate": return _emptied(position_of(place), known, happened)
+    sent = (body["before"] if op == "delete" else body["after"]) or {}
+    row = {name: value for name, value in sent.items() if value != NOT_SENT}
     return event(source, row, op, position_of(place), known, happened)
 
 # %% ../../nbs/core/changes.ipynb #changes-files
@@ -226,7 +240,8 @@ def changes_of_files(
     def read(line: Line) -> dict:
         now = pd.Timestamp.now("UTC").as_unit("us")
         try: return change_of(source, object_of(line.content) or {})
-        except (ValueError, TypeError, AttributeError) as error: return unreadable(line.id, line.number, now, line.content.decode(errors="replace"), str(error))
+        except (ValueError, TypeError, AttributeError) as error:
+            return unreadable(line.id, line.number, now, line.content.decode(errors="replace"), str(error))
     lines = new_lines(outside(source.where, root), cursor)
     return batches_of(((read(line), line.cursor) for line in lines if line.content.strip()), cursor)
 
@@ -237,12 +252,15 @@ def client(
 ):                # the module
     "A client that not every project needs; raises `SourceError` that names the extra where it is missing."
     try: return importlib.import_module(module)
-    except ModuleNotFoundError as missing: raise SourceError(f'this source needs {missing.name}, which is not installed: pip install "mlops_lifecycle[{extra}]"') from None
+    except ModuleNotFoundError as missing:
+        raise SourceError(f"this source needs {missing.name}, which is not installed: "
+                          f'pip install "mlops_lifecycle[{extra}]"') from None
 
 def secret_of(source) -> str | None:  # its section of the settings
     "The password or token, from the environment variable that `secret` names."
     if not source.secret: return None
-    if not os.environ.get(source.secret): raise SourceError(f'the environment variable "{source.secret}", which holds the secret of a source, is not set')
+    if not os.environ.get(source.secret):
+        raise SourceError(f'the environment variable "{source.secret}", which holds the secret of a source, is not set')
     return os.environ[source.secret]
 
 def connect(
@@ -272,12 +290,15 @@ def events_of_wal(
     for place, line in rows:
         change = object_of(line); action, known = change["action"], instant(change.get("timestamp"))
         if action == "C": yield {}, place
-        elif action == "T": yield dict(event_id=f"{lsn(place)}::truncate", op="truncate", key=None, position=lsn(place), happened_at=known, known_at=known, row="{}"), ""
+        elif action == "T": yield _emptied(lsn(place), known, known), ""
         elif action in ops:
             new, old = values(change.get("columns", [])), values(change.get("identity", []))
             one = event(source, new or old, ops[action], lsn(place), known, known)
-            moved = action == "U" and set(source.key) <= set(old) and event(source, old, "delete", lsn(place), known, known)
-            if moved and moved["key"] != one["key"]: yield moved, ""; one = event(source, new, "insert", lsn(place), known, known)
+            keyed = action == "U" and set(source.key) <= set(old)
+            moved = keyed and event(source, old, "delete", lsn(place), known, known)
+            if moved and moved["key"] != one["key"]:
+                yield moved, ""
+                one = event(source, new, "insert", lsn(place), known, known)
             yield one, ""
 
 # %% ../../nbs/core/changes.ipynb #changes-slot-copy
@@ -285,7 +306,8 @@ SLOT = "select confirmed_flush_lsn::text from pg_replication_slots where slot_na
 MAKE = "select lsn::text from pg_create_logical_replication_slot(:slot, 'wal2json')"
 PEEK = """select lsn::text, data from pg_logical_slot_peek_changes(:slot, null, null, 'format-version', '2', 'include-lsn', 'true',
           'include-timestamp', 'true', 'include-transaction', 'true', 'add-tables', :table)"""
-ADVANCE = "select pg_replication_slot_advance(:slot, cast(:lsn as pg_lsn)) where cast(:lsn as pg_lsn) > (select confirmed_flush_lsn from pg_replication_slots where slot_name = :slot)"
+ADVANCE = """select pg_replication_slot_advance(:slot, cast(:lsn as pg_lsn)) where cast(:lsn as pg_lsn) >
+             (select confirmed_flush_lsn from pg_replication_slots where slot_name = :slot)"""
 
 def slot_of(
     ask,           # a function of SQL and parameters that gives rows
@@ -296,13 +318,14 @@ def slot_of(
     found = [at for at, in ask(SLOT, slot=group)]
     if cursor and (not found or lsn(found[0]) > lsn(cursor["lsn"])):
         what = f"has moved on to {found[0]}" if found else "is gone"
-        raise SourceError(f'the replication slot "{group}" {what}, bronze holds changes up to {cursor["lsn"]}: what lies between is lost. Name another group in the settings to begin with a fresh copy')
+        raise SourceError(f'the replication slot "{group}" {what}, bronze holds changes up to {cursor["lsn"]}: '
+                          "what lies between is lost. Name another group in the settings to begin with a fresh copy")
     return found[0] if found else [at for at, in ask(MAKE, slot=group)][0]
 
 def copy_of(rows: Iterable[tuple[str]], source, at: str, now: pd.Timestamp) -> Iterator[dict]:
     "The rows of a table, one JSON object each, as events that stand just before `at`."
     before = lsn(at) - 1
-    yield dict(event_id=f"{before}::truncate", op="truncate", key=None, position=before, happened_at=None, known_at=now, row="{}")
+    yield _emptied(before, now)
     for row, in rows: yield event(source, object_of(row), "read", before, now)
 
 # %% ../../nbs/core/changes.ipynb #changes-slot
@@ -323,10 +346,13 @@ def changes_of_slot(
             whole = link.execution_options(isolation_level="REPEATABLE READ", stream_results=True)
             rows = whole.execute(text(f"select row_to_json(t)::text from {quoted(table)} t"))
             here = {"slot": source.group, "lsn": at}
-            yield from batches_of(((one, here) for one in copy_of(rows, source, at, pd.Timestamp.now("UTC").as_unit("us"))), here)
+            copied = copy_of(rows, source, at, pd.Timestamp.now("UTC").as_unit("us"))
+            yield from batches_of(((one, here) for one in copied), here)
             link.rollback()
-        rows = link.execution_options(isolation_level="READ COMMITTED", stream_results=True).execute(text(PEEK), {"slot": source.group, "table": table})
-        yield from batches_of(ended(events_of_wal(rows, source), mine.get("lsn", at), source.group), {"slot": source.group, "lsn": mine.get("lsn", at)})
+        place = {"slot": source.group, "lsn": mine.get("lsn", at)}
+        peek = link.execution_options(isolation_level="READ COMMITTED", stream_results=True)
+        rows = peek.execute(text(PEEK), {"slot": source.group, "table": table})
+        yield from batches_of(ended(events_of_wal(rows, source), place["lsn"], source.group), place)
     engine.dispose()
 
 def ended(events: Iterable[tuple[dict, str]], at: str, slot: str) -> Iterator[tuple[dict, dict]]:
@@ -344,7 +370,8 @@ def acknowledge_slot(
     "Let PostgreSQL forget the changes that bronze has published."
     from sqlalchemy import text
     engine = connect(source, root)
-    with reachable(source.group), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link: link.execute(text(ADVANCE), cursor)
+    with reachable(source.group), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
+        link.execute(text(ADVANCE), cursor)
     engine.dispose()
 
 @contextmanager

@@ -101,7 +101,7 @@ MANY = 250_000  # rows from which on it is worth a search for what nobody can re
 FOUND = ["table", "column", "expectation", "limit", "figure", "passed", "back_to", "why"]
 
 def check(
-    read: Callable[[str, list[str]], pd.DataFrame],  # gives some columns of a table
+    reader: Callable[[str], Callable],               # name of a table -> what gives a frame of some of its columns
     head: Callable[[str], pd.DataFrame],             # gives all columns of a table; its rows are not looked at
     expectations: Iterable[Expectation],
     private: Iterable[str] = (),                     # names of columns whose values must not be told
@@ -112,8 +112,9 @@ def check(
         context, there, mine = quiet_context(), head(name), [e for e in expectations if e.table == name]
         said = [e for e in mine if e.kind in SCHEMA]
         done = list(zip(said, checkpoint(context, f"{name}: columns", there.head(0), said))) if said else []
+        read = reader(name)
         for group, spoken in few_columns(e for e in mine if e.kind not in SCHEMA):
-            frame = read(name, [c for c in there if c in spoken] or list(there)[:1])
+            frame = read([c for c in there if c in spoken] or list(there)[:1])
             done += zip(group, checkpoint(context, f"{name}: {len(done)}", frame, group))
             large = len(frame) > MANY; del frame
             if large: context = quiet_context(); gc.collect(); give_back()  # the library's objects hold each other, and with them the frame

@@ -18,7 +18,8 @@ def known(
     "What was known of `frame` at `as_of`; raises `ValueError` on a missing column or a time without zone."
     as_of = moment(as_of)
     wanted = [c for column, gated in gates.items() for c in [column, *([] if gated == "*" else gated)]]
-    if missing := [c for c in wanted if c not in frame]: raise ValueError(f"the gate names columns that the table lacks: {', '.join(missing)}")
+    missing = [c for c in wanted if c not in frame]
+    if missing: raise ValueError(f"the gate names columns that the table lacks: {', '.join(missing)}")
     here = np.logical_and.reduce([frame[c] <= as_of for c, gated in gates.items() if gated == "*"] or [np.ones(len(frame), bool)])
     frame = (frame if here.all() else frame[here]).reset_index(drop=True)
     for column, gated in gates.items():

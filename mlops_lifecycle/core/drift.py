@@ -175,12 +175,14 @@ def judge(
     "Hold each change against what the earlier ones of its column allow."
     judged = changes.sort_values(["table", "column", "figure", "period"], kind="stable", ignore_index=True)
     periods, far = judged.period.dt.tz_localize(None).to_numpy(), judged.change.to_numpy()
-    learnt = [far[rows[_earlier(periods[rows], i)]] for rows in judged.groupby(["table", "column", "figure"], sort=False).indices.values() for i in range(len(rows))]
-    judged = judged.assign(earlier=[len(e) for e in learnt], usual=[np.sqrt(np.mean(e ** 2)) if len(e) else np.nan for e in learnt], largest=[e.max(initial=0) for e in learnt])
+    series = judged.groupby(["table", "column", "figure"], sort=False).indices.values()
+    learnt = [far[rows[_earlier(periods[rows], i)]] for rows in series for i in range(len(rows))]
+    judged = judged.assign(earlier=[len(e) for e in learnt], largest=[e.max(initial=0) for e in learnt],
+                           usual=[np.sqrt(np.mean(e ** 2)) if len(e) else np.nan for e in learnt])
     judged = judged[(judged.earlier > 0) & (judged.period - judged["first"] >= pd.Timedelta(warm_up))]
-    tests = judged.groupby("period").change.transform("size")
+    tests = judged.period.map(judged.period.value_counts()).astype(float)  # in the same period
     learnt = norm.isf(false_alarms / 2 / tests) * judged.usual * np.sqrt(1 + 1 / judged.earlier)
-    least, most = (judged.figure.map({f: bounds[i] for f, bounds in FIGURES.items()}) for i in (0, 1))
+    least, most = (np.array([FIGURES[figure][i] for figure in judged.figure], float) for i in (0, 1))
     room = ((judged.largest + most) / 2).where(judged.largest < most, np.inf)
     judged = judged.assign(limit=np.maximum(np.minimum(learnt, room), least)).drop(columns=["usual", "largest", "first"])
     return judged.assign(over=judged.change > judged.limit).sort_values(["period", "table", "column"], kind="stable", ignore_index=True)
@@ -196,24 +198,28 @@ def alarms(
     whole = judged.figure.isin(MEASURES)
     agree = judged[whole].groupby(["table", "column", "period"]).over.transform("all").reindex(judged.index, fill_value=False)
     raised = judged[judged.over & (~whole | (agree & (judged.figure == "psi")))]
-    zone = raised.table.str.partition(".")[0].map(list(ZONES).index)
-    raised = raised.assign(zone=zone, telling=raised.figure.map(list(FIGURES).index), excess=-raised.change / raised.limit)
+    zone, telling = [list(ZONES).index(_zone(name)) for name in raised.table], [list(FIGURES).index(figure) for figure in raised.figure]
+    raised = raised.assign(zone=zone, telling=telling, excess=-raised.change / raised.limit)
     found = []
     for _, together in raised.sort_values(["period", "zone", "telling", "excess"]).groupby("period"):
         told = []
         for _, table in together.groupby("table", sort=False):
-            before = [a for a, figures in told if a["table"].partition(".")[0] != table.table.iloc[0].partition(".")[0] and figures & set(table.figure)]
+            before = [a for a, figures in told if _zone(a["table"]) != _zone(table.table.iloc[0]) and figures & set(table.figure)]
             if before: before[0]["also"] += [_words(row) for row in table.itertuples()]
             else: told.append((_alarm(table.iloc[0], table.iloc[1:]), set(table.figure)))
         found += [a for a, _ in told]
     return found
 
-def _words(row) -> str: return f"{row.figure} of {row.table} {row.column}".rstrip() + f" is {row.change:.3g}, the limit is {row.limit:.3g}"
+def _zone(table: str) -> str: return table.partition(".")[0]
+
+def _words(row) -> str:
+    return f"{row.figure} of {row.table} {row.column}".rstrip() + f" is {row.change:.3g}, the limit is {row.limit:.3g}"
 
 def _alarm(first: pd.Series, others: pd.DataFrame) -> dict:
     "The most telling figure of a table in a period, and what moved with it."
-    return {"period": f"{first.period:%Y-%m-%d}", "table": first.table, "column": first.column, "figure": first.figure, "change": float(first.change), "limit": float(first.limit),
-            "stage": ZONES[first.table.partition(".")[0]], "words": f"{_words(first)}, learnt from {first.earlier} earlier changes", "also": [_words(row) for row in others.itertuples()]}
+    return {"period": f"{first.period:%Y-%m-%d}", "table": first.table, "column": first.column, "figure": first.figure,
+            "change": float(first.change), "limit": float(first.limit), "stage": ZONES[_zone(first.table)],
+            "words": f"{_words(first)}, learnt from {first.earlier} earlier changes", "also": [_words(row) for row in others.itertuples()]}
 
 # %% ../../nbs/core/drift.ipynb #drift-usual
 def usual(

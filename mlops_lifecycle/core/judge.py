@@ -60,12 +60,14 @@ def calibration_table(
 ) -> pd.DataFrame:  # predicted, happened, low, high, rows
     "Share that happened in groups of equal size by score."
     y, score = np.asarray(y_true, dtype=float), np.asarray(score, dtype=float)
-    inside = np.unique(np.searchsorted(np.quantile(score, np.linspace(0, 1, bins + 1)[1:-1]), score, side="right"), return_inverse=True)[1]
+    edges = np.quantile(score, np.linspace(0, 1, bins + 1)[1:-1])
+    inside = np.unique(np.searchsorted(edges, score, side="right"), return_inverse=True)[1]
     member = np.eye(inside.max() + 1)[inside]
     drawn = drawn_gains(np.hstack([member * y[:, None], member]), days, draws, seed)
     with np.errstate(invalid="ignore"): low, high = interval(drawn[:, :member.shape[1]] / drawn[:, member.shape[1]:], confidence)
     rows = member.sum(0)
-    return pd.DataFrame({"predicted": member.T @ score / rows, "happened": member.T @ y / rows, "low": low, "high": high, "rows": rows.astype(int)})
+    return pd.DataFrame({"predicted": member.T @ score / rows, "happened": member.T @ y / rows, "low": low, "high": high,
+                         "rows": rows.astype(int)})
 
 # %% ../../nbs/core/judge.ipynb #jdg-gain-code
 def gain_table(
@@ -113,7 +115,8 @@ def find_slices(
             values = values.map({value: place for place, value in enumerate(order[name])})
         columns.append(values.to_numpy(float, na_value=np.nan))
     matrix = np.column_stack(columns)
-    fitted = DecisionTreeRegressor(max_depth=depth, min_samples_leaf=max(2, min(least, len(table) // 20)), random_state=0).fit(matrix[~later], loss[~later])
+    tree = DecisionTreeRegressor(max_depth=depth, min_samples_leaf=max(2, min(least, len(table) // 20)), random_state=0)
+    fitted = tree.fit(matrix[~later], loss[~later])
     words = leaves(fitted.tree_, list(table), order, set(table.columns[table.isna().any()]))
     return pd.Series([words[leaf] for leaf in fitted.apply(matrix)], index=table.index), later
 
@@ -176,7 +179,9 @@ def dependence(
 ) -> pd.Series:  # mean score by value of the feature
     "Mean score when all rows share a value of the feature."
     values = table[feature].dropna()
-    at = values.value_counts().index[:points].tolist() if not pd.api.types.is_numeric_dtype(values) else np.unique(np.quantile(values.to_numpy(float), np.linspace(0.02, 0.98, points))).tolist()
+    if pd.api.types.is_numeric_dtype(values):
+        at = np.unique(np.quantile(values.to_numpy(float), np.linspace(0.02, 0.98, points))).tolist()
+    else: at = values.value_counts().index[:points].tolist()
     some = table.sample(min(rows, len(table)), random_state=seed)
     scores = scores_of(score, {value: some.assign(**{feature: value}) for value in at})
     return pd.Series({value: s.mean() for value, s in scores.items()}, name="mean score").rename_axis(feature)

@@ -30,13 +30,19 @@ def cost_curve(
     costs: Any,
 ) -> tuple[np.ndarray, np.ndarray]:       # thresholds ascending, and the cost a decision at each
     "Mean cost of acting from each threshold on."
-    y_true, score = np.asarray(y_true, dtype=float), np.asarray(score, dtype=float)
-    if not np.isfinite(score).all(): raise ValueError(f"scores must be finite numbers, got {np.count_nonzero(~np.isfinite(score))} that are not")
+    y_true, score = np.asarray(y_true, dtype=float), _finite(score)
     at, row = np.unique(score, return_inverse=True)
     happened, rows = np.bincount(row, y_true), np.bincount(row)
     missed = np.concatenate([[0], np.cumsum(happened)])
     needless = np.concatenate([np.cumsum((rows - happened)[::-1])[::-1], [0]])
     return np.append(at, np.nextafter(at[-1], np.inf)), (costs.missed * missed + costs.needless * needless) / len(score)
+
+def _finite(score: ArrayLike) -> np.ndarray:
+    "Scores as numbers, none of them missing or infinite."
+    score = np.asarray(score, dtype=float)
+    odd = np.count_nonzero(~np.isfinite(score))
+    if odd: raise ValueError(f"scores must be finite numbers, got {odd} that are not")
+    return score
 
 def from_score_on(y_true: ArrayLike, score: ArrayLike, costs: Any) -> float:  # act where score >= threshold
     "The threshold that would have cost least, midway to the next lower score; the highest among equals."
@@ -49,8 +55,7 @@ def from_score_on(y_true: ArrayLike, score: ArrayLike, costs: Any) -> float:  # 
 # %% ../../nbs/core/kinds.ipynb #kinds-margin
 def margin(y_true: ArrayLike, score: ArrayLike, costs: Any) -> float:  # to be added to a score
     "The margin that would have cost least on these rows."
-    y_true, score = np.asarray(y_true, dtype=float), np.asarray(score, dtype=float)
-    if not np.isfinite(score).all(): raise ValueError(f"scores must be finite numbers, got {np.count_nonzero(~np.isfinite(score))} that are not")
+    y_true, score = np.asarray(y_true, dtype=float), _finite(score)
     return float(np.quantile(y_true - score, costs.missed / (costs.missed + costs.needless)))
 
 # %% ../../nbs/core/kinds.ipynb #kinds-capacity
@@ -61,11 +66,12 @@ def within_capacity(
     costs: Any,                           # with `capacity`, a share of the rows
 ) -> float:                               # look where score >= threshold
     "The threshold that the capacity allows, or a higher one that costs less on what is known."
-    y_true, score = np.asarray(y_true, dtype=float), np.asarray(score, dtype=float)
-    if not np.isfinite(score).all(): raise ValueError(f"scores must be finite numbers, got {np.count_nonzero(~np.isfinite(score))} that are not")
+    y_true, score = np.asarray(y_true, dtype=float), _finite(score)
     order, many, known = np.sort(score)[::-1], int(costs.capacity * len(score)), np.isfinite(y_true)
     last, after = order[max(many - 1, 0)], order[min(many, len(score) - 1)]
-    full = order[-1] if many == len(score) else np.nextafter(last, np.inf) if not many or last == after else max(last / 2 + after / 2, np.nextafter(after, np.inf))
+    if many == len(score): full = order[-1]
+    elif not many or last == after: full = np.nextafter(last, np.inf)
+    else: full = max(last / 2 + after / 2, np.nextafter(after, np.inf))
     if min(np.sum(y_true == sort) for sort in (0, 1)) < FEW: return float(full)
     return float(max(full, from_score_on(y_true[known], score[known], costs)))
 
@@ -95,15 +101,19 @@ def right_order(y_true: ArrayLike, score: ArrayLike) -> float:  # 0 to 1, 0.5: b
     return 0.5 if np.isnan(tau) else float((1 + tau) / 2)
 
 # %% ../../nbs/core/kinds.ipynb #kinds-metrics
-def _log_loss(y, score): return float(np.log(np.where(y, np.clip(score, 1e-9, 1), 1 - np.clip(score, 0, 1 - 1e-9))).mean())
+def _log_loss(y, score):
+    return float(np.log(np.where(y, np.clip(score, 1e-9, 1), 1 - np.clip(score, 0, 1 - 1e-9))).mean())
+
+def _f1(y, acted): return 2 * float((y & acted).sum() / max(1, y.sum() + acted.sum()))
+def _balanced(y, acted): return float((acted[y == 1].mean() + (~acted)[y == 0].mean()) / 2)
 
 METRICS: dict[str, Callable] = {  # (what happened, scores, threshold) -> figure; higher is better
     "area under the ROC curve": lambda y, score, threshold: right_order(y, score),
     "average precision": lambda y, score, threshold: _average_precision(y, score),
     "log loss": lambda y, score, threshold: _log_loss(y, score),
     "Brier score": lambda y, score, threshold: -float(np.mean((np.clip(score, 0, 1) - y) ** 2)),
-    "F1": lambda y, score, threshold: 2 * float((y & (score >= threshold)).sum() / max(1, y.sum() + (score >= threshold).sum())),
-    "balanced accuracy": lambda y, score, threshold: float(((score >= threshold)[y == 1].mean() + (score < threshold)[y == 0].mean()) / 2),
+    "F1": lambda y, score, threshold: _f1(y, score >= threshold),
+    "balanced accuracy": lambda y, score, threshold: _balanced(y, score >= threshold),
     "accuracy": lambda y, score, threshold: float(np.mean((score >= threshold) == y)),
 }
 AMOUNT_METRICS: dict[str, Callable] = {  # the same for amounts
@@ -113,8 +123,10 @@ AMOUNT_METRICS: dict[str, Callable] = {  # the same for amounts
     "bias": lambda y, score, threshold: -abs(float(np.mean(score - y))),
     "mean absolute error with the margin": lambda y, score, threshold: -float(np.abs(y - score - threshold).mean()),
 }
-UNLIKE_METRICS: dict[str, Callable] = {  # the same for anomaly scores, which are no probabilities
-    name: lambda y, score, threshold, metric=metric: metric(np.asarray(y).astype(int), score, threshold) for name, metric in METRICS.items() if name not in ("log loss", "Brier score")}
+def _whole(metric): return lambda y, score, threshold: metric(np.asarray(y).astype(int), score, threshold)
+# the same for anomaly scores, which are no probabilities
+UNLIKE_METRICS: dict[str, Callable] = {
+    name: _whole(metric) for name, metric in METRICS.items() if name not in ("log loss", "Brier score")}
 
 def _average_precision(y, score):
     from sklearn.metrics import average_precision_score
@@ -163,37 +175,48 @@ class Kind:
 
 # %% ../../nbs/core/kinds.ipynb #kinds-yes-or-no
 def _clearest_case(y, decision, score):
-    found = {"met": (y == 1) & (decision == 1), "missed": (y == 1) & (decision == 0), "false alarm": (y == 0) & (decision == 1)}
-    pick = lambda what, rows: np.argmin(np.where(rows, score, np.inf)) if what == "missed" else np.argmax(np.where(rows, score, -np.inf))
+    found = {"met": (y == 1) & (decision == 1), "missed": (y == 1) & (decision == 0),
+             "false alarm": (y == 0) & (decision == 1)}
+    def pick(what, rows):
+        if what == "missed": return np.argmin(np.where(rows, score, np.inf))
+        return np.argmax(np.where(rows, score, -np.inf))
     return {what: int(pick(what, rows)) for what, rows in found.items() if rows.any()}
 
 BINARY = Kind(
-    "binary", "probability", int, decide=lambda score, threshold: (np.asarray(score) >= threshold).astype(int), choose=from_score_on,
+    "binary", "probability", int, choose=from_score_on, metrics=METRICS, clearest=_clearest_case,
+    decide=lambda score, threshold: (np.asarray(score) >= threshold).astype(int),
     ways=lambda before, rows, costs: {"always": np.ones(rows), "never": np.zeros(rows)},
-    counts=lambda y: {0: int(np.sum(np.asarray(y) == 0)), 1: int(np.sum(np.asarray(y) == 1))}, case=lambda y: np.asarray(y) == 1, clearest=_clearest_case, metrics=METRICS,
-    mistakes=("a missed case", "acting in vain"), found="{happened} of them {target}; it acts on {acted}", axis="acts from this probability on")
+    counts=lambda y: {0: int(np.sum(np.asarray(y) == 0)), 1: int(np.sum(np.asarray(y) == 1))},
+    case=lambda y: np.asarray(y) == 1, mistakes=("a missed case", "acting in vain"),
+    found="{happened} of them {target}; it acts on {acted}", axis="acts from this probability on")
 
 # %% ../../nbs/core/kinds.ipynb #kinds-amounts
 def _clearest_amount(y, decision, score):
     short = np.asarray(y, dtype=float) - decision
     found = {"nearest": np.abs(short).argmin(), "fell short": short.argmax(), "went beyond": short.argmin()}
-    return {what: int(place) for what, place in found.items() if what == "nearest" or (short[place] > 0) == (what == "fell short")}
+    return {what: int(place) for what, place in found.items()
+            if what == "nearest" or (short[place] > 0) == (what == "fell short")}
 
 REGRESSION = Kind(
-    "regression", "amount", float, decide=lambda score, threshold: np.asarray(score, dtype=float) + threshold, choose=margin,
+    "regression", "amount", float, choose=margin, metrics=AMOUNT_METRICS, clearest=_clearest_amount,
+    decide=lambda score, threshold: np.asarray(score, dtype=float) + threshold,
     ways=lambda before, rows, costs: {"the usual amount": np.full(rows, margin(before, np.zeros(len(before)), costs))},
-    counts=lambda y: {"amounts": int(np.isfinite(np.asarray(y, dtype=float)).sum())}, case=lambda y: np.ones(len(y), dtype=bool), clearest=_clearest_amount, metrics=AMOUNT_METRICS,
-    mistakes=("a unit too little", "a unit too much"), found="{target} is {happened} on average; {acted} are decided", axis="added to the estimate")
+    counts=lambda y: {"amounts": int(np.isfinite(np.asarray(y, dtype=float)).sum())},
+    case=lambda y: np.ones(len(y), dtype=bool), mistakes=("a unit too little", "a unit too much"),
+    found="{target} is {happened} on average; {acted} are decided", axis="added to the estimate")
 
 # %% ../../nbs/core/kinds.ipynb #kinds-unlike
 def _clearest_unlike(y, decision, score):
     score = np.asarray(score, dtype=float)
-    return _clearest_case(np.asarray(y, dtype=float), np.asarray(decision), score) or {"most unlike the others": int(score.argmax()), "most like the others": int(score.argmin())}
+    known = _clearest_case(np.asarray(y, dtype=float), np.asarray(decision), score)
+    return known or {"most unlike the others": int(score.argmax()), "most like the others": int(score.argmin())}
 
 ANOMALY = Kind(
-    "anomaly", "anomaly score", float, decide=BINARY.decide, choose=within_capacity,
-    ways=lambda before, rows, costs: {"never": np.zeros(rows), "as many at random": np.full(rows, costs.capacity)},  # a share of a look costs that share
-    counts=BINARY.counts, case=BINARY.case, clearest=_clearest_unlike, metrics=UNLIKE_METRICS,
-    mistakes=("a case that nobody looks at", "a look in vain"), found="{happened} of those known {target}; it looks at {acted}", axis="looks from this anomaly score on")
+    "anomaly", "anomaly score", float, choose=within_capacity, metrics=UNLIKE_METRICS, clearest=_clearest_unlike,
+    decide=BINARY.decide, counts=BINARY.counts, case=BINARY.case,
+    ways=lambda before, rows, costs: {  # a share of a look costs that share
+        "never": np.zeros(rows), "as many at random": np.full(rows, costs.capacity)},
+    mistakes=("a case that nobody looks at", "a look in vain"),
+    found="{happened} of those known {target}; it looks at {acted}", axis="looks from this anomaly score on")
 
 KINDS = {kind.name: kind for kind in (BINARY, REGRESSION, ANOMALY)}

@@ -91,8 +91,11 @@ def strand(upright: bool = False) -> str:  # SVG
         ends = on_loop(side, 0).turned(upright), on_loop(side, 1).turned(upright)
         bend = Place(ends[0].x * 0.55, top.y) if not upright else Place(top.x, ends[0].y * 0.55)
         back.append(f'<path class="in" d="M{top.x:.1f} {top.y:.1f}Q{bend.x:.1f} {bend.y:.1f} {ends[0].x:.1f} {ends[0].y:.1f}"/>')
-        paths += [f'<path class="strand {wheel}" d="M0 0L{p.x:.1f} {p.y:.1f}"/>' for p, (wheel, *_) in zip(ends, (runs[0], runs[-1]), strict=True)]
-        paths += [f'<path class="strand {wheel}" d="{arc(side, max(0, (a - 0.5) / last), min(1, (b + 0.5) / last), upright)}"/>' for wheel, a, b in runs]
+        paths += [f'<path class="strand {wheel}" d="M0 0L{p.x:.1f} {p.y:.1f}"/>'
+                  for p, (wheel, *_) in zip(ends, (runs[0], runs[-1]), strict=True)]
+        for wheel, a, b in runs:
+            bow = arc(side, max(0, (a - 0.5) / last), min(1, (b + 0.5) / last), upright)
+            paths.append(f'<path class="strand {wheel}" d="{bow}"/>')
     return "".join(back + paths)
 
 # %% ../../nbs/core/knot.ipynb #knot-flow
@@ -153,9 +156,10 @@ def node(
     says = escape(f"{s.number:02d} {s.name}, {WORDS.get(status, status)}: {state.get('words') or s.does}")
     anchor = "middle" if abs(p.dx) < 0.2 else "start" if p.dx > 0 else "end"
     mark = badge(status, p.x + r * (-0.74 if p.dx > 0.2 else 0.74), p.y - 0.74 * r)
+    at = f'x="{p.x + p.dx * (r + 12):.1f}" y="{p.y + p.dy * (r + 20) + 8:.1f}"'
     body = (f'<title>{says}</title><circle class="body" cx="{p.x:.1f}" cy="{p.y:.1f}" r="{r}"/>'
             f'<text class="number" x="{p.x:.1f}" y="{p.y + 8:.1f}">{s.number:02d}</text>'
-            f'<text class="name" text-anchor="{anchor}" x="{p.x + p.dx * (r + 12):.1f}" y="{p.y + p.dy * (r + 20) + 8:.1f}">{escape(s.name)}</text>'
+            f'<text class="name" text-anchor="{anchor}" {at}>{escape(s.name)}</text>'
             + (mark if status else ""))
     kind = f'class="stage {status or "waits"}" aria-label="{says}"'
     return f'<a href="{escape(state["href"])}" {kind}>{body}</a>' if state.get("href") else f'<g role="img" {kind}>{body}</g>'
@@ -180,13 +184,16 @@ def arrow(
     p, q = _past_crossing(a, p, q, b)
     first, last = toward(a, p, NODE + 4), toward(b, q, NODE + 14)
     line = f"M{first.x:.1f} {first.y:.1f}C{p.x:.1f} {p.y:.1f} {q.x:.1f} {q.y:.1f} {last.x:.1f} {last.y:.1f}"
-    turn, says = math.degrees(math.atan2(b.y - q.y, b.x - q.x)), escape(f"{stage(start).name} went back to {stage(end).name}: {reason}")
-    return (f'<g class="back" role="img" aria-label="{says}"><title>{says}</title><path class="reach" d="{line}"/><path class="line" d="{line}"/>'
-            f'<path class="head" transform="translate({last.x:.1f} {last.y:.1f}) rotate({turn:.1f})" d="M10 0L-8 -9L-4 0L-8 9Z"/></g>')
+    turn = math.degrees(math.atan2(b.y - q.y, b.x - q.x))
+    head = f'transform="translate({last.x:.1f} {last.y:.1f}) rotate({turn:.1f})" d="M10 0L-8 -9L-4 0L-8 9Z"'
+    says = escape(f"{stage(start).name} went back to {stage(end).name}: {reason}")
+    return (f'<g class="back" role="img" aria-label="{says}"><title>{says}</title><path class="reach" d="{line}"/>'
+            f'<path class="line" d="{line}"/><path class="head" {head}/></g>')
 
 def _past_crossing(a: Place, p: Place, q: Place, b: Place) -> tuple[Place, Place]:
     "The same curve, but not behind the stage at the crossing, where it would look as if it ended."
-    bezier = lambda t, one, two, three, four: (1 - t) ** 3 * one + 3 * t * (1 - t) * ((1 - t) * two + t * three) + t**3 * four
+    def bezier(t, one, two, three, four):
+        return (1 - t) ** 3 * one + 3 * t * (1 - t) * ((1 - t) * two + t * three) + t**3 * four
     points = [(bezier(i / 40, a.x, p.x, q.x, b.x), bezier(i / 40, a.y, p.y, q.y, b.y)) for i in range(41)]
     near = min(points, key=lambda point: math.hypot(*point))
     if math.hypot(*near) > CROSSING + 12 or 0 in (math.hypot(a.x, a.y), math.hypot(b.x, b.y)): return p, q
@@ -194,15 +201,19 @@ def _past_crossing(a: Place, p: Place, q: Place, b: Place) -> tuple[Place, Place
     push = math.copysign(72, near[0] * x + near[1] * y)  # to the side on which it passes already
     return Place(p.x + push * x, p.y + push * y), Place(q.x + push * x, q.y + push * y)
 
-def _middle(s: Stage) -> Place: return next(Place({"left": -D, "right": D}.get(part, 0), 0) for part, found in loops().items() if s in found)
+def _middle(s: Stage) -> Place:
+    part = next(part for part, found in loops().items() if s in found)
+    return Place({"left": -D, "right": D}.get(part, 0), 0)
 
 # %% ../../nbs/core/knot.ipynb #knot-palette
 PALETTE = {
     "light": dict(paper="#fbfcfd", edge="#dfe4ea", ink="#1c2733", soft="#566373", hollow="#ffffff", ring="#7b8897",
-                  data="#8ec5ee", ml="#c3a6e0", dev="#f0cd6b", ops="#8fd0b0", data_ink="#1a629b", ml_ink="#6b3fa0", dev_ink="#7a5a00", ops_ink="#1d7049",
+                  data="#8ec5ee", ml="#c3a6e0", dev="#f0cd6b", ops="#8fd0b0",
+                  data_ink="#1a629b", ml_ink="#6b3fa0", dev_ink="#7a5a00", ops_ink="#1d7049",
                   passed="#00656d", back="#b35900", failed="#a3123a"),
     "dark": dict(paper="#161b22", edge="#2c3540", ink="#e9eef4", soft="#a3afbd", hollow="#161b22", ring="#77859a",
-                 data="#2b6797", ml="#6a4897", dev="#84681a", ops="#2b7352", data_ink="#8cc8f5", ml_ink="#ccb0ee", dev_ink="#ecc965", ops_ink="#8ad9b3",
+                 data="#2b6797", ml="#6a4897", dev="#84681a", ops="#2b7352",
+                 data_ink="#8cc8f5", ml_ink="#ccb0ee", dev_ink="#ecc965", ops_ink="#8ad9b3",
                  passed="#2fa8b0", back="#f0913a", failed="#f2718f"),
 }
 
@@ -229,10 +240,13 @@ _RULES = """
 # %% ../../nbs/core/knot.ipynb #knot-style-f
 def style() -> str:  # CSS
     "The knot's style sheet: variables for light and dark, then the rules, all of them inside `.knot`."
-    light, dark = (";".join(f"--{name.replace('_', '-')}:{colour}" for name, colour in PALETTE[theme].items()) for theme in ("light", "dark"))
+    light, dark = (";".join(f"--{name.replace('_', '-')}:{colour}" for name, colour in PALETTE[theme].items())
+                   for theme in ("light", "dark"))
+    fonts = '"Segoe UI",Roboto,"Helvetica Neue","Liberation Sans",Arial,sans-serif'
     wheel = "".join(f".knot .{name}{{--strand:var(--{name});--word:var(--{name}-ink)}}" for name in WHEELS)
-    return (f'.knot{{{light};font-family:"Segoe UI",Roboto,"Helvetica Neue","Liberation Sans",Arial,sans-serif;max-width:100%;height:auto}}'
-            f"@media(prefers-color-scheme:dark){{.knot{{{dark}}}}}[data-theme=light] .knot{{{light}}}[data-theme=dark] .knot{{{dark}}}{wheel}{_RULES}")
+    return (f".knot{{{light};font-family:{fonts};max-width:100%;height:auto}}"
+            f"@media(prefers-color-scheme:dark){{.knot{{{dark}}}}}"
+            f"[data-theme=light] .knot{{{light}}}[data-theme=dark] .knot{{{dark}}}{wheel}{_RULES}")
 
 # %% ../../nbs/core/knot.ipynb #knot-legend
 def legend(
@@ -251,7 +265,7 @@ def legend(
 
 # %% ../../nbs/core/knot.ipynb #knot-draw
 def draw(
-    states: dict[str, dict],  # {stage: {"status": a key of WORDS, "words": what it left, "href": where its page is}}; what is missing has not run
+    states: dict[str, dict],  # {stage: {"status": a key of WORDS, "words": what it left, "href": its page}}, of those that ran
     edges: list[dict],        # ways back that were taken: {"from", "to", "reason"}, names of stages
     upright: bool = False,    # taller than wide, for narrow screens
 ) -> str:  # an `<svg>` element, for a file of its own or to stand in a page
@@ -264,7 +278,8 @@ def draw(
     arrows = "".join(arrow(a, b, "; ".join(why), upright) for (a, b), why in reasons.items())
     nodes = "".join(node(s, places(upright)[s.name], states.get(s.name, {})) for s in STAGES)
     signs = legend(height - top - (68 if upright else 32), upright) if ran else ""
-    return (f'<svg class="knot{" upright" if upright else ""}" xmlns="http://www.w3.org/2000/svg" viewBox="{-left} {-top} {width} {height}" role="group" '
+    return (f'<svg class="knot{" upright" if upright else ""}" xmlns="http://www.w3.org/2000/svg" '
+            f'viewBox="{-left} {-top} {width} {height}" role="group" '
             f'aria-label="The life cycle as two crossing loops of {len(STAGES)} stages"><style>{style()}</style>'
             f'<rect class="paper" x="{1 - left}" y="{1 - top}" width="{width - 2}" height="{height - 2}" rx="18"/>'
             f"{strand(upright)}{flow(upright)}{arrows}{wheels(upright)}{nodes}{signs}</svg>")

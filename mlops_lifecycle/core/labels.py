@@ -35,11 +35,13 @@ class Question:
     waits: Callable            # (table, as_of) -> True where a row waits for an answer
     annotators: int = 2        # people asked for each row
     rule: str = "majority"     # how a conflict is settled, one of RULES
-    worth: Callable | None = None  # rows that wait -> a number each: the larger, the sooner it is asked; None: as they came
+    worth: Callable | None = None  # rows that wait -> a number each: the larger, the sooner asked; None: as they came
 
     def __post_init__(self):
-        if self.rule not in RULES: raise ValueError(f'a conflict is settled by one of {", ".join(RULES)}, got "{self.rule}"')
-        if self.annotators < 1 or len(self.answers) < 2: raise ValueError("a question needs at least one person to ask and two answers to choose from")
+        if self.rule not in RULES:
+            raise ValueError(f'a conflict is settled by one of {", ".join(RULES)}, got "{self.rule}"')
+        if self.annotators < 1 or len(self.answers) < 2:
+            raise ValueError("a question needs at least one person to ask and two answers to choose from")
 
 # %% ../../nbs/core/labels.ipynb #labels-queue
 QUEUE = ("item", "asks", "answers", "content")
@@ -62,10 +64,12 @@ def queue(
 ) -> pd.DataFrame:        # item, asks, answers, content
     "The rows that wait for people."
     waiting = table[question.waits(table, as_of).fillna(False).astype(bool)].reset_index(drop=True)
-    if question.worth and len(waiting): waiting = waiting.iloc[np.argsort(-np.asarray(question.worth(waiting), dtype=float), kind="stable")].reset_index(drop=True)
+    if question.worth and len(waiting):
+        worth = np.asarray(question.worth(waiting), dtype=float)
+        waiting = waiting.iloc[np.argsort(-worth, kind="stable")].reset_index(drop=True)
     content = waiting.to_json(orient="records", lines=True, date_format="iso").splitlines() if len(waiting) else []
-    found = pd.DataFrame({"item": items(waiting, key), "asks": question.asks, "answers": json.dumps(list(question.answers)), "content": content})
-    return found[list(QUEUE)].astype("str")
+    return pd.DataFrame({"item": items(waiting, key), "asks": question.asks, "answers": json.dumps(list(question.answers)),
+                         "content": content}, columns=QUEUE).astype("str")
 
 # %% ../../nbs/core/labels.ipynb #labels-near
 def nearness(
@@ -108,8 +112,9 @@ class AnswerBook:
         for line in self.path.read_text().splitlines() if self.path.exists() else []:
             try: kept.append({name: json.loads(line)[name] for name in ANSWER})
             except (ValueError, KeyError, TypeError): continue  # torn by a crash, never confirmed
-        return pd.DataFrame(kept, columns=list(ANSWER)).astype({"table": "str", "item": "str", "label": "Int64", "annotator": "str"}).assign(
-            at=pd.to_datetime([k["at"] for k in kept], utc=True, format="ISO8601").as_unit("us"))
+        at = pd.to_datetime([answer["at"] for answer in kept], utc=True, format="ISO8601").as_unit("us")
+        types = {"table": "str", "item": "str", "label": "Int64", "annotator": "str"}
+        return pd.DataFrame(kept, columns=list(ANSWER)).astype(types).assign(at=at)
 
 # %% ../../nbs/core/labels.ipynb #labels-check
 class LabelError(ValueError):
@@ -123,11 +128,15 @@ def check_answers(
     "Raise `LabelError` for answers that cannot be taken."
     offered, wrong = dict(zip(waiting.item, waiting.answers)), []
     for a in answers:
-        if a["item"] not in offered: wrong.append(f"{a['item']} is not in the queue"); continue
-        if a["label"] not in json.loads(offered[a["item"]]): wrong.append(f'{a["item"]}: the answer must be one of {offered[a["item"]]}, got {a["label"]}')
-        if not str(a["annotator"]).strip(): wrong.append(f"{a['item']}: nobody gave the answer")
-        if pd.Timestamp(a["at"]) > now: wrong.append(f"{a['item']}: answered at {a['at']}, which is later than now")
-    if wrong: raise LabelError(f"{len(wrong)} answers cannot be taken: " + "; ".join(wrong[:5]) + ("; …" if len(wrong) > 5 else ""))
+        item = a["item"]
+        if item not in offered: wrong.append(f"{item} is not in the queue"); continue
+        if a["label"] not in json.loads(offered[item]):
+            wrong.append(f"{item}: the answer must be one of {offered[item]}, got {a['label']}")
+        if not str(a["annotator"]).strip(): wrong.append(f"{item}: nobody gave the answer")
+        if pd.Timestamp(a["at"]) > now: wrong.append(f"{item}: answered at {a['at']}, which is later than now")
+    if wrong:
+        more = "; …" if len(wrong) > 5 else ""
+        raise LabelError(f"{len(wrong)} answers cannot be taken: {'; '.join(wrong[:5])}{more}")
 
 # %% ../../nbs/core/labels.ipynb #labels-last
 def last_words(
@@ -186,7 +195,9 @@ def settle(
     for item, answers in said.groupby("item", sort=True):
         labels = answers["label"].astype(int).tolist()
         label = verdict(labels, question.rule) if len(labels) >= question.annotators else None
-        rows.append(dict(item=item, label=label, answers=len(labels), conflict=len(set(labels)) > 1, rule=question.rule, settled_at=answers["at"].max() if label is not None else pd.NaT))
+        settled_at = answers["at"].max() if label is not None else pd.NaT
+        rows.append(dict(item=item, label=label, answers=len(labels), conflict=len(set(labels)) > 1, rule=question.rule,
+                         settled_at=settled_at))
     found = pd.DataFrame(rows, columns=["item", "label", "answers", "conflict", "rule", "settled_at"])
     types = {"item": "str", "label": "Int64", "answers": "int64", "conflict": "bool", "rule": "str"}
     return found.astype(types).assign(settled_at=pd.to_datetime(found.settled_at, utc=True).astype("datetime64[us, UTC]"))
@@ -203,7 +214,9 @@ def put_labels(
     name = items(table, key) if len(done) else None
     if name is None: return table
     mine = table[question.column].isna() & name.isin(done.index)
-    return table.assign(**{question.column: table[question.column].mask(mine, name.map(done["label"])), "label_known_at": table.label_known_at.mask(mine, name.map(done["settled_at"]))})
+    label = table[question.column].mask(mine, name.map(done["label"]))
+    known_at = table.label_known_at.mask(mine, name.map(done["settled_at"]))
+    return table.assign(**{question.column: label, "label_known_at": known_at})
 
 # %% ../../nbs/core/labels.ipynb #labels-file
 def to_csv(
@@ -224,7 +237,8 @@ def from_csv(
 ) -> list[dict]:  # ANSWER; rows without an answer are left out
     "The answers in a table that was filled in; raises `LabelError` naming the line."
     rows = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
-    if rows and not {"item", "answer"} <= set(rows[0]): raise LabelError(f'the table must have the columns "item" and "answer", it has {", ".join(map(str, rows[0]))}')
+    if rows and not {"item", "answer"} <= set(rows[0]):
+        raise LabelError(f'the table must have the columns "item" and "answer", it has {", ".join(map(str, rows[0]))}')
     answers = []
     for line, row in enumerate(rows, 2):
         answer = (row["answer"] or "").strip()
@@ -233,13 +247,16 @@ def from_csv(
         except ValueError: raise LabelError(f'row {line}: the answer must be a whole number, got "{answer}"') from None
     return answers
 
-# %% ../../nbs/core/labels.ipynb #labels-form
+# %% ../../nbs/core/labels.ipynb #labels-form-row
 def as_table(
     content: dict,
 ) -> str:  # HTML
     "What is known of a row, a line each."
-    return "<table>" + "".join(f"<tr><th>{html.escape(str(n))}</th><td>{html.escape('' if v is None else str(v))}</td></tr>" for n, v in content.items()) + "</table>"
+    lines = (f"<tr><th>{html.escape(str(name))}</th><td>{html.escape('' if value is None else str(value))}</td></tr>"
+             for name, value in content.items())
+    return f"<table>{''.join(lines)}</table>"
 
+# %% ../../nbs/core/labels.ipynb #labels-form
 class LabelForm:
     "The rows that wait for one person, one after another, to be clicked through in JupyterLab."
     def __init__(self,
@@ -250,8 +267,10 @@ class LabelForm:
         annotators: int = 2,    # people asked for each row
     ):
         try: from ipywidgets import HTML, Button, HBox, VBox
-        except ImportError: raise ImportError('the form needs ipywidgets; install it with pip install "mlops_lifecycle[lab]"') from None
-        self.left, self.book, self.table, self.annotator = next_for(annotator, waiting, book.frame(), annotators), book, table, annotator
+        except ImportError:
+            raise ImportError('the form needs ipywidgets; install it with pip install "mlops_lifecycle[lab]"') from None
+        self.left = next_for(annotator, waiting, book.frame(), annotators)
+        self.book, self.table, self.annotator = book, table, annotator
         self.shown, self.buttons = HTML(), HBox()
         self.box, self._button = VBox([self.shown, self.buttons]), Button
         self.show()
@@ -272,7 +291,8 @@ class LabelForm:
         "Write an answer down and go on."
         row, now = self.left.iloc[0], pd.Timestamp.now(tz="UTC")
         if label is not None:
-            said = {"table": self.table, "item": row["item"], "label": label, "annotator": self.annotator, "at": now.isoformat()}
+            said = {"table": self.table, "item": row["item"], "label": label, "annotator": self.annotator,
+                    "at": now.isoformat()}
             check_answers([said], self.left, now); self.book.add([said])
         self.left = self.left.iloc[1:].reset_index(drop=True)
         self.show()

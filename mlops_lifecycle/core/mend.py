@@ -25,8 +25,9 @@ def blank(
 
 # %% ../../nbs/core/mend.ipynb #mend-units
 CONVERSIONS = {  # (from, to): multiply, then add
-    ("feet", "m"): (0.3048, 0.0), ("miles", "km"): (1.609344, 0.0), ("inches", "mm"): (25.4, 0.0), ("mph", "m/s"): (0.44704, 0.0),
-    ("°F", "°C"): (5 / 9, -160 / 9), ("minutes", "s"): (60.0, 0.0), ("h", "s"): (3600.0, 0.0), ("lb", "kg"): (0.45359237, 0.0), ("millibars", "hPa"): (1.0, 0.0),
+    ("feet", "m"): (0.3048, 0.0), ("miles", "km"): (1.609344, 0.0), ("inches", "mm"): (25.4, 0.0),
+    ("mph", "m/s"): (0.44704, 0.0), ("°F", "°C"): (5 / 9, -160 / 9), ("minutes", "s"): (60.0, 0.0),
+    ("h", "s"): (3600.0, 0.0), ("lb", "kg"): (0.45359237, 0.0), ("millibars", "hPa"): (1.0, 0.0),
 }
 
 def in_units(
@@ -38,7 +39,9 @@ def in_units(
     columns, values = dict(columns), {}
     for name, unit in wanted.items():
         pair = (columns[name].unit, unit)
-        if pair not in CONVERSIONS: raise ValueError(f'"{name}" cannot be turned from "{pair[0]}" into "{unit}"; known are {", ".join(f"{a} to {b}" for a, b in CONVERSIONS)}')
+        if pair not in CONVERSIONS:
+            known = ", ".join(f"{a} to {b}" for a, b in CONVERSIONS)
+            raise ValueError(f'"{name}" cannot be turned from "{pair[0]}" into "{unit}"; known are {known}')
         times, plus = CONVERSIONS[pair]
         values[name], columns[name] = table[name] * times + plus, replace(columns[name], type="number", unit=unit)
     return table.assign(**values), columns
@@ -53,10 +56,12 @@ def instants(
     found, doubt = pd.Series(pd.NaT, index=clock.index, dtype="datetime64[us, UTC]"), np.full(len(clock), "", object)
     for name, rows in zones.groupby(zones).indices.items():
         local = clock.iloc[rows]
-        first, second = (local.dt.tz_localize(name, ambiguous=np.full(len(local), summer), nonexistent="NaT") for summer in (True, False))
+        first, second = (local.dt.tz_localize(name, ambiguous=np.full(len(local), summer), nonexistent="NaT")
+                         for summer in (True, False))
         once = (first == second).to_numpy()
         found.iloc[rows] = first.where(once).dt.tz_convert("UTC")
-        doubt[rows] = np.where(once | local.isna(), "", np.where(first.isna(), f"the clocks of {name} never showed it", f"the clocks of {name} showed it twice"))
+        never, twice = f"the clocks of {name} never showed it", f"the clocks of {name} showed it twice"
+        doubt[rows] = np.where(once | local.isna(), "", np.where(first.isna(), never, twice))
     return found, doubt
 
 # %% ../../nbs/core/mend.ipynb #mend-clocks
@@ -80,7 +85,9 @@ def clocks(
             wrong[(doubt != "") & (wrong == "")] = [f'"{name}": {d}' for d in doubt[(doubt != "") & (wrong == "")]]
             continue
         zones = pd.Series(zone, index=table.index) if isinstance(zone, str) else zone
-        shown = pd.concat([table[clock.instant].loc[rows].dt.tz_convert(z).dt.tz_localize(None) for z, rows in zones.groupby(zones).groups.items()] or [table[name]])
+        parts = [table[clock.instant].loc[rows].dt.tz_convert(z).dt.tz_localize(None)
+                 for z, rows in zones.groupby(zones).groups.items()]
+        shown = pd.concat(parts or [table[name]])
         differs = (shown.reindex(table.index) != table[name]) & table[name].notna() & table[clock.instant].notna()
         wrong[differs.to_numpy() & (wrong == "")] = f'"{name}" is not what the clock of {clock.zone} showed at "{clock.instant}"'
     return table, wrong
@@ -94,7 +101,8 @@ class Fill:
     within: str = ""             # pandas duration: how old that may be
 
     def __post_init__(self):
-        if (self.value is None) == (not self.within): raise ValueError("a gap is filled by a value or by the last one within a time: give one of the two")
+        if (self.value is None) == (not self.within):
+            raise ValueError("a gap is filled by a value or by the last one within a time: give one of the two")
 
 def fill(
     table: pd.DataFrame,
@@ -114,10 +122,15 @@ def fill(
         table[f"{name}_filled"] = (gap & table[name].notna()).to_numpy(bool)
     return table
 
+# %% ../../nbs/core/mend.ipynb #mend-fill-marks-code
 def filled_columns(
     columns: Mapping[str, Column],
     fills: Mapping[str, Fill],
 ) -> dict[str, Column]:
     "What the marks mean, for the catalog."
-    how = lambda f: f"the last one within {f.within}" + (f" with the same {', '.join(f.by)}" if f.by else "") if f.within else f"{f.value}"
-    return {f"{n}_filled": Column("boolean", f'whether "{n}" was missing and is {how(f)}', source="computed", personal=False) for n, f in fills.items() if n in columns}
+    def how(rule):
+        if not rule.within: return f"{rule.value}"
+        return f"the last one within {rule.within}" + (f" with the same {', '.join(rule.by)}" if rule.by else "")
+    means = lambda name, rule: f'whether "{name}" was missing and is {how(rule)}'
+    return {f"{name}_filled": Column("boolean", means(name, rule), source="computed", personal=False)
+            for name, rule in fills.items() if name in columns}

@@ -35,9 +35,11 @@ def guard(
     real: set[str],        # values that came for people
 ) -> None:
     "Pass silently, or raise `GoBack` naming the columns that hold personal values in the clear; the values are not named."
-    found = {f"{n}.{c}": many for n, t in tables.items() for c in t if (many := in_the_clear(t[c], catalog[n][c]["personal"] != "no", real))}
+    found = {f"{name}.{column}": many for name, table in tables.items() for column in table
+             if (many := in_the_clear(table[column], catalog[name][column]["personal"] != "no", real))}
     if found:
-        raise GoBack("collect", f"personal values stand in the clear in {', '.join(found)}, in no column may they; declare the column personal, or leave it out",
+        raise GoBack("collect", f"personal values stand in the clear in {', '.join(found)}, in no column may they; "
+                                "declare the column personal, or leave it out",
                      {name: {"figure": many, "limit": 0} for name, many in found.items()})
 
 # %% ../../nbs/core/privacy.ipynb #privacy-k
@@ -68,12 +70,15 @@ def publish(
     personal: Iterable[str],   # columns that lead to a person
 ) -> pd.DataFrame:             # the columns that may be shown, in the order of the settings
     "What readers may see of these rows; raises `GoBack` to curate when it would single somebody out."
-    if wrong := sorted({*personal} & {*privacy.shown}): raise ValueError(f"[privacy] shown names {wrong}, which lead to a person")
-    if missing := [c for c in privacy.shown if c not in rows]: raise ValueError(f"[privacy] shown names {missing}; the rows have {list(rows)}")
+    wrong = sorted({*personal} & {*privacy.shown})
+    if wrong: raise ValueError(f"[privacy] shown names {wrong}, which lead to a person")
+    missing = [c for c in privacy.shown if c not in rows]
+    if missing: raise ValueError(f"[privacy] shown names {missing}; the rows have {list(rows)}")
     shown = rows[list(privacy.shown)].reset_index(drop=True)
     k, known = anonymity(shown, privacy.quasi_identifiers), [c for c in privacy.quasi_identifiers if c in shown]
     if known and len(shown) and k < privacy.k:
-        raise GoBack("curate", f"what would be shown is {k}-anonymous by {', '.join(known)}, at least {privacy.k} is wanted; make these columns coarser, or show fewer",
+        raise GoBack("curate", f"what would be shown is {k}-anonymous by {', '.join(known)}, at least {privacy.k} is wanted; "
+                               "make these columns coarser, or show fewer",
                      {"k": {"figure": k, "limit": privacy.k}})
     return shown
 

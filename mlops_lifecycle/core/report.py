@@ -140,15 +140,18 @@ def page_of(
     lead: str = "",       # HTML that follows the title
 ) -> dict:  # a notebook
     "A notebook as readers see it; what the cells tagged `first` show stands before all else."
-    tagged = [cell for cell in notebook["cells"] if "first" in cell["metadata"].get("tags", []) and outputs(cell)]
-    first = [cell | {"source": "# shown first", "outputs": outputs(cell), "metadata": {"tags": ["remove-input"]}} for cell in tagged]
-    cells = [new for cell in notebook["cells"] for new in as_read(cell | {"outputs": [o for o in cell["outputs"] if "ename" in o]} if cell in tagged else cell, page, known)]
+    def shown_first(cell): return "first" in cell["metadata"].get("tags", []) and bool(outputs(cell))
+    first = [cell | {"source": "# shown first", "outputs": outputs(cell), "metadata": {"tags": ["remove-input"]}}
+             for cell in notebook["cells"] if shown_first(cell)]
+    rest_of = lambda cell: cell | {"outputs": [o for o in cell["outputs"] if "ename" in o]} if shown_first(cell) else cell
+    cells = [new for cell in notebook["cells"] for new in as_read(rest_of(cell), page, known)]
     top = next((c for c in cells if c["cell_type"] == "markdown" and c["source"].startswith("# ")), None)
     title, _, rest = (top["source"] if top else f"# {page.split('_')[-1].capitalize()}").removeprefix("# ").partition("\n")
     small = f'<p class="chosen">{" · ".join(_ways_in(cells, values(notebook["cells"])))}</p>'
     head = [_markdown(f"# {number} {title}".replace("#  ", "# ") + f"\n{rest}"), *([_markdown(lead + small)] if lead else [])]
     cells = [c | {"id": f"cell-{i}"} for i, c in enumerate(head[:1] + first + head[1:] + [c for c in cells if c is not top])]
-    return {"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 def _ways_in(cells: list[dict], chosen: dict) -> list[str]:
     "The small line under a stage's verdict: parameters, and where to jump."
@@ -170,10 +173,12 @@ def standings(
     runs: list[dict],  # of `history`
 ) -> dict[str, dict]:  # {stage: its record}
     "How each stage stands; one that never ran is missing."
-    tried = list(workspace.published()["passed"].values()) + [s for run in runs for s in run["stages"] if s["status"] != "skipped"]
+    tried = list(workspace.published()["passed"].values())
+    tried += [s for run in runs for s in run["stages"] if s["status"] != "skipped"]
     found = {s["stage"]: s for s in sorted(tried, key=lambda s: s["started"])}
     for s in runs[-1]["stages"] if runs else []:
-        if s["status"] == "skipped" and found.get(s["stage"], s)["status"] == "passed": found[s["stage"]] = found.get(s["stage"], s) | {"status": "skipped"}
+        before = found.get(s["stage"], s)
+        if s["status"] == "skipped" and before["status"] == "passed": found[s["stage"]] = before | {"status": "skipped"}
     return found
 
 # %% ../../nbs/core/report.ipynb #rep-edges
@@ -197,7 +202,8 @@ def figure(value) -> str:  # plain text
 # %% ../../nbs/core/report.ipynb #rep-mark
 def mark(status: str) -> str:  # HTML
     "Mark and word of a verdict, for tables and text."
-    sign = f'<svg class="knot" viewBox="-15 -15 30 30" width="20" height="20" aria-hidden="true"><g class="stage {status or "waits"}">{badge(status)}</g></svg>'
+    sign = ('<svg class="knot" viewBox="-15 -15 30 30" width="20" height="20" aria-hidden="true">'
+            f'<g class="stage {status or "waits"}">{badge(status)}</g></svg>')
     return f'<span class="verdict">{sign} {WORDS[status]}</span>'
 
 def link(s: Stage) -> str:  # HTML
@@ -211,19 +217,28 @@ def lead(
 ) -> str:  # HTML, in one line
     "What became of a stage."
     if record is None:
-        return f'<div class="became">{mark("")}<p>It would leave {escape(", ".join(s.leaves))}. Run it with <code>mlops run {s.name}</code>.</p></div>'
-    status, figures = record["status"], {name: text for name, value in record["verdict"].items() if (text := figure(value))}
-    rows = "".join(f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}</dd></div>" for name, text in figures.items())
+        return (f'<div class="became">{mark("")}<p>It would leave {escape(", ".join(s.leaves))}. '
+                f"Run it with <code>mlops run {s.name}</code>.</p></div>")
+    status = record["status"]
+    figures = {name: text for name, value in record["verdict"].items() if (text := figure(value))}
+    rows = "".join(f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}</dd></div>"
+                   for name, text in figures.items())
     went = "".join(f"<p>Back to {link(stage(e['to']))}.</p>" for e in record.get("edges", []))
-    return (f'<div class="became {status}">{mark(status)}<p>{escape(record["words"])}</p>{went}{f"<dl>{rows}</dl>" if rows else ""}'
+    listed = f"<dl>{rows}</dl>" if rows else ""
+    return (f'<div class="became {status}">{mark(status)}<p>{escape(record["words"])}</p>{went}{listed}'
             f"<details><summary>Where this comes from</summary>{origin(record)}</details></div>")
 
 def origin(record: dict) -> str:  # HTML
     "Run, clock, settings and versions of a record, as a table."
-    versions = lambda names: ", ".join(f"{name} ({version})" if version is not None else f"{name} (none)" for name, version in names.items())
-    rows = {"run": record["run"], "started": record["started"][:19].replace("T", " ") + " UTC", "seconds": f"{record['seconds']:.1f}",
-            "now, for the run": record.get("as_of", ""), "settings": record.get("settings", ""), "read": versions(record["inputs"]), "left": versions(record["outputs"])}
-    return '<table class="origin">' + "".join(f"<tr><th>{name}</th><td>{escape(str(text))}</td></tr>" for name, text in rows.items() if text) + "</table>"
+    versions = lambda names: ", ".join(
+        f"{name} (none)" if version is None else f"{name} ({version})" for name, version in names.items())
+    rows = {
+        "run": record["run"], "started": record["started"][:19].replace("T", " ") + " UTC", "seconds": f"{record['seconds']:.1f}",
+        "now, for the run": record.get("as_of", ""), "settings": record.get("settings", ""),
+        "read": versions(record["inputs"]), "left": versions(record["outputs"]),
+    }
+    lines = "".join(f"<tr><th>{name}</th><td>{escape(str(text))}</td></tr>" for name, text in rows.items() if text)
+    return f'<table class="origin">{lines}</table>'
 
 # %% ../../nbs/core/report.ipynb #rep-opening
 def opening(
@@ -231,13 +246,16 @@ def opening(
 ) -> str:  # HTML
     "How the newest run ended, in a line or two."
     if run is None: return '<p class="run">Nothing was run yet. <code>mlops run</code> fills this map.</p>'
-    took = f"{run['seconds'] // 60:.0f} min {run['seconds'] % 60:.0f} s" if run["seconds"] >= 60 else f"{run['seconds']:.0f} s"
+    seconds = run["seconds"]
+    took = f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
     when = datetime.fromisoformat(run["started"])
     stopped = "".join(f" It stopped at {link(stage(s['stage']))}: {escape(s['words'])}"
                       for s in run["stages"] if s["status"] == run["status"] != "passed")
     if run["status"] != "passed" and not stopped: stopped = " It was broken off."
-    counts = ", ".join(f"{n} {word}" for status, word in WORDS.items() if (n := sum(s["status"] == status for s in run["stages"])))
-    return f'<p class="run">{mark(run["status"])}: <strong>run {escape(run["run"])}</strong>, {when.day} {when:%B %Y, %H:%M} UTC, {took}; {counts}.{stopped}</p>'
+    many = {status: sum(s["status"] == status for s in run["stages"]) for status in WORDS}
+    counts = ", ".join(f"{many[status]} {word}" for status, word in WORDS.items() if many[status])
+    return (f'<p class="run">{mark(run["status"])}: <strong>run {escape(run["run"])}</strong>, '
+            f"{when.day} {when:%B %Y, %H:%M} UTC, {took}; {counts}.{stopped}</p>")
 
 # %% ../../nbs/core/report.ipynb #rep-table
 def table(standing: dict[str, dict]) -> str:  # HTML
@@ -263,13 +281,18 @@ def landing(
     runs = history(workspace); standing = standings(workspace, runs); edges = ways_back(runs, standing)
     states = {name: {"status": s["status"], "words": s["words"]} for name, s in standing.items()}
     states = {s.name: states.get(s.name, {}) | {"href": f"{s.notebook}.html"} for s in STAGES}
-    maps = "".join(f'<div class="map {shape}">{draw(states, edges, upright)}</div>'.replace("\n", "") for shape, upright in (("wide", False), ("tall", True)))
+    maps = "".join(f'<div class="map {shape}">{draw(states, edges, upright)}</div>'.replace("\n", "")
+                   for shape, upright in (("wide", False), ("tall", True)))
     goal = workspace.load("plan").get("objective", "") if "plan" in workspace.published()["names"] else ""
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in outcome(workspace))
     went = "".join(f"<li>{link(stage(e['from']))} → {link(stage(e['to']))}: {escape(e['reason'])}</li>" for e in edges)
-    parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", f"# {title}", f"<p>{escape(goal)}</p>" * bool(goal), opening(runs[-1] if runs else None), maps,
-             f"## In plain words\n\n<ul>{said}</ul>" * bool(said), f"## Ways back taken\n\n<ul>{went}</ul>" * bool(went),
-             f"## The stages\n\n{table(standing)}", EARLIER, *(_sidebar(names, heading) for heading, names in pages.items() if names)]
+    parts = [
+        "---\nhtml_theme.sidebar_secondary.remove: true\n---", f"# {title}",
+        f"<p>{escape(goal)}</p>" * bool(goal), opening(runs[-1] if runs else None), maps,
+        f"## In plain words\n\n<ul>{said}</ul>" * bool(said), f"## Ways back taken\n\n<ul>{went}</ul>" * bool(went),
+        f"## The stages\n\n{table(standing)}", EARLIER,
+        *(_sidebar(names, heading) for heading, names in pages.items() if names),
+    ]
     return "\n\n".join(parts) + "\n"
 
 def _sidebar(pages: list[str], heading: str = "") -> str:
@@ -278,7 +301,8 @@ def _sidebar(pages: list[str], heading: str = "") -> str:
 EARLIER = '<div id="earlier"></div>'  # where the front page lists the runs before
 
 # %% ../../nbs/core/report.ipynb #rep-catalog
-ABOVE = ("owner", "uses", "source", "fresh", "newest", "versions")  # what is said of a table, and of a column that is an exception
+# Said of a table, and of a column that is an exception.
+ABOVE = ("owner", "uses", "source", "fresh", "newest", "versions")
 
 def catalog_page(
     catalog: dict[str, dict[str, dict]],  # {table: {column: {meaning, type, unit, personal, source, …}}}
@@ -286,14 +310,19 @@ def catalog_page(
     "One table for each table of the catalogue, and a field to search in."
     many = sum(len(columns) for columns in catalog.values())
     parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", "# Catalogue",
-             '<p>Every table behind bronze, column by column. For programs the same stands in <a href="_static/catalog.json">catalog.json</a>.</p>', SEARCH.replace("MANY", str(many))]
+             '<p>Every table behind bronze, column by column. '
+             'For programs the same stands in <a href="_static/catalog.json">catalog.json</a>.</p>',
+             SEARCH.replace("MANY", str(many))]
     for name, columns in catalog.items():
-        usual = {key: max(map(str, said), key=list(map(str, said)).count) for key in ABOVE if (said := [says[key] for says in columns.values() if says.get(key)])}
-        common = {key: next(says[key] for says in columns.values() if str(says.get(key)) == value) for key, value in usual.items()}
-        keys = [k for k in dict.fromkeys(["meaning", *(key for says in columns.values() for key in says)]) if k not in ABOVE or any(says.get(k) and says[k] != common[k] for says in columns.values())]
+        said = {key: [says[key] for says in columns.values() if says.get(key)] for key in ABOVE}
+        common = {key: max(values, key=values.count) for key, values in said.items() if values}  # what most columns say
+        own = {key for says in columns.values() for key, value in says.items() if value and value != common.get(key)}
+        told = dict.fromkeys(["meaning", *(key for says in columns.values() for key in says)])
+        keys = [key for key in told if key not in ABOVE or key in own]
         said = " · ".join(f"{key}: {_cell(value)}" for key, value in common.items() if _cell(value))
         lines = [["column", *keys], ["---"] * (len(keys) + 1),
-                 *([f"`{column}`", *("" if k in common and says.get(k) == common[k] else _cell(says.get(k)) for k in keys)] for column, says in columns.items())]
+                 *([f"`{column}`", *("" if says.get(key) == common.get(key) else _cell(says.get(key)) for key in keys)]
+                   for column, says in columns.items())]
         parts += [f"## {name}", said, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -306,7 +335,8 @@ def _cell(value) -> str:
 
 # %% ../../nbs/core/report.ipynb #rep-catalog-search
 SEARCH = """<p class="narrow"><label for="narrow">Search in the catalogue</label>
-<input type="search" id="narrow" placeholder="a word, a unit, an owner …" autocomplete="off"> <output id="narrowed">MANY columns</output></p>
+<input type="search" id="narrow" placeholder="a word, a unit, an owner …" autocomplete="off">
+<output id="narrowed">MANY columns</output></p>
 <script>
 document.addEventListener("DOMContentLoaded", () => {
   const field = document.getElementById("narrow"), told = document.getElementById("narrowed");
@@ -314,8 +344,12 @@ document.addEventListener("DOMContentLoaded", () => {
   const narrow = () => {
     const words = field.value.toLowerCase().split(/\\s+/).filter(Boolean); let many = 0;
     for (const s of tables) {
-      const title = [...s.children].filter(c => !c.querySelector("table") && c.tagName != "TABLE").map(c => c.textContent).join(" ").toLowerCase(); let here = 0;
-      for (const row of s.querySelectorAll("tbody tr")) { const text = title + " " + row.textContent.toLowerCase(); row.hidden = !words.every(w => text.includes(w)); here += !row.hidden; }
+      const above = [...s.children].filter(c => !c.querySelector("table") && c.tagName != "TABLE");
+      const title = above.map(c => c.textContent).join(" ").toLowerCase(); let here = 0;
+      for (const row of s.querySelectorAll("tbody tr")) {
+        const text = title + " " + row.textContent.toLowerCase();
+        row.hidden = !words.every(w => text.includes(w)); here += !row.hidden;
+      }
       s.hidden = !here; many += here;
     }
     told.textContent = many + (many == 1 ? " column" : " columns");
@@ -349,7 +383,8 @@ def how_page(
         top = next(("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"), "")
         title, says = (re.search(pattern, top, re.M) for pattern in (r"^# (.+)", r"^> (.+)"))
         lines.append(f"- [{title[1] if title else page}]({page}.ipynb)" + (f": {says[1]}" if says else ""))
-    return "\n\n".join(["# How it works", "The machinery under the stages, a notebook for each part.", "\n".join(lines), _sidebar(list(notebooks))]) + "\n"
+    parts = ["# How it works", "The machinery under the stages, a notebook for each part.", "\n".join(lines)]
+    return "\n\n".join([*parts, _sidebar(list(notebooks))]) + "\n"
 
 # %% ../../nbs/core/report.ipynb #rep-write
 def write_sources(
@@ -383,13 +418,17 @@ def configuration(
     name: str,   # short, above the sidebar
 ) -> str:  # Python
     "Sphinx's conf.py."
-    options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1, "show_toc_level": 2}
+    options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False,
+               "show_navbar_depth": 1, "show_toc_level": 2}
     settings = {
         "project": title, "html_title": name, "author": "", "language": "en", "html_context": {"default_mode": "auto"},
-        "extensions": ["myst_nb"], "nb_execution_mode": "off", "nb_merge_streams": True, "nb_render_markdown_format": "myst", "nb_ipywidgets_js": {},
-        "myst_heading_anchors": 4, "suppress_warnings": ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type", "misc.highlighting_failure"],
-        "html_theme": "sphinx_book_theme", "html_theme_options": options, "html_static_path": ["_static"], "html_css_files": ["report.css"], "html_copy_source": False,
-        "html_show_sourcelink": False, "html_show_search_summary": False, "html_show_copyright": False, "html_show_sphinx": False, "html_use_index": False,
+        "extensions": ["myst_nb"], "nb_execution_mode": "off", "nb_merge_streams": True,
+        "nb_render_markdown_format": "myst", "nb_ipywidgets_js": {}, "myst_heading_anchors": 4,
+        "suppress_warnings": ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type", "misc.highlighting_failure"],
+        "html_theme": "sphinx_book_theme", "html_theme_options": options,
+        "html_static_path": ["_static"], "html_css_files": ["report.css"],
+        "html_copy_source": False, "html_show_sourcelink": False, "html_show_search_summary": False,
+        "html_show_copyright": False, "html_show_sphinx": False, "html_use_index": False,
     }
     return "".join(f"{name} = {value!r}\n" for name, value in settings.items())
 
@@ -399,32 +438,43 @@ html{--pst-font-size-h1:2.1rem;--pst-font-size-h2:1.6rem;--pst-font-size-h3:1.25
 .map.tall{display:none}.map{margin:1rem 0 1.5rem}.map svg{display:block;width:100%}
 @media(max-width:700px){.map.wide{display:none}.map.tall{display:block;max-width:26rem;margin:1rem auto}}
 .verdict{white-space:nowrap;font-weight:600}.verdict svg{vertical-align:-4px;overflow:visible}
-.became{border:1px solid var(--pst-color-border);border-left:6px solid #7b8897;border-radius:4px;padding:.7rem 1rem;margin:0 0 1rem;font-size:inherit}
-.became.passed,.became.skipped{border-left-color:#00727a}.became.went_back{border-left-color:#b35900}.became.failed{border-left-color:#c2185b}
-.became p{margin:.3rem 0}.became dl{display:flex;flex-wrap:wrap;gap:.4rem 1.6rem;margin:.6rem 0}.became dl div{min-width:0}
-.became dt{font-size:.8em;font-weight:400;color:var(--pst-color-text-muted)}.became dd{margin:0;font-variant-numeric:tabular-nums;font-weight:600}
+.became{border:1px solid var(--pst-color-border);border-left:6px solid #7b8897;border-radius:4px;
+padding:.7rem 1rem;margin:0 0 1rem;font-size:inherit}.became.passed,.became.skipped{border-left-color:#00727a}
+.became.went_back{border-left-color:#b35900}.became.failed{border-left-color:#c2185b}.became p{margin:.3rem 0}
+.became dl{display:flex;flex-wrap:wrap;gap:.4rem 1.6rem;margin:.6rem 0}.became dl div{min-width:0}
+.became dt{font-size:.8em;font-weight:400;color:var(--pst-color-text-muted)}
+.became dd{margin:0;font-variant-numeric:tabular-nums;font-weight:600}
 .became details{font-size:.85em;color:var(--pst-color-text-muted)}.became summary{cursor:pointer}
-.origin{width:100%;border-collapse:collapse;margin:.4rem 0}
+.origin{width:100%;border-collapse:collapse;margin:.4rem 0}.origin td{overflow-wrap:anywhere;padding:.1rem 0}
 .origin th{white-space:nowrap;text-align:left;vertical-align:top;font-weight:400;padding:.1rem 1rem .1rem 0}
-.origin td{overflow-wrap:anywhere;padding:.1rem 0}
 .chosen{font-size:.85em;color:var(--pst-color-text-muted)}
 .stopped{border-left:6px solid #c2185b;padding:.3rem 1rem;font-weight:600;scroll-margin-top:5rem}
 .scroll{overflow-x:auto;margin:1rem 0}.scroll table{width:100%;border-collapse:collapse}
 .scroll th,.scroll td{padding:.35rem .8rem .35rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--pst-color-border)}
-.scroll .number{text-align:right;font-variant-numeric:tabular-nums}.stages td:first-child{white-space:nowrap}.narrow{display:flex;flex-wrap:wrap;gap:.6rem;align-items:baseline;margin:1rem 0}
-.narrow input{flex:1 1 14rem;max-width:28rem;padding:.35rem .6rem;border:1px solid var(--pst-color-border);border-radius:4px;background:var(--pst-color-background);color:inherit}
+.scroll .number{text-align:right;font-variant-numeric:tabular-nums}.stages td:first-child{white-space:nowrap}
+.narrow{display:flex;flex-wrap:wrap;gap:.6rem;align-items:baseline;margin:1rem 0}.narrow input{flex:1 1 14rem;
+max-width:28rem;padding:.35rem .6rem;border:1px solid var(--pst-color-border);border-radius:4px;
+background:var(--pst-color-background);color:inherit}
 .narrow output{color:var(--pst-color-text-muted);font-variant-numeric:tabular-nums}
-.stages .words{min-width:16rem}section:has(>.narrow) table{width:100%}section:has(>.narrow) td:nth-child(2){min-width:14rem;width:45%}section:has(>.narrow) td:nth-child(4){min-width:8rem}
+.stages .words{min-width:16rem}section:has(>.narrow) table{width:100%}
+section:has(>.narrow) td:nth-child(2){min-width:14rem;width:45%}section:has(>.narrow) td:nth-child(4){min-width:8rem}
 div.cell_output .output,div.cell_output .text_html{overflow-x:auto}div.cell_output table{width:auto;margin-left:0}
-div.cell_output td{padding:.1rem .6rem}
+div.cell_output :is(th,td){padding:.3rem .55rem}
 div.cell_output table.dataframe :is(td,th){white-space:nowrap;text-align:right;padding:.2rem .6rem;font-variant-numeric:tabular-nums}
-html[data-theme=dark] .bd-content div.cell_output .text_html:has(>div[style*=border-left-width]){background:transparent;color:inherit;padding:0}
+html[data-theme=dark] .bd-content div.cell_output .text_html:has(>div[style*=border-left-width]){
+background:transparent;color:inherit;padding:0}
 .bd-article details.hide summary p{font-weight:400;font-size:.9em}
-@media(max-width:700px){.stages thead,.stages .number{display:none}.stages td{border:0}.stages .words{grid-column:1/3;padding-top:0;min-width:0}
+@media(max-width:700px){.stages thead,.stages .number{display:none}.stages td{border:0}
+.stages .words{grid-column:1/3;padding-top:0;min-width:0}
 .stages tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid var(--pst-color-border)}}
-.bd-content:has(.map) .bd-article-container{max-width:64rem}.bd-content:has(.narrow) .bd-article-container{max-width:76rem}
+html{--pst-sidebar-secondary:14rem}.bd-main .bd-content .bd-article-container{max-width:66rem}
+@media(min-width:992px){.bd-sidebar-primary{flex:0 0 15rem}.bd-sidebar-primary.pst-sidebar-hidden{margin-left:-15rem}}
+@media(min-width:1200px){.bd-content:has(.bd-sidebar-secondary) .bd-article-container{
+max-width:min(66rem,calc(100% - var(--pst-sidebar-secondary)))}}
+.bd-main .bd-content:has(.narrow) .bd-article-container{max-width:76rem}.bd-article>section :is(p,ul,ol){max-width:46rem}
 section:has(>.narrow) td:first-child code{white-space:nowrap}.bd-article section:has(>.narrow) :is(td,th) p{overflow-wrap:normal}
-.bd-article pre{overflow-x:auto}div.cell_input pre{font-size:.8em}.bd-article :is(a,code,p,li,dd){overflow-wrap:anywhere}
+div.highlight pre{font-size:.78rem;line-height:1.45;white-space:pre-wrap}div.cell_output table{font-size:.85rem}
+.bd-article :is(a,code,p,li,dd){overflow-wrap:anywhere}
 """
 
 # %% ../../nbs/core/report.ipynb #rep-sphinx
@@ -445,9 +495,12 @@ def outside_loads(site: Path) -> list[str]:  # "page: address"
     outside, found = r"""["'(\s=]((?:https?:)?//[^\s"')>]+)""", []
     for path in sorted(p for p in site.rglob("*") if p.suffix in (".html", ".css")):
         text = path.read_text(errors="replace")
-        css = text if path.suffix == ".css" else " ".join(re.findall(r"<style.*?</style>", text, re.S) + re.findall(r' style="[^"]*"', text))
-        loads = re.findall(r"<(?:script|link|img|iframe|source|embed|object)\b[^>]*>", text) + re.findall(r"(?:@import|url\()[^;)]*[;)]", css)
-        found += [f"{path.relative_to(site)}: {address}" for load in loads for address in re.findall(outside, load) if 'rel="canonical"' not in load]
+        inline = re.findall(r"<style.*?</style>", text, re.S) + re.findall(r' style="[^"]*"', text)
+        css = text if path.suffix == ".css" else " ".join(inline)
+        loads = re.findall(r"<(?:script|link|img|iframe|source|embed|object)\b[^>]*>", text)
+        loads += re.findall(r"(?:@import|url\()[^;)]*[;)]", css)
+        loads = [load for load in loads if 'rel="canonical"' not in load]
+        found += [f"{path.relative_to(site)}: {address}" for load in loads for address in re.findall(outside, load)]
     return found
 
 # %% ../../nbs/core/report.ipynb #rep-front

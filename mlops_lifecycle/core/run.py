@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['modules_used', 'code_digest', 'new_run', 'write_run', 'StageRun', 'read', 'tables', 'load', 'file', 'log', 'answers',
-           'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'between', 'head', 'heads', 'record',
-           'alone']
+           'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'reader', 'between', 'head', 'heads',
+           'record', 'alone']
 
 # %% ../../nbs/core/run.ipynb #5cf784fa
 import ast
@@ -39,14 +39,16 @@ def modules_used(
         try: tree = ast.parse(code)
         except SyntaxError: continue  # code that Python cannot read imports nothing; executing it will say so
         for node in ast.walk(tree):
-            if isinstance(node, ast.Import): stems = [package.parent.joinpath(*a.name.split(".")) for a in node.names]
+            if isinstance(node, ast.Import):
+                stems = [package.parent.joinpath(*alias.name.split(".")) for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 base = [folder, *folder.parents][node.level - 1] if node.level else package.parent
                 stem = base.joinpath(*(node.module or "").split("."))
-                stems = [stem, *(stem / a.name for a in node.names)]
+                stems = [stem, *(stem / alias.name for alias in node.names)]
             else: continue
             for path in (stem.with_suffix(".py") for stem in stems):
-                if package in path.parents and path.is_file() and path not in found: found.add(path); todo.append((path.read_text(), path.parent))
+                if package in path.parents and path.is_file() and path not in found:
+                    found.add(path); todo.append((path.read_text(), path.parent))
     return found
 
 # %% ../../nbs/core/run.ipynb #1efd9fa8
@@ -136,7 +138,8 @@ StageRun.read, StageRun.tables, StageRun.load, StageRun.file = read, tables, loa
 # %% ../../nbs/core/run.ipynb #91d6bd7e
 def _note(self: StageRun, name: str) -> None:
     if not covers(self.stage.reads + self.stage.leaves, name):
-        raise ValueError(f'{self.stage.name} reads "{name}", which the stage table does not declare; it declares {", ".join(self.stage.reads)}')
+        raise ValueError(f'{self.stage.name} reads "{name}", which the stage table does not declare; '
+                         f"it declares {', '.join(self.stage.reads)}")
     if name not in self.outputs: self.inputs[name] = self.workspace.version(name)
 
 def log(self: StageRun) -> Path:
@@ -176,7 +179,9 @@ def passed(self: StageRun,
     self.status, self.words, self.verdict = "passed", words, verdict
 
 def _leave(self: StageRun, name: str, entry: dict) -> None:
-    if not covers(self.stage.leaves, name): raise ValueError(f'{self.stage.name} leaves "{name}", which the stage table does not declare; it declares {", ".join(self.stage.leaves)}')
+    if not covers(self.stage.leaves, name):
+        raise ValueError(f'{self.stage.name} leaves "{name}", which the stage table does not declare; '
+                         f"it declares {', '.join(self.stage.leaves)}")
     self.entries[name], self.outputs[name] = entry | {"stage": self.stage.name, "run": self.name}, entry["version"]
 
 StageRun.write, StageRun.save, StageRun.passed, StageRun._leave = write, save, passed, _leave
@@ -198,6 +203,9 @@ def append_events(self: StageRun,
     "Add to a table of events what is new, and remember up to where its source was read."
     self._leave(name, self.workspace.append_events(name, batches, known))
 
+StageRun.append, StageRun.append_events = append, append_events
+
+# %% ../../nbs/core/run.ipynb #run-read-part
 def read_columns(self: StageRun,
     name: str,            # "silver.loans"
     columns: list[str],
@@ -205,6 +213,11 @@ def read_columns(self: StageRun,
     "Some columns of a published table, or of one that this run has left, as they were known then."
     self._note(name)
     return self.workspace.read_columns(name, columns, self.as_of, self.entries.get(name))
+
+def reader(self: StageRun, name: str) -> Callable:  # some columns -> a frame of them
+    "What reads the same some columns at a time."
+    self._note(name)
+    return self.workspace.reader(name, self.as_of, self.entries.get(name))
 
 def between(self: StageRun,
     name: str,               # "gold.lookup_visitors"
@@ -221,9 +234,10 @@ def head(self: StageRun, name: str) -> pd.DataFrame:
 
 def heads(self: StageRun, zone: str) -> dict[str, pd.DataFrame]:  # {short name: no rows}
     "The same of all tables of a zone."
-    return {n.partition(".")[2]: self.head(n) for n in sorted(self.workspace.published()["names"]) if n.startswith(f"{zone}.")}
+    names = sorted(name for name in self.workspace.published()["names"] if name.startswith(f"{zone}."))
+    return {name.partition(".")[2]: self.head(name) for name in names}
 
-StageRun.append, StageRun.append_events, StageRun.read_columns, StageRun.between, StageRun.head, StageRun.heads = append, append_events, read_columns, between, head, heads
+StageRun.read_columns, StageRun.reader, StageRun.between, StageRun.head, StageRun.heads = read_columns, reader, between, head, heads
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:
@@ -254,12 +268,12 @@ def record(self: StageRun) -> dict:
     "The stage's part of `run.json`, with the fingerprints that decide whether it must run again."
     notebook = Path(self.settings.root) / "nbs" / f"{self.stage.notebook}.ipynb"
     code = code_digest(notebook, Path(__file__).parent.parent) if self.joined and notebook.exists() else "interactive"
-    return {"stage": self.stage.name, "notebook": f"{self.stage.notebook}.ipynb", "wheel": self.stage.wheel, "status": self.status, "words": self.words,
-            "started": self.started.isoformat(), "seconds": round(time.monotonic() - self.clock, 3), "run": self.name,
-            "parameters": self.parameters, "settings": self.settings.digest, "code": code, "as_of": self.as_of.isoformat(),
-            "inputs": self.inputs, "outputs": self.outputs if self.status == "passed" else {}, "verdict": self.verdict, "edges": self.edges,
+    return {"stage": self.stage.name, "notebook": f"{self.stage.notebook}.ipynb", "wheel": self.stage.wheel,
+            "status": self.status, "words": self.words, "started": self.started.isoformat(),
+            "seconds": round(time.monotonic() - self.clock, 3), "run": self.name, "parameters": self.parameters,
+            "settings": self.settings.digest, "code": code, "as_of": self.as_of.isoformat(), "inputs": self.inputs,
+            "outputs": self.outputs if self.status == "passed" else {}, "verdict": self.verdict, "edges": self.edges,
             "report": f"runs/{self.name}/{self.stage.notebook}.ipynb" if self.joined else None}
-
 def alone(self: StageRun, record: dict) -> dict:
     "`run.json` of a run that a person started by executing one notebook."
     return {"run": self.name, "started": record["started"], "seconds": record["seconds"], "status": self.status,

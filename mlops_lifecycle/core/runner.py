@@ -43,22 +43,27 @@ def choose(
     if wheel and wheel not in wheels: raise Refused(f'unknown wheel "{wheel}"; the wheels are {", ".join(wheels)}')
     try: wanted, low, high = {stage(n) for n in names}, stage(first or STAGES[0].name), stage(last or STAGES[-1].name)
     except ValueError as error: raise Refused(str(error)) from None
-    chosen = tuple(s for s in STAGES if (not wanted or s in wanted) and wheel in (None, s.wheel) and low.number <= s.number <= high.number)
-    if not chosen: raise Refused(f"no stage is meant by all of that: {low.name} to {high.name}, wheel {wheel or 'any'}, stages {', '.join(names) or 'any'}")
+    chosen = tuple(s for s in STAGES if (not wanted or s in wanted)
+                   and wheel in (None, s.wheel) and low.number <= s.number <= high.number)
+    if not chosen:
+        raise Refused(f"no stage is meant by all of that: {low.name} to {high.name}, "
+                      f"wheel {wheel or 'any'}, stages {', '.join(names) or 'any'}")
     return chosen
 
 # %% ../../nbs/core/runner.ipynb #38aad9d6
 def declared(
     notebook: Path,  # a stage's notebook
 ) -> dict:           # {name: default}
-    "The parameters that the notebook declares; raises `Refused` when its cell of parameters is lost or holds more than literals."
+    "The parameters that the notebook declares; raises `Refused` when their cell is lost or holds more than literals."
     if not notebook.exists(): raise Refused(f"there is no notebook {notebook}")
     try: cells = json.loads(notebook.read_text())["cells"]
     except (ValueError, KeyError): raise Refused(f"{notebook.name} is no notebook, or only half of one") from None
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1: raise Refused(f'{notebook.name} must have one cell tagged "parameters", it has {len(tagged)}')
-    try: return {target.id: ast.literal_eval(line.value) for line in ast.parse("".join(tagged[0]["source"])).body for target in line.targets}
-    except (SyntaxError, ValueError, AttributeError): raise Refused(f'{notebook.name}: its cell tagged "parameters" may hold only lines like seed = 0') from None
+    try: return {target.id: ast.literal_eval(line.value)
+                 for line in ast.parse("".join(tagged[0]["source"])).body for target in line.targets}
+    except (SyntaxError, ValueError, AttributeError):
+        raise Refused(f'{notebook.name}: its cell tagged "parameters" may hold only lines like seed = 0') from None
 
 # %% ../../nbs/core/runner.ipynb #7d646ada
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", list: "a list like [1, 2]"}
@@ -78,7 +83,8 @@ def typed(
         if type(found) is not kind or kind is float and not math.isfinite(found): raise TypeError
         if name == "as_of" and found: moment(found)
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        raise Refused(f'"{name}" must be {KINDS.get(kind, kind.__name__)}, got {value!r}' if name != "as_of" else f'"as_of": {error}') from None
+        if name == "as_of": raise Refused(f'"as_of": {error}') from None
+        raise Refused(f'"{name}" must be {KINDS.get(kind, kind.__name__)}, got {value!r}') from None
     return found
 
 # %% ../../nbs/core/runner.ipynb #21ba8b2e
@@ -92,8 +98,11 @@ def assign(
     allowed = sorted({name for names in found.values() for name in names})
     for name in given:
         plain = name.isidentifier() and not keyword.iskeyword(name)
-        if name not in allowed or not plain: raise Refused(f'unknown parameter "{name}"; {", ".join(found)} take{"s" * (len(found) == 1)} {", ".join(allowed)}')
-    return {s: {name: typed(name, given.get(name, default), default) for name, default in names.items()} for s, names in found.items()}
+        if name not in allowed or not plain:
+            take = "takes" if len(found) == 1 else "take"
+            raise Refused(f'unknown parameter "{name}"; {", ".join(found)} {take} {", ".join(allowed)}')
+    return {s: {name: typed(name, given.get(name, default), default) for name, default in names.items()}
+            for s, names in found.items()}
 
 # %% ../../nbs/core/runner.ipynb #0eee83e8
 def require_inputs(
@@ -124,7 +133,8 @@ def stale(
     reasons = []
     if now["code"] == "interactive": reasons.append("ran interactively")
     elif now["code"] != code_of(notebook): reasons.append("code changed")
-    if now["parameters"] != parameters: reasons.append("parameters changed: " + ", ".join(f"{n} = {v!r}" for n, v in parameters.items() if now["parameters"].get(n, ...) != v))
+    other = [f"{name} = {value!r}" for name, value in parameters.items() if now["parameters"].get(name, ...) != value]
+    if now["parameters"] != parameters: reasons.append("parameters changed: " + ", ".join(other))
     if now["settings"] != settings.digest: reasons.append("settings changed")
     changed = lambda names: [name for name, version in names.items() if workspace.version(name) != version]
     reasons += [f"{name} changed" for name in changed(now["inputs"]) if not covers(row.leaves, name)]
@@ -153,8 +163,9 @@ def engine() -> str:
         @classmethod
         def execute_managed_notebook(cls, notebook, kernel_name, *, environment, log, sockets, seconds, **rest):
             end, ipc = time.monotonic() + seconds, Config(KernelManager={"transport": "ipc", "ip": sockets})
-            client = PapermillNotebookClient(notebook, kernel_name=kernel_name, config=ipc, startup_timeout=60, log=logging.getLogger("papermill"),
-                                             timeout_func=lambda cell: max(1, round(end - time.monotonic())))
+            client = PapermillNotebookClient(
+                notebook, kernel_name=kernel_name, config=ipc, startup_timeout=60, log=logging.getLogger("papermill"),
+                timeout_func=lambda cell: max(1, round(end - time.monotonic())))
             try: client.execute(env=environment, stderr=log)
             except CellTimeoutError: mark(notebook.nb, "TimeoutError", f"the stage ran longer than {seconds} seconds")
             except DeadKernelError: mark(notebook.nb, "DeadKernel", "the kernel died; it may have run out of memory")
@@ -175,12 +186,13 @@ def mark(
     cell.outputs = [new_output("error", ename=name, evalue=message, traceback=[f"{name}: {message}"]), *cell.outputs]
 
 # %% ../../nbs/core/runner.ipynb #1072b0a5
-QUIET = {"DO_NOT_TRACK": "true", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+QUIET = {"DO_NOT_TRACK": "true", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+         "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 def kernel_environment(
     more: dict,  # variables of this stage
 ) -> dict:
-    "This process's variables as a stage's kernel gets them: libraries are quiet, figures are drawn in the notebook, waiting threads soon sleep."
+    "This process's variables for a stage's kernel: quiet libraries, figures in the notebook, waiting threads soon sleep."
     here = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "1"} | here | QUIET | more
 
@@ -197,9 +209,12 @@ def execute(
     said = copy.with_suffix(".log"); said.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(said, "w") as log, tempfile.TemporaryDirectory(prefix="mlops-") as sockets:
-            papermill.execute_notebook(notebook, copy, parameters=parameters, engine_name=name, cwd=notebook.parent, progress_bar=False, kernel_name="python3", language="python",
-                                       environment=kernel_environment(environment), log=log, sockets=f"{sockets}/k", seconds=seconds)
-    except papermill.exceptions.PapermillExecutionError as error: raise StageFailed(" ".join(f"{error.ename}: {error.evalue}".split())) from None
+            papermill.execute_notebook(
+                notebook, copy, parameters=parameters, cwd=notebook.parent, engine_name=name, kernel_name="python3",
+                language="python", progress_bar=False, environment=kernel_environment(environment), log=log,
+                sockets=f"{sockets}/k", seconds=seconds)
+    except papermill.exceptions.PapermillExecutionError as error:
+        raise StageFailed(" ".join(f"{error.ename}: {error.evalue}".split())) from None
     except Exception as error: raise StageFailed(f"the kernel did not start: {type(error).__name__}: {error}") from error
     finally:
         if not said.stat().st_size: said.unlink()
@@ -250,14 +265,16 @@ Runner.one, Runner.interrupted = one, False
 # %% ../../nbs/core/runner.ipynb #5178fd25
 def blank(self: Runner, row: Stage) -> dict:
     "The record of a stage that left none itself."
-    return {"stage": row.name, "notebook": f"{row.notebook}.ipynb", "wheel": row.wheel, "status": "failed", "words": "", "started": datetime.now(UTC).isoformat(),
-            "seconds": 0.0, "run": self.name, "parameters": self.parameters[row.name], "settings": self.settings.digest, "code": None,
+    return {"stage": row.name, "notebook": f"{row.notebook}.ipynb", "wheel": row.wheel, "status": "failed", "words": "",
+            "started": datetime.now(UTC).isoformat(), "seconds": 0.0, "run": self.name,
+            "parameters": self.parameters[row.name], "settings": self.settings.digest, "code": None,
             "inputs": {}, "outputs": {}, "verdict": {}, "edges": [], "report": None}
 
 def environment(self: Runner, parameters: dict) -> dict:
     "What tells the notebook's `StageRun` where it belongs."
-    return {"MLOPS_RUN": self.name, "MLOPS_PARAMETERS": json.dumps(parameters), "MLOPS_WORKSPACE": str(self.workspace.root),
-            "MLOPS_SETTINGS": str(Path(os.environ.get("MLOPS_SETTINGS") or Path(self.settings.root) / "settings.ini").resolve())}
+    settings = Path(os.environ.get("MLOPS_SETTINGS") or Path(self.settings.root) / "settings.ini").resolve()
+    return {"MLOPS_RUN": self.name, "MLOPS_PARAMETERS": json.dumps(parameters),
+            "MLOPS_WORKSPACE": str(self.workspace.root), "MLOPS_SETTINGS": str(settings)}
 
 Runner.blank, Runner.environment = blank, environment
 
@@ -266,12 +283,13 @@ def cut_off(
     failed: str,           # a stage's name
     workspace: Workspace,
 ) -> set[str]:             # names of stages
-    "The later stages that must not run: they need what the failed one leaves, or would take what it left earlier for new."
+    "The later stages that need what the failed one leaves, or would take what it left earlier for new: they must not run."
     there, lost, stopped = list(workspace.published()["names"]), list(stage(failed).leaves), set()
     meet = lambda pattern, name: covers((pattern,), name) or covers((name,), pattern)
+    needed = lambda pattern, leaf: not pattern.endswith("?") or any(meet(leaf, name) for name in there)
     for row in STAGES[stage(failed).number + 1:]:
-        touched = [(p, leaf) for p in row.reads for leaf in lost if meet(p, leaf)]
-        if any(not p.endswith("?") or any(meet(leaf, name) for name in there) for p, leaf in touched): stopped.add(row.name); lost += row.leaves
+        touched = [(pattern, leaf) for pattern in row.reads for leaf in lost if meet(pattern, leaf)]
+        if any(needed(pattern, leaf) for pattern, leaf in touched): stopped.add(row.name); lost += row.leaves
     return stopped
 
 # %% ../../nbs/core/runner.ipynb #1f73cfe4
@@ -310,7 +328,8 @@ def follow(self: Runner,
     "Take an edge back if that is allowed and changes something."
     target, self.force = stage(edge["to"]), False
     if not self.retry: return None
-    if len(self.record["edges"]) > self.settings.run.max_go_backs: edge["followed"] = "no: as often as [run] max_go_backs allows"; return None
+    if len(self.record["edges"]) > self.settings.run.max_go_backs:
+        edge["followed"] = "no: as often as [run] max_go_backs allows"; return None
     if target not in self.chosen: self.chosen = sorted([*self.chosen, target], key=lambda s: s.number)
     before = self.parameters.get(target.name) or declared(self.notebooks / f"{target.notebook}.ipynb")
     change = {name: value for name, value in edge["parameters"].items() if name in before}
@@ -340,16 +359,19 @@ def in_plain_words(
     "How a run ended."
     said, ran = [], {s["stage"] for s in record["stages"]}
     for s in record["stages"]:
-        copy = workspace.root / (s["report"] or "")
+        copy, name = workspace.root / (s["report"] or ""), s["notebook"].removesuffix(".ipynb")
         if s["status"] == "failed":
-            said.append(f"{s['notebook'].removesuffix('.ipynb')} failed: {s['words'].rstrip('.')}." + (f" Open {_near(copy)}, it shows the cell." if copy.is_file() else ""))
-            if without := [name for name in chosen if name in cut_off(s["stage"], workspace) - ran]: said.append(f"What builds on it was not run: {', '.join(without)}.")
+            shown = f" Open {_near(copy)}, it shows the cell." if copy.is_file() else ""
+            said.append(f"{name} failed: {s['words'].rstrip('.')}.{shown}")
+            without = [other for other in chosen if other in cut_off(s["stage"], workspace) - ran]
+            if without: said.append(f"What builds on it was not run: {', '.join(without)}.")
         if s["status"] == "went_back":
             edge = s["edges"][0]
-            said.append(f"{s['notebook'].removesuffix('.ipynb')} goes back to {edge['to']}: {edge['reason']}.")
-            said += [f"  {name}: {in_words(value)}" for name, value in s["verdict"].items()]
+            said.append(f"{name} goes back to {edge['to']}: {edge['reason']}.")
+            said += [f"  {figure}: {in_words(value)}" for figure, value in s["verdict"].items()]
             said.append(f"Open nbs/{stage(edge['to']).notebook}.ipynb to mend it; {_near(copy)} shows how it came about.")
-            if edge.get("followed", "").startswith("no"): said.append(f"The edge was not followed{edge['followed'].removeprefix('no')}.")
+            followed = edge.get("followed", "")
+            if followed.startswith("no"): said.append(f"The edge was not followed{followed.removeprefix('no')}.")
     return said if record["status"] != "passed" else outcome(workspace)
 
 def _near(path: Path) -> str:
@@ -359,22 +381,29 @@ def _near(path: Path) -> str:
 # %% ../../nbs/core/runner.ipynb #6ad60bb3
 def outcome(workspace: Workspace) -> list[str]:
     "What the documents say of rule, model, canary and monitor."
-    names, wanted = workspace.published()["names"], ("problem", "verdict", "release", "deployment", "operation", "monitoring")
+    names = workspace.published()["names"]
+    wanted = ("problem", "verdict", "release", "deployment", "operation", "monitoring")
     problem, verdict, release, deployment, operation, monitoring = (workspace.load(n) if n in names else {} for n in wanted)
     unit, said = problem.get("unit", "cost units a decision"), []
     bar = verdict.get("bar", {})
     if bar.get("costs", {}).get("rule") is not None: said.append(f"The rule costs {bar['costs']['rule']:.3f} {unit}.")
-    if verdict and verdict["cost"] is None: said.append(f"The model picks {verdict['acted']:.1%}; what that saves is not known yet.")
+    if verdict and verdict["cost"] is None:
+        said.append(f"The model picks {verdict['acted']:.1%}; what that saves is not known yet.")
     elif verdict:
         how = "clears the bar" if verdict["passed"] else "does not clear the bar"
-        said.append(f"The model costs {verdict['cost']:.3f} and {how}: the cheapest without it is {bar['name']!r} with {bar['cost']:.3f}.")
+        best = f"{bar['name']!r} with {bar['cost']:.3f}"
+        said.append(f"The model costs {verdict['cost']:.3f} and {how}: the cheapest without it is {best}.")
     if release: said.append("Released: " + " and ".join(filter(None, (release.get("rule"), release.get("model")))) + ".")
-    if operation: said.append(f"The canary was {_past(operation['action'])}" + (f": {operation['reason']}" if operation.get("reason") else "") + ".")
+    if operation:
+        why = f": {operation['reason']}" if operation.get("reason") else ""
+        said.append(f"The canary was {_past(operation['action'])}{why}.")
     if serves := (operation or deployment).get("stable"): said.append(f"Now {serves} serves.")
     if monitoring:
-        alarms, advice = [a["words"] for a in monitoring["alarms"]], monitoring["action"]
+        alarms, action = [a["words"] for a in monitoring["alarms"]], monitoring["action"]
+        advice = "to change nothing" if action == "nothing" else action
+        why = f": {'; '.join(alarms[:3])}" if alarms else ""
         more = f" and {len(alarms) - 3} more" if len(alarms) > 3 else ""
-        said.append(f"The monitor advises {'to change nothing' if advice == 'nothing' else advice}" + (f": {'; '.join(alarms[:3])}{more}" if alarms else "") + ".")
+        said.append(f"The monitor advises {advice}{why}{more}.")
     return said
 
 def _past(action: str) -> str: return {"rolled_back": "rolled back", "nothing": "not needed"}.get(action, action)
@@ -382,17 +411,20 @@ def _past(action: str) -> str: return {"rolled_back": "rolled back", "nothing": 
 # %% ../../nbs/core/runner.ipynb #2178a06a
 def status(
     settings: Settings,
-) -> list[dict]:  # one a stage: stage, number, wheel, status, words, run, started, age (seconds), stale (reasons), after (stale stages it builds on)
-    "The map, as it stands."
+) -> list[dict]:  # a row for each stage: stage, number, wheel, status, words, run, started, age in seconds, stale, after
+    "The map as it stands: `stale` says why a stage must run, `after` which stale stages it builds on."
     workspace, last, notebooks = Workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
     runs = [json.loads(p.read_text())["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]
-    for record in [s for stages in runs for s in stages if s["status"] != "skipped"] + list(workspace.published()["passed"].values()):
+    tried = [s for stages in runs for s in stages if s["status"] != "skipped"]
+    for record in tried + list(workspace.published()["passed"].values()):
         if record["started"] >= last.get(record["stage"], record)["started"]: last[record["stage"]] = record
     rows, now = [], datetime.now(UTC)
     for row in STAGES:
         record, notebook = last.get(row.name, {}), notebooks / f"{row.notebook}.ipynb"
         reasons = stale(row, declared(notebook), settings, workspace) if notebook.exists() else ["no notebook"]
         age = (now - datetime.fromisoformat(record["started"])).total_seconds() if record else None
-        rows.append({"stage": row.name, "number": row.number, "wheel": row.wheel, "status": record.get("status"), "words": record.get("words", ""), "run": record.get("run"),
-                     "started": record.get("started"), "age": age, "stale": reasons, "after": [r["stage"] for r in rows if r["stale"] and row.name in dependents(r["stage"])]})
+        after = [r["stage"] for r in rows if r["stale"] and row.name in dependents(r["stage"])]
+        rows.append({"stage": row.name, "number": row.number, "wheel": row.wheel, "status": record.get("status"),
+                     "words": record.get("words", ""), "run": record.get("run"), "started": record.get("started"),
+                     "age": age, "stale": reasons, "after": after})
     return rows

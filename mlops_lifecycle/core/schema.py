@@ -44,14 +44,21 @@ def typed(
 ) -> tuple[pd.Series, np.ndarray]:  # of the wanted type; True where a value does not fit
     "Values that have some type, in the one that is declared."
     there = values.notna().to_numpy()
-    kind = {"text": pd.api.types.is_string_dtype, "integer": pd.api.types.is_integer_dtype, "number": pd.api.types.is_float_dtype,
-            "boolean": pd.api.types.is_bool_dtype, "time": pd.api.types.is_datetime64_any_dtype}[type]
+    of = pd.api.types
+    kind = {"text": of.is_string_dtype, "integer": of.is_integer_dtype, "number": of.is_float_dtype,
+            "boolean": of.is_bool_dtype, "time": of.is_datetime64_any_dtype}[type]
     if type == "time" and kind(values.dtype):
         if (values.dt.tz is None) != (wanted.tz is None): return values, there
         low, high = (EARLIEST, LATEST) if wanted.tz else (EARLIEST.tz_localize(None), LATEST.tz_localize(None))
         return values, there & ~((values >= low) & (values < high)).to_numpy(bool, na_value=False)
-    if kind(values.dtype) and values.dtype != object: return values, there & np.isinf(values.to_numpy(float, na_value=np.nan)) if type == "number" else np.zeros(len(values), bool)
-    text = pa.array([None if not t else v if isinstance(v, str) else v.isoformat() if hasattr(v, "isoformat") else repr(v) if isinstance(v, float) else str(v) for v, t in zip(values.astype(object), there)], pa.string())
+    if kind(values.dtype) and values.dtype != object:
+        if type != "number": return values, np.zeros(len(values), bool)
+        return values, there & np.isinf(values.to_numpy(float, na_value=np.nan))
+    def written(value):
+        if isinstance(value, str): return value
+        if hasattr(value, "isoformat"): return value.isoformat()
+        return repr(value) if isinstance(value, float) else str(value)
+    text = pa.array([written(value) if known else None for value, known in zip(values.astype(object), there)], pa.string())
     if type == "integer": text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0$", r"\1")
     found, bad = convert(text, type)
     return plain_types(pa.table({"values": found}))["values"].set_axis(values.index), bad
@@ -67,7 +74,8 @@ def aside_rows(
     "Split a table by what is wrong with its rows."
     wrong = np.flatnonzero(reasons != "")
     lines = table.iloc[wrong].reset_index(drop=True).to_json(orient="records", lines=True, date_format="iso").splitlines()
-    aside = pd.DataFrame({"source": name, "row": wrong, "reason": reasons[wrong], "content": [line for line in lines if line]}, columns=ASIDE)
+    content = [line for line in lines if line]
+    aside = pd.DataFrame({"source": name, "row": wrong, "reason": reasons[wrong], "content": content}, columns=ASIDE)
     good = table[reasons == ""] if len(wrong) else table  # to pick all rows would copy them
     return good.reset_index(drop=True), aside.astype({"source": "str", "row": "int64", "reason": "str", "content": "str"})
 
@@ -79,12 +87,17 @@ def conform(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # the rows that fit, typed; the others as source, row, reason, content
     "Hold a table that has types against its declaration; raises `GoBack` to collect when a column is missing or never fits."
     missing = [c for c, d in columns.items() if c not in table and d.source != "computed"]
-    if missing: raise GoBack("collect", f'table "{name}" lacks {missing}; expected {list(columns)}, came {list(table)}', {"missing columns": missing})
+    if missing:
+        raise GoBack("collect", f'table "{name}" lacks {missing}; expected {list(columns)}, came {list(table)}',
+                     {"missing columns": missing})
     values, reasons = {}, np.full(len(table), "", object)
     for column in (c for c in table if c in columns):
-        values[column], bad = typed(table[column], columns[column].type, arrow_type(column, columns[column].type))
-        if len(table) and bad.all(): raise GoBack("collect", f'column "{column}" of table "{name}" must be {columns[column].type}, no value is; it came as {table[column].dtype}', {"column": column})
-        reasons[bad & (reasons == "")] = f'"{column}" must be {columns[column].type}'
+        wanted, came = columns[column].type, table[column]
+        values[column], bad = typed(came, wanted, arrow_type(column, wanted))
+        if len(table) and bad.all():
+            raise GoBack("collect", f'column "{column}" of table "{name}" must be {wanted}, no value is; it came as {came.dtype}',
+                         {"column": column})
+        reasons[bad & (reasons == "")] = f'"{column}" must be {wanted}'
     return aside_rows(table.assign(**values), reasons, name)[0], aside_rows(table, reasons, name)[1]
 
 # %% ../../nbs/core/schema.ipynb #schema-seen
@@ -94,7 +107,8 @@ def since_when(
     run: str,                     # this run's name
 ) -> tuple[pd.DataFrame, int]:    # with `run`: which set the row aside first; how many rows came back since
     "Give each row the run from which on it stands aside."
-    name = lambda table: pd.MultiIndex.from_arrays([table.source, table.reason, table.content.where(table.content != "", table.row.astype(str))])
+    content = lambda table: table.content.where(table.content != "", table.row.astype(str))
+    name = lambda table: pd.MultiIndex.from_arrays([table.source, table.reason, content(table)])
     if before is None or "run" not in before: return aside.assign(run=run).astype({"run": "str"}), 0
     names, old = name(aside), name(before)
     first = before.run.set_axis(old)

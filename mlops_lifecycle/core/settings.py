@@ -73,7 +73,8 @@ class Section(BaseModel):
 # %% ../../nbs/core/settings.ipynb #set-project
 class ProjectSettings(Section):
     "What the project is called."
-    name: str = words(..., "short name, used in file and model names", "lower case letters, digits, _ or -", pattern=r"^[a-z][a-z0-9_-]{0,39}$")
+    name: str = words(
+        ..., "short name, used in file and model names", "lower case letters, digits, _ or -", pattern=r"^[a-z][a-z0-9_-]{0,39}$")
     title: str = words("", "what the project is for, in a line", "at most 200 characters", max_length=200)
 
 class CostSettings(Section):
@@ -85,13 +86,17 @@ class CostSettings(Section):
     review: float = number(0.0, "a person decides instead, 0 where nobody does", "cost units a decision", 0, 1_000_000)
     under: float | None = number(None, "where an amount is decided: a unit too little", "cost units", 0, 1_000_000)
     over: float | None = number(None, "where an amount is decided: a unit too much", "cost units", 0, 1_000_000)
-    capacity: float | None = number(None, "where unusual rows are looked for: at how many people can look", "(share of the decisions)", 0.0001, 1)
+    capacity: float | None = number(
+        None, "where unusual rows are looked for: at how many people can look", "(share of the decisions)", 0.0001, 1)
 
     @model_validator(mode="after")
     def _mistakes_cost_more(self):
         for wrong, right in (("missed", "caught"), ("needless", "quiet")):
-            if (dear := getattr(self, wrong)) < (cheap := getattr(self, right)): raise ValueError(f"{wrong} must cost at least as much as {right}, got {dear:g} and {cheap:g}")
-        if self.missed + self.needless == self.caught + self.quiet: raise ValueError("missed and needless are both 0 above a right decision: every decision would be as good as any other")
+            dear, cheap = getattr(self, wrong), getattr(self, right)
+            if dear < cheap: raise ValueError(f"{wrong} must cost at least as much as {right}, got {dear:g} and {cheap:g}")
+        if self.missed + self.needless == self.caught + self.quiet:
+            raise ValueError("missed and needless are both 0 above a right decision: "
+                             "every decision would be as good as any other")
         return self
 
 # %% ../../nbs/core/settings.ipynb #set-clock
@@ -103,24 +108,47 @@ def offset_alias(value: str) -> str:
 class ClockSettings(Section):
     "Where the run stands in time, and how long its periods are."
     as_of: UtcTime = words(..., "now of the run", "RFC 3339 time with an offset, year 1900 to 2200")
-    period: Annotated[str, AfterValidator(offset_alias)] = words("MS", "length of a judged window", "pandas offset alias such as MS, W or 10D")
+    period: Annotated[str, AfterValidator(offset_alias)] = words(
+        "MS", "length of a judged window", "pandas offset alias such as MS, W or 10D")
     periods: int = number(3, "how many the loop replays after as_of", "periods", 1, 120)
 
-# %% ../../nbs/core/settings.ipynb #set-source
+# %% ../../nbs/core/settings.ipynb #set-source-needs
 NEEDS = {"database": ("table",), "changes": ("key",), "stream": ("topic",)}  # what a kind cannot do without
 
+def _complete(source):
+    "Refuse a source whose settings do not go together."
+    if source.kind == "log" and source.where not in ("predictions", "feedback") and ".jsonl" not in source.where:
+        raise ValueError(f"where of a log must be predictions, feedback or a pattern of .jsonl files, got {source.where}")
+    if bool(source.arrival) != bool(source.arrival_start):
+        raise ValueError("arrival and arrival_start go together: give both or neither")
+    if re.search(r"://[^/@]*:[^/@]+@", source.where):
+        raise ValueError("where must not hold a password: name the environment variable that does in secret")
+    for name in NEEDS.get(source.kind, ()):
+        if not getattr(source, name): raise ValueError(f"a source of kind {source.kind} needs {name}")
+    return source
+
+# %% ../../nbs/core/settings.ipynb #set-source
 class Source(Section):
     "A table that arrives from outside."
-    kind: str = words("file", "how it arrives", "file, web, api, database, changes, stream, log, or the name of a function of your own", pattern=r"^[a-z][a-z0-9_]*$")
-    where: str = words(..., "where it is found", "path or pattern beside settings.ini, package:NAME/path, an address, a database's URL, brokers, or for a log predictions, feedback or a pattern", min_length=1)
+    kind: str = words(
+        "file", "how it arrives",
+        "file, web, api, database, changes, stream, log, or the name of a function of your own", pattern=r"^[a-z][a-z0-9_]*$")
+    where: str = words(
+        ..., "where it is found",
+        "path or pattern beside settings.ini, package:NAME/path, an address, a database's URL, brokers, "
+        "or for a log predictions, feedback or a pattern", min_length=1)
     key: CommaList = words((), "columns that identify a row, all of them when empty", "column names with commas between")
     text: CommaList = words((), "columns kept as text", "column names with commas between")
     table: str = words("", "table of a database", "NAME or SCHEMA.NAME", pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)?)?$")
     topic: str = words("", "topic of a stream", "name of a topic")
-    group: str = words("mlops_lifecycle", "under which name the source remembers how far we are: consumer group, replication slot", "lower case letters, digits and _", pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    group: str = words(
+        "mlops_lifecycle", "under which name the source remembers how far we are: consumer group, replication slot",
+        "lower case letters, digits and _", pattern=r"^[a-z][a-z0-9_]{0,62}$")
     cursor: str = words("", "column that grows with each change of a row", "a column of whole numbers or times")
     cursor_parameter: str = words("", "query parameter with which an API is asked for what is new", "name of a parameter")
-    overlap: float = number(0, "how far behind the cursor to read again, for rows that were committed late", "seconds, or units of a cursor of whole numbers", 0, 31_536_000)
+    overlap: float = number(
+        0, "how far behind the cursor to read again, for rows that were committed late",
+        "seconds, or units of a cursor of whole numbers", 0, 31_536_000)
     event_time: str = words("", "column that says when something happened", "a column of times")
     known_at: str = words("", "column that says from when on a row is known", "a column of times")
     secret: str = words("", "environment variable that holds the password or token", "name of a variable", pattern=r"^([A-Z][A-Z0-9_]*)?$")
@@ -128,17 +156,10 @@ class Source(Section):
     timeout: float = number(30, "longest wait for an answer", "seconds", 0.1, 3_600)
     tries: int = number(5, "how often a request that fails is tried", "times", 1, 20)
     arrival: float = number(0, "time between two rows of a table without time, 0 where it has its own", "seconds", 0, 31_536_000)
-    arrival_start: UtcTime | None = words(None, "when the first row of such a table arrives", "RFC 3339 time with an offset, year 1900 to 2200")
+    arrival_start: UtcTime | None = words(
+        None, "when the first row of such a table arrives", "RFC 3339 time with an offset, year 1900 to 2200")
 
-    @model_validator(mode="after")
-    def _whole(self):
-        if self.kind == "log" and self.where not in ("predictions", "feedback") and ".jsonl" not in self.where:
-            raise ValueError(f"where of a log must be predictions, feedback or a pattern of .jsonl files, got {self.where}")
-        if bool(self.arrival) != bool(self.arrival_start): raise ValueError("arrival and arrival_start go together: give both or neither")
-        if re.search(r"://[^/@]*:[^/@]+@", self.where): raise ValueError("where must not hold a password: name the environment variable that does in secret")
-        for name in NEEDS.get(self.kind, ()):
-            if not getattr(self, name): raise ValueError(f"a source of kind {self.kind} needs {name}")
-        return self
+    _whole = model_validator(mode="after")(_complete)
 
 # %% ../../nbs/core/settings.ipynb #set-privacy
 class PrivacySettings(Section):
@@ -160,22 +181,35 @@ class TrainSettings(Section):
     group: str = words("", "column that ties rows together, of grouped folds", "a column of the examples")
     renew_sample: int = number(0, "most rows to learn from when the loop trains again, 0 as in sample", "rows", 0, 10**9)
 
+# %% ../../nbs/core/settings.ipynb #set-evaluate
 class EvaluateSettings(Section):
     "How sure a model's gain must be."
     confidence: float = number(0.9, "probability covered by the interval of the gain", "(probability)", 0.5, 0.999)
-    least_gain: float = number(0, "what the model must surely save against the bar; below 0: what it may cost more", "cost units a decision", -1_000_000, 1_000_000)
+    least_gain: float = number(
+        0, "what the model must surely save against the bar; below 0: what it may cost more",
+        "cost units a decision", -1_000_000, 1_000_000)
     draws: int = number(500, "bootstrap draws", "draws", 50, 100_000)
-    fairness_limit: float = number(0.25, "largest difference in the share of missed cases between protected groups", "(share)", 0, 1)
-    leak_limit: float = number(0.99, "above how many pairs in the right order a single feature is taken for a leak; the area under the ROC curve, for yes and no", "(share)", 0.5, 1)
+    fairness_limit: float = number(
+        0.25, "largest difference in the share of missed cases between protected groups", "(share)", 0, 1)
+    leak_limit: float = number(
+        0.99, "above how many pairs in the right order a single feature is taken for a leak; "
+        "the area under the ROC curve, for yes and no", "(share)", 0.5, 1)
     least_group: int = number(30, "outcomes of each kind below which a group is not judged", "decisions", 1, 1_000_000)
-    bad_day_limit: float = number(0.25, "how much dearer than without a model a decision may surely get while a table is missing or inputs are off", "(share of the cost without a model)", 0, 10)
-    group_limit: float = number(0.1, "how much dearer than without a model decisions on a group may surely get", "(share of the group's cost without a model)", 0, 10)
+    bad_day_limit: float = number(
+        0.25, "how much dearer than without a model a decision may surely get while a table is missing or inputs are off",
+        "(share of the cost without a model)", 0, 10)
+    group_limit: float = number(
+        0.1, "how much dearer than without a model decisions on a group may surely get",
+        "(share of the group's cost without a model)", 0, 10)
     metric_limit: float = number(0.5, "agreement with the cost that a metric needs to stand for it", "(Kendall's tau)", 0, 1)
 
 class ReleaseSettings(Section):
     "Who says yes."
-    approval: Literal["automatic", "person"] = words("automatic", "who approves a release that passed its gates", "automatic or person")
-    key_file: str = words("", "file of the secret that signs releases; where one is named, nothing unsigned is loaded", "a path, relative to settings.ini, or nothing")
+    approval: Literal["automatic", "person"] = words(
+        "automatic", "who approves a release that passed its gates", "automatic or person")
+    key_file: str = words(
+        "", "file of the secret that signs releases; where one is named, nothing unsigned is loaded",
+        "a path, relative to settings.ini, or nothing")
 
 # %% ../../nbs/core/settings.ipynb #set-serve
 class ServingSettings(Section):
@@ -184,24 +218,35 @@ class ServingSettings(Section):
     max_batch: int = number(1_000, "most rows in a batch", "rows", 1, 100_000)
     latency_limit_ms: float = number(250, "99th percentile of an answer in staging", "milliseconds", 1, 60_000)
     decision_limit_ms: float = number(500, "how long a model may take before the rule decides", "milliseconds", 1, 60_000)
-    rule_after: float = number(4, "age of a looked-up value from which the rule decides, in times of its max_age", "times", 1, 1_000)
+    rule_after: float = number(
+        4, "age of a looked-up value from which the rule decides, in times of its max_age", "times", 1, 1_000)
     body_seconds: float = number(10, "how long a request's body is waited for", "seconds", 0.1, 600)
-    max_inside: int = number(512, "requests that one worker answers at the same time; more are sent away with 503", "requests", 1, 100_000)
-    requests_a_second: float = number(1_000, "what one key may ask of one worker, 0 for as much as it likes", "requests a second", 0, 1_000_000)
-    log_requests: Literal["none", "refused", "all"] = words("refused", "which requests leave a line in the server's log", "none, refused or all")
+    max_inside: int = number(
+        512, "requests that one worker answers at the same time; more are sent away with 503", "requests", 1, 100_000)
+    requests_a_second: float = number(
+        1_000, "what one key may ask of one worker, 0 for as much as it likes", "requests a second", 0, 1_000_000)
+    log_requests: Literal["none", "refused", "all"] = words(
+        "refused", "which requests leave a line in the server's log", "none, refused or all")
     keep_days: int = number(400, "how long predictions and reactions stay in the serving log", "days", 1, 36_500)
-    contract: str = words("1.0", "version of the HTTP contract, raised by hand when a change breaks clients", "two numbers with a point between", pattern=r"^[0-9]+\.[0-9]+$")
+    contract: str = words(
+        "1.0", "version of the HTTP contract, raised by hand when a change breaks clients",
+        "two numbers with a point between", pattern=r"^[0-9]+\.[0-9]+$")
 
+# %% ../../nbs/core/settings.ipynb #set-canary
 def growing_steps(value: tuple[float, ...]) -> tuple[float, ...]:
     "Shares that only grow and end at 100."
-    if list(value) != sorted(set(value)) or value[-1] != 100: raise ValueError(f"steps must grow and end at 100, got {value}")
+    if list(value) != sorted(set(value)) or value[-1] != 100:
+        raise ValueError(f"steps must grow and end at 100, got {value}")
     return value
 
 class CanarySettings(Section):
     "How a new release is let in, step by step."
-    steps: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(comma_list), AfterValidator(growing_steps)] = words(
-        (2, 5, 10, 25, 75, 100), "share of the requests that the new release answers", "growing list of percents above 0, the last one 100", min_length=1)
-    least_labelled: int = number(50, "decisions with a known outcome that each arm needs in each step", "decisions", 1, 1_000_000)
+    steps: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(comma_list), AfterValidator(growing_steps)
+    ] = words((2, 5, 10, 25, 75, 100), "share of the requests that the new release answers",
+              "growing list of percents above 0, the last one 100", min_length=1)
+    least_labelled: int = number(
+        50, "decisions with a known outcome that each arm needs in each step", "decisions", 1, 1_000_000)
     max_error_share: float = number(0.01, "failed answers of the new release", "(share)", 0, 1)
     max_p99_ms: float = number(250, "99th percentile of its answers", "milliseconds", 1, 60_000)
 
@@ -209,11 +254,16 @@ class CanarySettings(Section):
 class MonitorSettings(Section):
     "When the monitor raises its hand."
     psi_limit: float = number(0.25, "population stability index of an input or of the score", "(no unit)", 0.01, 10)
-    calibration_limit: float = number(0.05, "distance between mean score and share that came true", "(probability)", 0.001, 1)
+    calibration_limit: float = number(
+        0.05, "distance between mean score and share that came true", "(probability)", 0.001, 1)
     least_labelled: int = number(200, "outcomes below which nothing is said about quality", "decisions", 1, 1_000_000)
-    least_days: int = number(14, "days with outcomes below which costs are not compared: days are what is drawn again, and a few of them say too little", "days", 1, 3_660)
+    least_days: int = number(
+        14, "days with outcomes below which costs are not compared: "
+        "days are what is drawn again, and a few of them say too little", "days", 1, 3_660)
     least_rows: int = number(500, "predictions below which nothing is said about drift", "predictions", 20, 1_000_000_000)
-    go_back_on: CommaList = words(("roll back", "hotfix", "review"), "findings that stop the run and lead back", "any of: roll back, hotfix, review, retrain")
+    go_back_on: CommaList = words(
+        ("roll back", "hotfix", "review"), "findings that stop the run and lead back",
+        "any of: roll back, hotfix, review, retrain")
 
 class RunSettings(Section):
     "How patient the runner is."
@@ -224,18 +274,24 @@ class RunSettings(Section):
 def zone_name(value: str) -> str:
     "A time zone's IANA name as it was written; refuses one that nobody knows."
     try: ZoneInfo(value)
-    except (KeyError, ValueError, OSError): raise ValueError(f"a time zone has an IANA name such as UTC or Europe/Paris, got {value}") from None
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"a time zone has an IANA name such as UTC or Europe/Paris, got {value}") from None
     return value
 
 # %% ../../nbs/core/settings.ipynb #set-drift
 class DriftSettings(Section):
     "When a change of the data is an alarm."
-    false_alarms: float = number(0.05, "one alarm or more in a period in which nothing is wrong", "(probability)", 1e-6, 0.5)
+    false_alarms: float = number(
+        0.05, "one alarm or more in a period in which nothing is wrong", "(probability)", 1e-6, 0.5)
     warm_up_days: int = number(56, "how long a column must be known before it is judged", "days", 1, 3_660)
-    least_rows: int = number(500, "rows of a period below which its distributions are not judged", "rows", 20, 1_000_000_000)
-    zone: Annotated[str, AfterValidator(zone_name)] = words("UTC", "on whose clock the hours of the day are compared", "IANA name of a time zone")
-    go_back_on: Annotated[tuple[Literal["rows", "missing", "new", "commonest", "spread", "psi"], ...], BeforeValidator(comma_list)] = words(
-        ("rows",), "figures whose alarm stops the run and leads back", "any of: rows, missing, new, commonest, spread, psi")
+    least_rows: int = number(
+        500, "rows of a period below which its distributions are not judged", "rows", 20, 1_000_000_000)
+    zone: Annotated[str, AfterValidator(zone_name)] = words(
+        "UTC", "on whose clock the hours of the day are compared", "IANA name of a time zone")
+    go_back_on: Annotated[
+        tuple[Literal["rows", "missing", "new", "commonest", "spread", "psi"], ...], BeforeValidator(comma_list)
+    ] = words(("rows",), "figures whose alarm stops the run and leads back",
+              "any of: rows, missing, new, commonest, spread, psi")
 
 # %% ../../nbs/core/settings.ipynb #set-settings
 class Settings(Section):
@@ -262,8 +318,10 @@ class Settings(Section):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
 
     def _repr_markdown_(self) -> str:
-        parts = {name: getattr(self, name) for name in SECTIONS if name != "source"} | {f"source.{name}": part for name, part in self.source.items()}
-        rows = [f"| {at} | {name} | {value} | {type(part).model_fields[name].description} |" for at, part in parts.items() for name, value in part]
+        parts = {name: getattr(self, name) for name in SECTIONS if name != "source"}
+        parts |= {f"source.{name}": part for name, part in self.source.items()}
+        meaning = lambda part, name: type(part).model_fields[name].description
+        rows = [f"| {at} | {name} | {value} | {meaning(part, name)} |" for at, part in parts.items() for name, value in part]
         return "\n".join(["| section | name | value | meaning and allowed range |", "|---|---|---|---|", *rows])
 
 SECTIONS = {name: field.annotation for name, field in Settings.model_fields.items() if name not in ("root", "workspace_path")}
@@ -286,11 +344,13 @@ def explain(error: dict) -> str:
     model = Source if in_source else SECTIONS.get(where[0])
     known = list(SECTIONS) if model is None else list(getattr(model, "model_fields", {}))
     if model is None or (in_source and rest == ["[key]"]):
-        return f"section {section} is not known: " + ("a source is named with lower case letters, digits and _" if model else nearest(where[0], known))
-    if not rest: return f"section {section} is missing" if error["type"] == "missing" else f"{section}: {error['msg'].removeprefix('Value error, ')}"
+        how = "a source is named with lower case letters, digits and _" if model else nearest(where[0], known)
+        return f"section {section} is not known: {how}"
+    missing = error["type"] == "missing"
+    if not rest: return f"section {section} is missing" if missing else f"{section}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] == "extra_forbidden": return f'{section} has no setting "{rest[0]}": {nearest(rest[0], known)}'
     allowed = model.model_fields[rest[0]].json_schema_extra["allowed"]
-    came = "it is missing" if error["type"] == "missing" else f"got {value}"
+    came = "it is missing" if missing else f"got {value}"
     return f'{section} "{rest[0]}" must be {allowed}, {came}'
 
 # %% ../../nbs/core/settings.ipynb #set-ini
@@ -338,9 +398,11 @@ def load_settings(
     path = Path(path if path is not None else find_settings(environ)).resolve()
     if path.is_dir(): path = path / "settings.ini"
     sections, root = read_ini(path), path.parent
-    if strangers := [name for name in sections if name not in SECTIONS]:
-        raise SettingsError(f"{path}: " + "; ".join(f"section [{name}] is not known: {nearest(name, list(SECTIONS))}" for name in strangers))
+    strangers = [f"section [{name}] is not known: {nearest(name, list(SECTIONS))}" for name in sections if name not in SECTIONS]
+    if strangers: raise SettingsError(f"{path}: " + "; ".join(strangers))
     for section, name, value in overrides(environ): put(sections, section, {name: value})
     workspace = Path(environ.get("MLOPS_WORKSPACE") or root / "workspace").resolve()
     try: return Settings(**sections, root=root, workspace_path=workspace)
-    except ValidationError as error: raise SettingsError("\n".join([f"{path} (and MLOPS_ variables over it):"] + [explain(e) for e in error.errors()])) from None
+    except ValidationError as error:
+        lines = [f"{path} (and MLOPS_ variables over it):"] + [explain(e) for e in error.errors()]
+        raise SettingsError("\n".join(lines)) from None

@@ -31,19 +31,31 @@ STAGES = (
     Stage(1, "formulate", "ml", "the problem, the cost of mistakes, the rule that ships first", ("plan",), ("problem",), ("plan",)),
     Stage(2, "collect", "data", "sources to bronze", ("problem",), ("bronze.*",), ("formulate",)),
     Stage(3, "curate", "data", "clean, label, quarantine, catalog", ("bronze.*",), ("silver.*", "catalog"), ("collect",)),
-    Stage(4, "transform", "data", "features as known at decision time", ("problem", "silver.*", "catalog"), ("gold.*", "features"), ("curate",)),
-    Stage(5, "validate", "data", "expectations and distributions", ("catalog", "features", "bronze.*", "silver.*", "gold.*"), ("validation", "gold.distributions"), ("collect", "curate", "transform")),
+    Stage(4, "transform", "data", "features as known at decision time", ("problem", "silver.*", "catalog"),
+          ("gold.*", "features"), ("curate",)),
+    Stage(5, "validate", "data", "expectations and distributions", ("catalog", "features", "bronze.*", "silver.*", "gold.*"),
+          ("validation", "gold.distributions"), ("collect", "curate", "transform")),
     Stage(6, "explore", "ml", "figures, ranking, leaks", ("problem", "features", "gold.*"), ("exploration",), ("transform",)),
-    Stage(7, "train", "ml", "candidates, calibrated and logged", ("problem", "features", "validation", "gold.*"), ("candidates",), ("explore", "transform")),
-    Stage(8, "evaluate", "ml", "judged by the cost of mistakes", ("plan", "problem", "features", "candidates", "gold.*"), ("verdict",), ("formulate", "collect", "transform", "train")),
+    Stage(7, "train", "ml", "candidates, calibrated and logged", ("problem", "features", "validation", "gold.*"),
+          ("candidates",), ("explore", "transform")),
+    Stage(8, "evaluate", "ml", "judged by the cost of mistakes", ("plan", "problem", "features", "candidates", "gold.*"),
+          ("verdict",), ("formulate", "collect", "transform", "train")),
     Stage(9, "code", "dev", "the contract and the app", ("plan", "problem"), ("contract",), ("plan",)),
     Stage(10, "build", "dev", "wheel, image context, parts list", ("contract",), ("build",), ("code",)),
-    Stage(11, "test", "dev", "staging on artificial data", ("plan", "problem", "contract", "build", "features?", "candidates?", "verdict?", "gold.*?"), ("test",), ("code", "evaluate")),
-    Stage(12, "release", "ops", "version, card, approval", ("plan", "problem", "build", "test", "features?", "candidates?", "verdict?", "gold.*?"), ("release",), ("test", "plan")),
+    Stage(11, "test", "dev", "staging on artificial data",
+          ("plan", "problem", "contract", "build", "features?", "candidates?", "verdict?", "gold.*?"),
+          ("test",), ("code", "evaluate")),
+    Stage(12, "release", "ops", "version, card, approval",
+          ("plan", "problem", "build", "test", "features?", "candidates?", "verdict?", "gold.*?"),
+          ("release",), ("test", "plan")),
     Stage(13, "deploy", "ops", "an approved release into a slot", ("plan", "problem", "release", "gold.*?"), ("deployment",), ("release",)),
-    Stage(14, "operate", "ops", "the canary ladder", ("plan", "problem", "release", "deployment", "features?", "catalog?", "bronze.*?"), ("operation",), ("release", "deploy")),
-    Stage(15, "monitor", "ops", "health, drift, cost on labels that arrived", ("plan", "problem", "operation"), ("monitoring",), ("plan", "formulate", "collect", "train", "operate")),
-    Stage(16, "loop", "all", "the knot, month by month", ("plan", "problem", "features", "catalog", "release", "bronze.*"), ("replay",), ("train", "monitor")),
+    Stage(14, "operate", "ops", "the canary ladder",
+          ("plan", "problem", "release", "deployment", "features?", "catalog?", "bronze.*?"),
+          ("operation",), ("release", "deploy")),
+    Stage(15, "monitor", "ops", "health, drift, cost on labels that arrived", ("plan", "problem", "operation"),
+          ("monitoring",), ("plan", "formulate", "collect", "train", "operate")),
+    Stage(16, "loop", "all", "the knot, month by month", ("plan", "problem", "features", "catalog", "release", "bronze.*"),
+          ("replay",), ("train", "monitor")),
 )
 
 # %% ../../nbs/core/stages.ipynb #efc1844e
@@ -94,14 +106,16 @@ def in_words(
     value,   # a figure, a text, or {"figure": …, "limit": …}
 ) -> str:    # for people
     "A figure of a verdict or of the evidence, with its limit if it has one."
-    if isinstance(value, dict) and {"figure", "limit"} <= value.keys(): return f"{in_words(value['figure'])}, the limit is {in_words(value['limit'])}"
+    if isinstance(value, dict) and {"figure", "limit"} <= value.keys():
+        return f"{in_words(value['figure'])}, the limit is {in_words(value['limit'])}"
     if isinstance(value, dict): return ", ".join(f"{name} {in_words(one)}" for name, one in value.items())
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value, default=str)
 
 # %% ../../nbs/core/stages.ipynb #0133de7f
 def _card(self) -> str:
     "The going back as a card of HTML."
-    figures = "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(in_words(v))}</td></tr>" for k, v in (self.evidence | self.parameters).items())
+    figures = "".join(f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(in_words(value))}</td></tr>"
+                      for name, value in (self.evidence | self.parameters).items())
     return (f'<div style="border:1px solid #b35900;border-left-width:6px;border-radius:4px;padding:.6em 1em">'
             f'<b>Back to <a href="{self.notebook}.ipynb">{self.notebook}</a></b><p>{html.escape(self.reason)}</p>'
             f'<table>{figures}</table></div>')

@@ -32,8 +32,10 @@ def batches_of_log(
         try:
             if row is None: raise ValueError("no JSON object")
             return event(source, row, "insert", line.number, now, event_id=line.id)
-        except ValueError as error: return unreadable(line.id, line.number, now, line.content.decode(errors="replace"), str(error))
-    return batches_of(((read(line), line.cursor) for line in new_lines(outside(source.where, root), cursor) if line.content.strip()), cursor)
+        except ValueError as error:
+            return unreadable(line.id, line.number, now, line.content.decode(errors="replace"), str(error))
+    lines = new_lines(outside(source.where, root), cursor)
+    return batches_of(((read(line), line.cursor) for line in lines if line.content.strip()), cursor)
 
 # %% ../../nbs/core/streams.ipynb #streams-message
 def event_of_message(
@@ -45,13 +47,17 @@ def event_of_message(
 ) -> dict:
     "An event from a message."
     try:
-        named = (object_of(key) or ({source.key[0]: key.decode()} if len(source.key) == 1 else {})) if key else {}
+        named = (object_of(key) if key else None) or {}
+        if key and not named and len(source.key) == 1: named = {source.key[0]: key.decode()}
         if value is None: return event(source, named, "delete", offset, at, at, event_id=place)
         body = object_of(value)
         if body is None: raise ValueError("no JSON object")
-        if isinstance(change := body.get("payload", body), dict) and change.get("op") in OPS and "source" in change: return change_of(source, body)
-        return event(source, {k: v for k, v in named.items() if k in source.key} | body, "insert", offset, at, at, event_id=place)
-    except (ValueError, TypeError, AttributeError) as error: return unreadable(place, offset, at, (value or b"").decode(errors="replace"), str(error))
+        change = body.get("payload", body)
+        if isinstance(change, dict) and change.get("op") in OPS and "source" in change: return change_of(source, body)
+        keyed = {name: value for name, value in named.items() if name in source.key}
+        return event(source, keyed | body, "insert", offset, at, at, event_id=place)
+    except (ValueError, TypeError, AttributeError) as error:
+        return unreadable(place, offset, at, (value or b"").decode(errors="replace"), str(error))
 
 # %% ../../nbs/core/streams.ipynb #streams-connect
 def consumer_of(
@@ -61,8 +67,9 @@ def consumer_of(
     kafka = client("confluent_kafka", "events")
     brokers, _, more = source.where.partition("?")
     secret = {"sasl.password": secret_of(source)} if source.secret else {}
-    return kafka.Consumer({"bootstrap.servers": brokers, "group.id": source.group, "enable.auto.commit": False, "enable.partition.eof": True,
-                           "auto.offset.reset": "error", "log_level": 0} | dict(parse_qsl(more)) | secret)
+    ours = {"bootstrap.servers": brokers, "group.id": source.group, "enable.auto.commit": False,
+            "enable.partition.eof": True, "auto.offset.reset": "error", "log_level": 0}
+    return kafka.Consumer(ours | dict(parse_qsl(more)) | secret)
 
 def spans_of(
     consumer, source,
@@ -74,11 +81,15 @@ def spans_of(
         topic, spans = consumer.list_topics(source.topic, timeout=source.timeout).topics[source.topic], {}
         if topic.error: raise SourceError(f'topic "{source.topic}": {topic.error.str()}')
         for partition in topic.partitions:
-            low, high = consumer.get_watermark_offsets(kafka.TopicPartition(source.topic, partition), timeout=source.timeout)
+            place = kafka.TopicPartition(source.topic, partition)
+            low, high = consumer.get_watermark_offsets(place, timeout=source.timeout)
             start = offsets.get(str(partition), low)
-            if not low <= start <= high: raise SourceError(f'topic "{source.topic}", partition {partition} holds messages {low} to {high - 1}, bronze goes on at {start}: what lies between is lost')
+            if not low <= start <= high:
+                raise SourceError(f'topic "{source.topic}", partition {partition} holds messages {low} to {high - 1}, '
+                                  f"bronze goes on at {start}: what lies between is lost")
             spans[partition] = (start, high)
-    except kafka.KafkaException as error: raise SourceError(f'the brokers of topic "{source.topic}" do not answer: {error.args[0].str()}') from None
+    except kafka.KafkaException as error:
+        raise SourceError(f'the brokers of topic "{source.topic}" do not answer: {error.args[0].str()}') from None
     return spans
 
 # %% ../../nbs/core/streams.ipynb #streams-messages
@@ -87,7 +98,8 @@ def messages_between(
     spans: Mapping[int, tuple[int, int]],
 ) -> Iterator:  # of messages
     "The messages of these spans; raises `SourceError` when none comes within the timeout."
-    kafka, left = client("confluent_kafka", "events"), {p: high for p, (start, high) in spans.items() if start < high}
+    kafka = client("confluent_kafka", "events")
+    left = {partition: high for partition, (start, high) in spans.items() if start < high}
     consumer.assign([kafka.TopicPartition(source.topic, p, spans[p][0]) for p in left])
     last = time.monotonic()
     while left:
@@ -97,7 +109,9 @@ def messages_between(
             if message.error() and not end: raise SourceError(f'topic "{source.topic}": {message.error().str()}')
             if not end and message.offset() < left.get(message.partition(), 0): yield message
             if end or message.offset() + 1 >= left.get(message.partition(), 0): left.pop(message.partition(), None)
-        if time.monotonic() - last > source.timeout: raise SourceError(f'topic "{source.topic}": no message for {source.timeout} seconds, and partitions {sorted(left)} are not at their end')
+        if time.monotonic() - last > source.timeout:
+            raise SourceError(f'topic "{source.topic}": no message for {source.timeout} seconds, '
+                              f"and partitions {sorted(left)} are not at their end")
 
 # %% ../../nbs/core/streams.ipynb #streams-batches
 def batches_of_stream(
@@ -110,9 +124,11 @@ def batches_of_stream(
     consumer, offsets = consumer_of(source), dict(cursor.get("offsets", {}))
     def read(spans):
         for message in messages_between(consumer, source, spans):
-            place, at = f"{message.topic()}:{message.partition()}:{message.offset()}", pd.Timestamp(message.timestamp()[1], unit="ms", tz="UTC").as_unit("us")
+            place = f"{message.topic()}:{message.partition()}:{message.offset()}"
+            at = pd.Timestamp(message.timestamp()[1], unit="ms", tz="UTC").as_unit("us")
             offsets[str(message.partition())] = message.offset() + 1
-            yield event_of_message(source, place, message.offset(), at, message.key(), message.value()), {"offsets": dict(offsets)}
+            one = event_of_message(source, place, message.offset(), at, message.key(), message.value())
+            yield one, {"offsets": dict(offsets)}
     try:
         spans = spans_of(consumer, source, offsets)
         yield from batches_of(read(spans), cursor or {"offsets": {}})
@@ -127,6 +143,9 @@ def acknowledge_stream(
 ) -> None:
     "Tell the brokers how far the group is."
     kafka, consumer = client("confluent_kafka", "events"), consumer_of(source)
-    try: consumer.commit(offsets=[kafka.TopicPartition(source.topic, int(p), offset) for p, offset in cursor["offsets"].items()], asynchronous=False)
-    except kafka.KafkaException as error: raise SourceError(f'the offsets of group "{source.group}" cannot be committed, does somebody else read under this name? {error.args[0].str()}') from None
+    places = [kafka.TopicPartition(source.topic, int(p), offset) for p, offset in cursor["offsets"].items()]
+    try: consumer.commit(offsets=places, asynchronous=False)
+    except kafka.KafkaException as error:
+        raise SourceError(f'the offsets of group "{source.group}" cannot be committed, '
+                          f"does somebody else read under this name? {error.args[0].str()}") from None
     finally: consumer.close()

@@ -44,7 +44,9 @@ def behind(
         if (this["run"], this["stage"]) in found: continue
         found[this["run"], this["stage"]] = this
         follow = tuple(p for p in stage(this["stage"]).reads if not (rule and p.endswith("?")))
-        todo += filter(None, (maker(name, version, this["started"], known) for name, version in this["inputs"].items() if covers(follow, name)))
+        makers = (maker(name, version, this["started"], known)
+                  for name, version in this["inputs"].items() if covers(follow, name))
+        todo += filter(None, makers)
     return sorted(found.values(), key=lambda r: (stage(r["stage"]).number, r["started"]))
 
 def sources(found: list[dict]) -> dict[str, str]:  # {"file:loans.csv": version}
@@ -58,7 +60,8 @@ def run_cells(
     "The cells that worked on real data."
     if not copy.exists(): return []
     cells = json.loads(copy.read_text())["cells"]
-    return [f"In [{c['execution_count']}]" for c in cells if c["cell_type"] == "code" and "".join(c["source"]).lstrip().startswith("#| run")]
+    ran = lambda cell: cell["cell_type"] == "code" and "".join(cell["source"]).lstrip().startswith("#| run")
+    return [f"In [{cell['execution_count']}]" for cell in cells if ran(cell)]
 
 # %% ../../nbs/core/trace.ipynb #bb66af13
 def writer(
@@ -90,11 +93,15 @@ def trace(
 ) -> dict:                 # kind, prediction, release, run, stages, sources
     "The way from an id back to files; raises `KeyError` for an unknown one."
     kind, thing = lookup(id, workspace)
-    found, known, way = {"id": id, "kind": kind, "prediction": None, "release": None, "run": None, "stages": [], "sources": {}}, records(workspace), []
+    known, way = records(workspace), []
+    found = {"id": id, "kind": kind, "prediction": None, "release": None, "run": None, "stages": [], "sources": {}}
     if kind == "prediction": found["prediction"], thing = _plain(thing), lookup(thing["release"], workspace)[1]
-    if kind == "run": way, found["run"] = [r for r in thing["stages"] if r["status"] in ("passed", "skipped")], id
-    elif last := writer(thing["id"], workspace, known): way, found["run"] = behind(last, known, rule=thing["kind"] == "rule"), last["run"]
-    if kind != "run": found["release"] = {name: thing.get(name) for name in ("id", "kind", "name", "version", "threshold", "as_of")}
+    if kind == "run":
+        way, found["run"] = [r for r in thing["stages"] if r["status"] in ("passed", "skipped")], id
+    elif last := writer(thing["id"], workspace, known):
+        way, found["run"] = behind(last, known, rule=thing["kind"] == "rule"), last["run"]
+    if kind != "run":
+        found["release"] = {name: thing.get(name) for name in ("id", "kind", "name", "version", "threshold", "as_of")}
     found["stages"] = [{name: r.get(name) for name in ("stage", "run", "code", "parameters", "inputs", "outputs")} |
                        {"notebook": r["report"], "cells": run_cells(workspace.root / (r["report"] or ""))} for r in way]
     return found | {"sources": sources(way)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'outside', 'to_arrow', 'digest', 'from_arrow', 'Workspace', 'store', 'give_back', 'publish', 'read',
-           'load', 'read_columns', 'head', 'between', 'append', 'append_events', 'version', 'Busy', 'lock',
+           'load', 'reader', 'read_columns', 'head', 'between', 'append', 'append_events', 'version', 'Busy', 'lock',
            'pseudonyms']
 
 # %% ../../nbs/core/workspace.ipynb #a8336a6b
@@ -19,13 +19,14 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .clock import known
+from .clock import known, nullable
 
 # %% ../../nbs/core/workspace.ipynb #9f29afa5
 def atomic_write(
@@ -185,18 +186,24 @@ Workspace.publish = publish
 
 # %% ../../nbs/core/workspace.ipynb #ws-frame
 def frame_of(
-    path: Path, version: int,          # of a Delta table
+    lake,                              # an Arrow dataset
     columns: list[str] | None = None,  # None: all but the hidden ones, and the rows in their order
 ) -> pd.DataFrame:
     "Columns of a stored table."
     import pyarrow.compute as pc
-    from deltalake import DeltaTable
-    lake, order = DeltaTable(path, version=version).to_pyarrow_dataset(), None
+    order = None
     if columns is None:
         hidden, columns = ([c for c in lake.schema.names if c.startswith("_") is under] for under in (True, False))
         if hidden: order = pc.sort_indices(lake.to_table(columns=hidden), sort_keys=[(c, "ascending") for c in hidden])
     tables = (lake.to_table(columns=[c]) for c in columns)
     return pd.concat([from_arrow(table if order is None else table.take(order)) for table in tables], axis=1)
+
+def _lake(self: Workspace, name: str, version: int):
+    "A version of a table, as an Arrow dataset."
+    from deltalake import DeltaTable
+    return DeltaTable(self.root / "lake" / name.replace(".", "/"), version=version).to_pyarrow_dataset()
+
+Workspace._lake = _lake
 
 # %% ../../nbs/core/workspace.ipynb #a74b4ec0
 def read(self: Workspace,
@@ -206,7 +213,7 @@ def read(self: Workspace,
 ) -> pd.DataFrame:
     "A table's published version; raises `KeyError` when there is none."
     entry = self._entry(name)
-    frame = frame_of(self.root / "lake" / name.replace(".", "/"), entry["version"] if version is None else version)
+    frame = frame_of(self._lake(name, entry["version"] if version is None else version))
     return frame if as_of is None else known(frame, as_of, entry["gates"])
 
 def load(self: Workspace,
@@ -223,25 +230,39 @@ def _entry(self: Workspace, name: str) -> dict:
 Workspace.read, Workspace.load, Workspace._entry = read, load, _entry
 
 # %% ../../nbs/core/workspace.ipynb #ws-columns
-def read_columns(self: Workspace,
+def reader(self: Workspace,
     name: str,                          # a table: "silver.loans"
-    columns: list[str],                 # some of its columns
     as_of: pd.Timestamp | str = None,   # now, for the table's gates
     entry: dict | None = None,          # of `store`: a version that is not published yet
-) -> pd.DataFrame:
-    "Some columns of a table's published version, in the order that was asked for."
-    entry, wanted = entry or self._entry(name), set(columns)
-    gates = {time: gated if gated == "*" else [c for c in gated if c in wanted] for time, gated in entry["gates"].items() if gated == "*" or wanted & {time, *gated}}
-    frame = frame_of(self.root / "lake" / name.replace(".", "/"), entry["version"], list(dict.fromkeys([*columns, *gates])))
-    return (frame if as_of is None else known(frame, as_of, gates))[columns]
+) -> Callable:                          # some of its columns -> a frame of them, in this order
+    "What reads a table's published version, some columns at a time."
+    entry = entry or self._entry(name); lake = self._lake(name, entry["version"])
+    gates = {} if as_of is None else entry["gates"]
+    @cache
+    def asked(times: tuple[str, ...]) -> tuple[np.ndarray | None, dict]:  # rows that are known, None for all; {gated column: where it is withheld}
+        there = frame_of(lake, list(times)); every = len(there)
+        there = there.assign(_row=np.arange(every), **{c: True for t in times if gates[t] != "*" for c in gates[t] if c not in times})
+        told = known(there, as_of, {t: gates[t] for t in times}); rows = told.pop("_row").to_numpy()
+        return None if len(rows) == every else rows, {c: told[c].isna().to_numpy() for t in times if gates[t] != "*" for c in (t, *gates[t])}
+    def read(columns: list[str]) -> pd.DataFrame:
+        times = tuple(t for t, gated in gates.items() if gated == "*" or {*columns} & {t, *gated})
+        rows, withheld = asked(times) if times else (None, {})
+        frame = frame_of(lake, list(dict.fromkeys(columns)))
+        if rows is not None: frame = frame.take(rows).reset_index(drop=True)
+        for c in withheld.keys() & {*columns}: frame[c] = nullable(frame[c]).mask(withheld[c])
+        return frame[columns]
+    return read
+
+def read_columns(self: Workspace, name: str, columns: list[str], as_of: pd.Timestamp | str = None, entry: dict | None = None) -> pd.DataFrame:
+    "Some columns of a table, read once."
+    return self.reader(name, as_of, entry)(columns)
 
 def head(self: Workspace, name: str) -> pd.DataFrame:  # no rows
     "A table's published columns and their types, without its rows."
-    from deltalake import DeltaTable
-    schema = DeltaTable(self.root / "lake" / name.replace(".", "/"), version=self._entry(name)["version"]).to_pyarrow_dataset().schema
+    schema = self._lake(name, self._entry(name)["version"]).schema
     return from_arrow(schema.empty_table().select([column for column in schema.names if not column.startswith("_")]))
 
-Workspace.read_columns, Workspace.head = read_columns, head
+Workspace.reader, Workspace.read_columns, Workspace.head = reader, read_columns, head
 
 # %% ../../nbs/core/workspace.ipynb #ws-between
 def between(self: Workspace,

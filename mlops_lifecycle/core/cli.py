@@ -14,7 +14,7 @@ import gc
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -265,19 +265,27 @@ def requests_of(
     Request: Any,    # the project's type of request
 ) -> dict[str, Coded]:  # by field, for valid requests only; None where a value is missing
     "The rows as requests; raises `Refused` naming the first wrong ones."
-    from mlops_lifecycle.core.runner import Refused
-    fields, required = ", ".join(Request.model_fields), [n for n, f in Request.model_fields.items() if f.is_required()]
-    if extra := sorted(set(table.column_names) - set(Request.model_fields)): raise Refused(f"columns that no request has: {', '.join(extra)}; a request has {fields}")
-    if missing := [n for n in required if n not in table.column_names]: raise Refused(f"columns that are missing: {', '.join(missing)}; there are {', '.join(table.column_names)}")
-    read = {name: _checked_column(table[name] if name in table.column_names else None, len(table), Request, name) for name in Request.model_fields}
+    fields, there = Request.model_fields, table.column_names
+    if extra := sorted(set(there) - set(fields)):
+        raise _refused(f"columns that no request has: {', '.join(extra)}; a request has {', '.join(fields)}")
+    if missing := [name for name, field in fields.items() if field.is_required() and name not in there]:
+        raise _refused(f"columns that are missing: {', '.join(missing)}; there are {', '.join(there)}")
+    read = {name: _checked_column(table[name] if name in there else None, len(table), Request, name) for name in fields}
     wrong = [(row, place, words) for place, (_, found) in enumerate(read.values()) for row, words in found]
     if not wrong and _looks_at_rows(Request): wrong = _wrong_rows(table, Request)
-    told = [f"row {row + 1}, {words}" for row, _, words in sorted(wrong)]
-    if told: raise Refused(f"{len({row for row, _, _ in wrong})} of {len(table)} rows are no requests: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
+    told = [f"row {row + 1}, {words}" for row, _, words in sorted(wrong)[:6]]
+    if told: raise _refused_rows(len({row for row, _, _ in wrong}), len(table), "no requests", told)
     return {name: column for name, (column, _) in read.items()}
 
+def _refused_rows(wrong: int, rows: int, what: str, told: list[str]) -> Exception:  # told: of the first ones; a sixth is not said
+    "The refusal of a file some of whose rows are wrong."
+    return _refused(f"{wrong} of {rows} rows are {what}: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
+
 # %% ../../nbs/core/cli.ipynb #cli-columns-code
-def _checked_column(column: Any, rows: int, Request: Any, name: str) -> tuple[Coded, list[tuple[int, str]]]:  # of an Arrow table, or None; the values, and the rows in which one is wrong
+def _checked_column(
+    column: Any,                        # of an Arrow table, or None
+    rows: int, Request: Any, name: str,
+) -> tuple[Coded, list[tuple[int, str]]]:  # the values, and the rows in which one is wrong
     "Read each different value of a column once."
     import numpy as np
     import pyarrow as pa
@@ -290,10 +298,14 @@ def _checked_column(column: Any, rows: int, Request: Any, name: str) -> tuple[Co
     read = TypeAdapter(dict[str, Annotated[field.annotation, field]], config=Request.model_config)
     try: values = list(read.validate_strings({str(place): text for place, text in enumerate(texts)}).values())
     except ValidationError as error:
-        for e in error.errors(include_url=False, include_input=False): words.setdefault(int(e["loc"][0]), []).append(f"{'.'.join(map(str, (name, *e['loc'][1:])))}: {e['msg']}")
+        for (place, *inside), message in _errors_of(error):
+            words.setdefault(int(place), []).append(f"{'.'.join(map(str, (name, *inside)))}: {message}")
     if column.null_count and field.is_required(): words[len(texts)] = [f"{name}: Field required"]
     if words: return Coded([], codes), [(int(row), "; ".join(words[codes[row]])) for row in np.flatnonzero(np.isin(codes, list(words)))]
     return Coded([*values, field.get_default(call_default_factory=True)] if column.null_count else values, codes), []
+
+def _errors_of(error: Any) -> list[tuple]:  # pydantic's ValidationError; place and sentence of each
+    return [(e["loc"], e["msg"]) for e in error.errors(include_url=False, include_input=False)]
 
 def _looks_at_rows(Request: Any) -> bool:
     "Whether a request is more than its fields, one by one."
@@ -307,7 +319,7 @@ def _wrong_rows(table: Any, Request: Any) -> list[tuple[int, int, str]]:  # row,
     wrong, table = [], pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
     for number, row in enumerate(table.to_pylist()):
         try: Request.model_validate_strings({name: value for name, value in row.items() if value is not None})
-        except ValidationError as error: wrong += [(number, 0, f"{'.'.join(map(str, e['loc']))}: {e['msg']}") for e in error.errors(include_url=False, include_input=False)]
+        except ValidationError as error: wrong += [(number, 0, f"{'.'.join(map(str, place))}: {words}") for place, words in _errors_of(error)]
     return wrong
 
 # %% ../../nbs/core/cli.ipynb #cli-whole-columns
@@ -328,10 +340,12 @@ def whole_columns(
         if name in personal: values = [workspace.pseudonyms(value) for value in values]
         if f"{name}_local" in missing_row(problem.Request):
             time = np.array(["NaT" if v is None else microseconds(v) for v in values], "M8[us]")
-            found |= {name: Coded(time, codes), f"{name}_local": Coded(time + np.array(["NaT" if v is None else v.utcoffset() for v in values], "m8[us]"), codes)}
+            ahead = np.array(["NaT" if v is None else v.utcoffset() for v in values], "m8[us]")
+            found |= {name: Coded(time, codes), f"{name}_local": Coded(time + ahead, codes)}
         else: found[name] = Coded([np.nan if v is None else v for v in values], codes)
-    if problem.decision_time: return found | {"decision_time": Coded.of(np.asarray(problem.decision_time({name: column.array() for name, column in found.items()}), "M8[us]"))}
-    return found | {"decision_time": Coded(np.array([at], "M8[us]"), np.zeros(len(codes), int))}
+    if not problem.decision_time: return found | {"decision_time": Coded(np.array([at], "M8[us]"), np.zeros(len(codes), int))}
+    decided = problem.decision_time({name: column.array() for name, column in found.items()})
+    return found | {"decision_time": Coded.of(np.asarray(decided, "M8[us]"))}
 
 # %% ../../nbs/core/cli.ipynb #cli-whole
 def whole_features(
@@ -359,7 +373,9 @@ def whole_features(
         stale |= age > lookup.longest; too_old |= age > rule_after * lookup.longest
     return features.compute(columns), stale, too_old
 
-def _keys_of(columns: list[Coded], rows: int) -> tuple[list[tuple], Any]:  # each different key, and the place of every row's; -1 where a part is missing
+def _keys_of(
+    columns: list[Coded], rows: int,
+) -> tuple[list[tuple], Any]:  # each different key, and the place of every row's; -1 where a part is missing
     "The key that some columns make together."
     import numpy as np
     import pandas as pd
@@ -368,7 +384,8 @@ def _keys_of(columns: list[Coded], rows: int) -> tuple[list[tuple], Any]:  # eac
         code = pd.factorize(code * len(column.values) + column.codes)[0]
         missing |= pd.isna(pd.Series(column.values)).to_numpy()[column.codes]
     first = np.zeros(code.max(initial=-1) + 1, "int64"); first[code[::-1]] = np.arange(rows)[::-1]
-    return list(zip(*([column.values[place] for place in column.codes[first]] for column in columns))) or [()], np.where(missing, -1, code)
+    keys = list(zip(*([column.values[place] for place in column.codes[first]] for column in columns)))
+    return keys or [()], np.where(missing, -1, code)
 
 # %% ../../nbs/core/cli.ipynb #5e01648b
 def score_requests(
@@ -390,24 +407,15 @@ def score_requests(
     at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
     coded = whole_columns(requests, problem, workspace, at)
     columns = {name: column.array() for name, column in coded.items()}
-    outside = np.flatnonzero(~problem.in_scope(columns))
-    told = [f"row {n + 1}: {problem.out_of_scope({name: values[n] for name, values in columns.items()})}" for n in outside[:5]]
-    if told: raise _refused(f"{len(outside)} of {rows} rows are outside of what may be decided: " + "; ".join(told) + ("; …" if len(outside) > 5 else ""))
-    values, odd, stepped_in = (columns, *np.zeros((2, rows), dtype=bool)) if release.kind == "rule" else whole_features(features(), coded, log, at, rule_after)
+    _all_in_scope(problem, columns, rows)
+    values, stale, too_old = columns, *np.zeros((2, rows), dtype=bool)
+    if release.kind == "model": values, stale, too_old = whole_features(features(), coded, log, at, rule_after)
     log.close()
-    score, band, rule = np.asarray(release.score(values), dtype=float), release.manifest.get("review"), problem.rule
-    odd = np.logical_or.reduce([odd, *(_unseen(release, values, name) for name in (release.encoder.categories if release.encoder else ()))])
-    stepped_in = stepped_in | ~np.isfinite(score)
-    review = odd | stepped_in | (band is not None and (score >= band[0]) & (score < band[1]))
-    found = {"score": score, "decision": release.decision(score), "threshold": release.threshold, "model": release.name, "version": release.version, "review": review}
-    if stepped_in.any():
-        instead = np.broadcast_to(np.asarray(rule.score(columns), dtype=float), rows)
-        ruled = {"score": instead, "decision": rule.decide(columns), "threshold": rule.threshold, "model": "rule", "version": rule.version}
-        found |= {name: np.where(stepped_in, value, found[name]) for name, value in ruled.items()}
     shown = {name: pd.Series(column.values).array.take(column.codes) for name, column in coded.items() if name in requests}
     shown = {name: values.tz_localize("UTC") if hasattr(values, "tz_localize") else values for name, values in shown.items()}
-    return pd.DataFrame(shown).assign(**found)
+    return pd.DataFrame(shown).assign(**_decided(release, problem.rule, columns, values, stale, too_old))
 
+# %% ../../nbs/core/cli.ipynb #cli-score-parts
 def _stable_release(log: Any, problem: Any, workspace: Any, features: Any, key: bytes | None) -> Any:
     "The release that serves; raises `Refused` where none does, or it is not fit to."
     from mlops_lifecycle.core.release import Release, same_features
@@ -419,12 +427,35 @@ def _stable_release(log: Any, problem: Any, workspace: Any, features: Any, key: 
     except (ValueError, OSError) as error: raise _refused(f"{stable} cannot serve: {error}") from None
     return release
 
-def _unseen(release: Any, values: Mapping, name: str) -> Any:
-    "The rows in which a feature has a category that was not seen in training."
+def _all_in_scope(problem: Any, columns: Mapping, rows: int) -> None:
+    "Pass where every row may be decided; raises `Refused`."
+    import numpy as np
+    outside = np.flatnonzero(~problem.in_scope(columns))
+    told = [f"row {n + 1}: {problem.out_of_scope({name: values[n] for name, values in columns.items()})}" for n in outside[:6]]
+    if told: raise _refused_rows(len(outside), rows, "outside of what may be decided", told)
+
+def _decided(release: Any, rule: Any, columns: Mapping, values: Mapping, stale: Any, too_old: Any) -> dict:  # as the app answers
+    "Score, decision, and whether a person should look."
+    import numpy as np
+    score, band = np.asarray(release.score(values), dtype=float), release.manifest.get("review")
+    ruled = too_old | ~np.isfinite(score)
+    review = ruled | stale if band is None else ruled | stale | (score >= band[0]) & (score < band[1])
+    for name in release.encoder.categories if release.encoder else (): review = review | _unseen(values[name], release.encoder.categories[name])
+    found = {"score": score, "decision": release.decision(score), "threshold": release.threshold,
+             "model": release.name, "version": release.version}
+    if ruled.any():
+        instead = {"score": np.broadcast_to(np.asarray(rule.score(columns), dtype=float), len(ruled)), "decision": rule.decide(columns),
+                   "threshold": rule.threshold, "model": "rule", "version": rule.version}
+        found = {name: np.where(ruled, instead[name], value) for name, value in found.items()}
+    return found | {"review": review}
+
+def _unseen(values: Any, known: Iterable[str]) -> Any:  # a categorical feature, and its categories in training
+    "The rows whose category was not seen in training."
     import numpy as np
     import pandas as pd
-    different = Coded.of(values[name])
-    return (np.array([v not in release.encoder.categories[name] for v in different.values]) & ~pd.isna(pd.Series(different.values)).to_numpy())[different.codes]
+    different = Coded.of(values)
+    new = np.array([value not in known for value in different.values]) & ~pd.isna(pd.Series(different.values)).to_numpy()
+    return new[different.codes]
 
 # %% ../../nbs/core/cli.ipynb #940349c7
 def harmless(cell: Any) -> Any:

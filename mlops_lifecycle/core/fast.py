@@ -77,12 +77,16 @@ class Reach:
         remain = np.bitwise_and.reduce(self.lines.take(places, 0), 0)
         return float(self._added(remain))
 
-    def sums(self, matrix: np.ndarray, piece: int = 16_384) -> np.ndarray:  # floats, shape (n, k); rows of a thread's turn; shape (n,)
+    def sums(self,
+        matrix: np.ndarray,   # floats, shape (n, k)
+        piece: int = 16_384,  # rows of a thread's turn
+    ) -> np.ndarray:          # shape (n,)
         "The same of many rows."
-        found, edges = np.empty(len(matrix)), [np.array([*cuts, np.inf]) for _, cuts, _ in self.columns]  # a missing value comes behind all others, where its line is
+        found, edges = np.empty(len(matrix)), [np.array([*cuts, np.inf]) for _, cuts, _ in self.columns]  # a missing value sorts last, as its line does
         def some(first):
             rows = matrix[first:first + piece]
-            places = [start + np.searchsorted(edge, values) for (start, _, _), edge, values in zip(self.columns, edges, np.ascontiguousarray(rows.T))]
+            columns = zip(self.columns, edges, np.ascontiguousarray(rows.T))
+            places = [start + np.searchsorted(edge, values) for (start, _, _), edge, values in columns]
             for begin in range(0, len(rows), 512):  # as many as stay at hand
                 at = [place[begin:begin + 512] for place in places]
                 remain, line = np.empty((2, len(at[0]), self.lines.shape[1]), self.lines.dtype)
@@ -91,7 +95,8 @@ class Reach:
                 found[first + begin:first + begin + len(remain)] = self._added(remain)
         if len(matrix) <= piece: some(0)
         else:
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as threads: list(threads.map(some, range(0, len(matrix), piece)))
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            with ThreadPoolExecutor(cores) as threads: list(threads.map(some, range(0, len(matrix), piece)))
         return found
 
     def _added(self, remain: np.ndarray) -> np.ndarray:  # what is left of the trees, which stand in the last axis

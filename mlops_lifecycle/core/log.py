@@ -408,11 +408,14 @@ class Online:
         place = bisect_right(times, self._us) - 1
         if place < 0: return None
         if isinstance(values[place], str):
-            told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value for name, value in json.loads(values[place]).items()}
-            values[place] = {"known_at": times[place]} | told
+            values[place] = {"known_at": times[place]} | {name: _read(value) for name, value in json.loads(values[place]).items()}
         return values[place]
 
     online_get = get  # the same name as the log's
+
+def _read(value: Any) -> Any:
+    "A value as it was before it became JSON."
+    return np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value
 
 def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None:  # as for `Online.get`
     "The last values that were known at the decision, read now; `known_at` is a time."
@@ -455,7 +458,8 @@ class Known:
         moments, moment = np.unique(np.asarray(self.known_at, dtype="int64"), return_inverse=True)
         line = there * (len(moments) + 1) + moment + 1
         order = np.argsort(line, kind="stable")
-        place = np.searchsorted(line[order], asked * (len(moments) + 1) + np.searchsorted(moments, until, side="right"), side="right") - 1
+        wanted = asked * (len(moments) + 1) + np.searchsorted(moments, until, side="right")
+        place = np.searchsorted(line[order], wanted, side="right") - 1
         found = np.append(order, -1)[place]
         return np.where(np.append(there, -2)[found] == asked, found, -1)  # else the line before is another key's
 
@@ -467,13 +471,14 @@ class Known:
         import pandas as pd
 
         from mlops_lifecycle.core.features import columns_of
-        read, nothing = np.flatnonzero(np.bincount(found + 1, minlength=len(self.keys) + 1)[1:]), [None] * bool((found < 0).any())
-        told, place = from_json(f"[{','.join([self.values[row] for row in read.tolist()])}]"), np.full(len(self.keys) + 1, len(read))
-        place[read] = np.arange(len(read))
-        plain = lambda value: np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value
-        whole = {name: pd.Series([row[name] for row in told] + nothing) for name in names}
-        whole = columns_of(pd.DataFrame({name: column if column.dtype != object else pd.Series([plain(v) for v in column]) for name, column in whole.items()}))
-        return {name: column[place[found]] for name, column in whole.items()}
+        read = np.flatnonzero(np.bincount(found + 1, minlength=len(self.keys) + 1)[1:])
+        told = from_json(f"[{','.join([self.values[row] for row in read.tolist()])}]")
+        place = np.full(len(self.keys) + 1, len(read)); place[read] = np.arange(len(read))
+        nothing = [None] * bool((found < 0).any())  # the last place, where a request found no row
+        def column(name):
+            values = pd.Series([row[name] for row in told] + nothing)
+            return values if values.dtype != object else pd.Series([_read(value) for value in values])
+        return {name: values[place[found]] for name, values in columns_of(pd.DataFrame({name: column(name) for name in names})).items()}
 
     def newest(self, until: np.ndarray) -> np.ndarray:  # microseconds; NaN before anything was known
         "When the last value of any key became known, as `Online.newest` tells it."

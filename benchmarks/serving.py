@@ -454,13 +454,14 @@ def score(deployed: Deployed, rounds: int) -> None:
     """`mlops score` as a command, from a Delta table to Parquet, against scikit-learn in a process that has started, on a ready matrix.
 
     The first figure counts everything, the start of Python included. The second leaves out what a file of a hundred rows takes as well: starting,
-    loading the model, and reading what can be looked up.
+    loading the model, and reading what can be looked up. That is what the app holds, the last weeks: most of the year finds nothing there but the
+    history of its flight, while the ready matrix holds all values.
     """
     from deltalake import write_deltalake
     tails = pd.Series(deployed.workspace.read("bronze.flights").tailnum.dropna().unique())
     rows = [json.loads(r) for r in requests_of(deployed.examples, problem.Request, dict(zip(deployed.workspace.pseudonyms(tails), tails)))]
     year = to_arrow(pd.DataFrame(rows, columns=list(problem.Request.model_fields)))  # each column of its own type; a departure is text, for its offset
-    write_deltalake(deployed.folder / "year", year); write_deltalake(deployed.folder / "hundred", year[:100])
+    write_deltalake(deployed.folder / "year", year); write_deltalake(deployed.folder / "hundred", year[-100:])
     model, matrix = deployed.workspace.releases / deployed.id / "model.skops", deployed.folder / "year.npy"
     np.save(matrix, deployed.release.encoder.encode({n: deployed.examples[n].to_numpy(object) for n in deployed.release.encoder.names}))
     environment, found = os.environ | QUIET | {"OMP_NUM_THREADS": str(os.cpu_count()), "MLOPS_WORKSPACE": str(deployed.workspace.root)}, {"ours": [], "sklearn": [], "start": []}

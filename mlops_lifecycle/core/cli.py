@@ -360,8 +360,9 @@ def whole_features(
     import pandas as pd
 
     from mlops_lifecycle.core.log import Known, microseconds
-    known, columns = log.online_rows(at), {name: column.array() for name, column in coded.items()}
+    columns = {name: column.array() for name, column in coded.items()}
     decided = columns["decision_time"].astype("int64"); until = np.minimum(decided, microseconds(at))
+    known = log.online_rows(int(until.max()))
     stale, too_old = np.zeros((2, len(until)), dtype=bool)
     for lookup in features.lookups:
         rows = known.pop(lookup.name, None) or Known()

@@ -87,11 +87,14 @@ class Reach:
             rows = matrix[first:first + piece]
             columns = zip(self.columns, edges, np.ascontiguousarray(rows.T))
             places = [start + np.searchsorted(edge, values) for (start, _, _), edge, values in columns]
-            for begin in range(0, len(rows), 512):  # as many as stay at hand
+            both = np.empty((2, 512, self.lines.shape[1]), self.lines.dtype)  # as many rows as stay at hand
+            for begin in range(0, len(rows), 512):
                 at = [place[begin:begin + 512] for place in places]
-                remain, line = np.empty((2, len(at[0]), self.lines.shape[1]), self.lines.dtype)
-                self.lines.take(at[0], 0, remain, "clip")
-                for place in at[1:]: np.bitwise_and(remain, self.lines.take(place, 0, line, "clip"), out=remain)
+                remain, line = both[:, :len(at[0])]
+                alike = [bool((place == place[0]).all()) for place in at]  # all rows in one place, mostly that of a missing value: asked once
+                remain[:] = np.bitwise_and.reduce(self.lines.take([place[0] for place, same in zip(at, alike) if same], 0), 0)
+                for place in (place for place, same in zip(at, alike) if not same):
+                    np.bitwise_and(remain, self.lines.take(place, 0, line, "clip"), out=remain)
                 found[first + begin:first + begin + len(remain)] = self._added(remain)
         if len(matrix) <= piece: some(0)
         else:

@@ -487,8 +487,8 @@ class Known:
 
 def online_rows(
     self: ServingLog,
-    until: datetime | np.datetime64,  # what became known later is left out
-) -> dict[str, Known]:                # by lookup
+    until: datetime | np.datetime64 | int,  # what became known later is left out
+) -> dict[str, Known]:                      # by lookup
     "Everything that can be looked up."
     found = {}
     wanted = sa.select(online.c.lookup, online.c.key, online.c.known_at, online.c["values"]).where(online.c.known_at <= microseconds(until))

@@ -331,15 +331,15 @@ def whole_columns(
 ) -> dict[str, Coded]:  # the columns that a row of `serving.columns_for` has
     "What `serving.columns_for` does, for all requests at once."
     import numpy as np
+    import pyarrow as pa
 
     from mlops_lifecycle.core.features import missing_row
-    from mlops_lifecycle.core.log import microseconds
     from mlops_lifecycle.formulate import personal_fields
     found, personal = {}, personal_fields(problem.Request)
     for name, (values, codes) in ((name, (column.values, column.codes)) for name, column in requests.items()):
         if name in personal: values = [workspace.pseudonyms(value) for value in values]
         if f"{name}_local" in missing_row(problem.Request):
-            time = np.array(["NaT" if v is None else microseconds(v) for v in values], "M8[us]")
+            time = pa.array(values, pa.timestamp("us", "UTC")).to_numpy(zero_copy_only=False).astype("M8[us]")
             ahead = np.array(["NaT" if v is None else v.utcoffset() for v in values], "m8[us]")
             found |= {name: Coded(time, codes), f"{name}_local": Coded(time + ahead, codes)}
         else: found[name] = Coded([np.nan if v is None else v for v in values], codes)

@@ -5,10 +5,11 @@ import httpx
 import pandas as pd
 import pytest
 from conftest import MLOPS, ROOT, Started, environment, free_port, mlops, passed
+from deltalake import write_deltalake
 
 from mlops_lifecycle.core.log import ServingLog
 from mlops_lifecycle.core.stages import STAGES
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.workspace import Workspace, to_arrow
 from mlops_lifecycle.formulate import example_of, problem
 
 STAGE_KEYS = {"stage", "notebook", "wheel", "status", "seconds", "parameters", "inputs", "outputs", "verdict", "report"}
@@ -80,16 +81,19 @@ def test_a_prediction_can_be_traced_back_to_notebook_and_file(lived):
 
 
 def test_batch_scores_are_those_of_the_api(lived, tmp_path):
-    asked = Workspace(lived.workspace).read("bronze.flights").tail(40).rename(columns={"dest": "destination", "tailnum": "tail_number"})
-    asked = asked.assign(scheduled_departure=asked.scheduled_departure.dt.tz_convert("America/New_York").map(pd.Timestamp.isoformat))
-    asked[list(problem.Request.model_fields)].to_csv(tmp_path / "in.csv", index=False)
+    asked, fields = Workspace(lived.workspace).read("bronze.flights").tail(40).rename(columns={"dest": "destination", "tailnum": "tail_number"}), list(problem.Request.model_fields)
+    asked = pd.concat([asked, asked.assign(scheduled_departure=asked.scheduled_departure + pd.Timedelta("9D"))], ignore_index=True)  # by then nobody renews what is looked up
+    asked = asked.assign(scheduled_departure=asked.scheduled_departure.dt.tz_convert("America/New_York").map(pd.Timestamp.isoformat))[fields]
+    asked.to_csv(tmp_path / "in.csv", index=False); write_deltalake(tmp_path / "in", to_arrow(asked))
     settings, port = lived.copy(tmp_path / "workspace"), free_port()
-    passed(mlops("score", tmp_path / "in.csv", tmp_path / "out.csv", **settings))
-    scored, bodies = pd.read_csv(tmp_path / "out.csv"), json.loads(asked[list(problem.Request.model_fields)].to_json(orient="records"))
+    passed(mlops("score", tmp_path / "in.csv", tmp_path / "out.csv", **settings)); passed(mlops("score", tmp_path / "in", tmp_path / "out.parquet", **settings))
+    scored, bodies = pd.read_csv(tmp_path / "out.csv"), json.loads(asked.to_json(orient="records"))
     log = ServingLog(tmp_path / "workspace" / "serving.db"); log.deploy(canary=None, share=0.0); log.close()
     with Started([*MLOPS, "serve", "--port", port], f"http://127.0.0.1:{port}/v2/health/ready", tmp_path / "log", cwd=ROOT, env=environment(**settings)):
-        told = [httpx.post(f"http://127.0.0.1:{port}/v1/predict", json=body).json() for body in bodies]
-    assert [t["decision"] for t in told] == scored.decision.tolist() and pytest.approx([t["score"] for t in told]) == scored.score.tolist()
+        told = pd.DataFrame([httpx.post(f"http://127.0.0.1:{port}/v1/predict", json=body).json() for body in bodies])
+    same = ["score", "decision", "threshold", "model", "version", "review"]
+    for found in (scored, pd.read_parquet(tmp_path / "out.parquet")): pd.testing.assert_frame_equal(found[same], told[same], check_dtype=False, rtol=0, atol=1e-9)
+    assert {*told.model[:40]} != {"rule"} and {*told.model[40:]} == {"rule"} and told.review[40:].all()
 
 
 RULE_ONLY = ("plan", "formulate", "code", "build", "test", "release", "deploy")

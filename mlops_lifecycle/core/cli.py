@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['app', 'REFUSALS', 'COLOURS', 'keys', 'labels', 'plainly', 'console', 'pairs', 'stage_line', 'run', 'watch', 'finish',
-           'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'requests_of', 'whole_columns',
-           'score_requests', 'whole_features', 'harmless', 'read_rows', 'write_rows', 'project_features', 'score',
+           'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'Coded', 'requests_of', 'whole_columns',
+           'whole_features', 'score_requests', 'harmless', 'read_rows', 'write_rows', 'project_features', 'score',
            'report', 'way_lines', 'trace', 'label_desk', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
            'labels_import']
 
 # %% ../../nbs/core/cli.ipynb #a7069662
+import gc
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -236,43 +238,74 @@ def revoke(id: Annotated[str, typer.Argument(metavar="ID", help="The eight digit
         except ValueError as error: raise _refused(str(error)) from None
     console().print("It is revoked.")
 
+# %% ../../nbs/core/cli.ipynb #cli-coded
+@dataclass(frozen=True)
+class Coded:
+    "A column of many rows, each different value once."
+    values: Any  # as one request has them
+    codes: Any   # an array: the place of each row's value
+
+    def array(self) -> Any:
+        "One value a row, as features take them."
+        import pandas as pd
+
+        from mlops_lifecycle.core.features import columns_of
+        return columns_of(pd.DataFrame({"it": self.values}))["it"][self.codes]
+
+    @classmethod
+    def of(cls, array: Any) -> "Coded":
+        "The column of an array."
+        import pandas as pd
+        codes, values = pd.factorize(array, use_na_sentinel=False)
+        return cls(values, codes)
+
 # %% ../../nbs/core/cli.ipynb #cec13754
 def requests_of(
-    table: Any,      # an Arrow table of text, a missing cell is null
+    table: Any,      # an Arrow table, of text or of types of its own; a missing cell is null
     Request: Any,    # the project's type of request
-) -> Any:            # DataFrame: a valid request each, one column a field; None where a value is missing
+) -> dict[str, Coded]:  # by field, for valid requests only; None where a value is missing
     "The rows as requests; raises `Refused` naming the first wrong ones."
-    import pandas as pd
-
-    from mlops_lifecycle.core.runner import Refused
-    fields, required = ", ".join(Request.model_fields), [n for n, f in Request.model_fields.items() if f.is_required()]
-    if extra := sorted(set(table.column_names) - set(Request.model_fields)): raise Refused(f"columns that no request has: {', '.join(extra)}; a request has {fields}")
-    if missing := [n for n in required if n not in table.column_names]: raise Refused(f"columns that are missing: {', '.join(missing)}; there are {', '.join(table.column_names)}")
-    read = {name: _checked_column(table[name] if name in table.column_names else None, len(table), Request, name) for name in Request.model_fields}
+    fields, there = Request.model_fields, table.column_names
+    if extra := sorted(set(there) - set(fields)):
+        raise _refused(f"columns that no request has: {', '.join(extra)}; a request has {', '.join(fields)}")
+    if missing := [name for name, field in fields.items() if field.is_required() and name not in there]:
+        raise _refused(f"columns that are missing: {', '.join(missing)}; there are {', '.join(there)}")
+    read = {name: _checked_column(table[name] if name in there else None, len(table), Request, name) for name in fields}
     wrong = [(row, place, words) for place, (_, found) in enumerate(read.values()) for row, words in found]
     if not wrong and _looks_at_rows(Request): wrong = _wrong_rows(table, Request)
-    told = [f"row {row + 1}, {words}" for row, _, words in sorted(wrong)]
-    if told: raise Refused(f"{len({row for row, _, _ in wrong})} of {len(table)} rows are no requests: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
-    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, (values, _) in read.items()})
+    told = [f"row {row + 1}, {words}" for row, _, words in sorted(wrong)[:6]]
+    if told: raise _refused_rows(len({row for row, _, _ in wrong}), len(table), "no requests", told)
+    return {name: column for name, (column, _) in read.items()}
+
+def _refused_rows(wrong: int, rows: int, what: str, told: list[str]) -> Exception:  # told: of the first ones; a sixth is not said
+    "The refusal of a file some of whose rows are wrong."
+    return _refused(f"{wrong} of {rows} rows are {what}: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
 
 # %% ../../nbs/core/cli.ipynb #cli-columns-code
-def _checked_column(column: Any, rows: int, Request: Any, name: str) -> tuple[Any, list[tuple[int, str]]]:  # of an Arrow table, or None; the values, and the rows in which one is wrong
-    "Read each different text of a column once."
+def _checked_column(
+    column: Any,                        # of an Arrow table, or None
+    rows: int, Request: Any, name: str,
+) -> tuple[Coded, list[tuple[int, str]]]:  # the values, and the rows in which one is wrong
+    "Read each different value of a column once."
     import numpy as np
-    from pydantic import ValidationError, create_model
+    import pyarrow as pa
+    from pydantic import TypeAdapter, ValidationError
     field = Request.model_fields[name]
-    if column is None: return np.full(rows, field.get_default(call_default_factory=True), object), []
-    coded = column.combine_chunks().dictionary_encode()
-    One, texts, codes, wrong = create_model(Request.__name__, __config__=Request.model_config, **{name: (field.annotation, field)}), coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False), []
-    codes = np.where(np.isnan(codes), len(texts), codes).astype(int)  # a missing cell has the last place
-    def read(text):
-        try: return getattr(One.model_validate_strings({} if text is None else {name: text}), name), None
-        except ValidationError as error: return None, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False, include_input=False))
-    values = np.empty(len(texts) + 1, object)
-    for place, text in enumerate([*texts, None][:len(texts) + (codes == len(texts)).any()]):
-        values[place], words = read(text)
-        if words: wrong += [(int(row), words) for row in np.flatnonzero(codes == place)]
-    return values[codes], wrong
+    if column is None: return Coded([field.get_default(call_default_factory=True)], np.zeros(rows, int)), []
+    try: coded = column.combine_chunks().dictionary_encode(); texts = coded.dictionary.cast(pa.string()).to_pylist()
+    except pa.ArrowNotImplementedError: raise _refused(f'"{name}" must hold single values, it holds {column.type}') from None
+    codes, words = coded.indices.fill_null(len(texts)).to_numpy(), {}  # a missing cell has the last place
+    read = TypeAdapter(dict[str, Annotated[field.annotation, field]], config=Request.model_config)
+    try: values = list(read.validate_strings({str(place): text for place, text in enumerate(texts)}).values())
+    except ValidationError as error:
+        for (place, *inside), message in _errors_of(error):
+            words.setdefault(int(place), []).append(f"{'.'.join(map(str, (name, *inside)))}: {message}")
+    if column.null_count and field.is_required(): words[len(texts)] = [f"{name}: Field required"]
+    if words: return Coded([], codes), [(int(row), "; ".join(words[codes[row]])) for row in np.flatnonzero(np.isin(codes, list(words)))]
+    return Coded([*values, field.get_default(call_default_factory=True)] if column.null_count else values, codes), []
+
+def _errors_of(error: Any) -> list[tuple]:  # pydantic's ValidationError; place and sentence of each
+    return [(e["loc"], e["msg"]) for e in error.errors(include_url=False, include_input=False)]
 
 def _looks_at_rows(Request: Any) -> bool:
     "Whether a request is more than its fields, one by one."
@@ -281,84 +314,149 @@ def _looks_at_rows(Request: Any) -> bool:
 
 def _wrong_rows(table: Any, Request: Any) -> list[tuple[int, int, str]]:  # row, 0, what is wrong
     "Read every row as a whole."
+    import pyarrow as pa
     from pydantic import ValidationError
-    wrong = []
+    wrong, table = [], pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
     for number, row in enumerate(table.to_pylist()):
         try: Request.model_validate_strings({name: value for name, value in row.items() if value is not None})
-        except ValidationError as error: wrong += [(number, 0, f"{'.'.join(map(str, e['loc']))}: {e['msg']}") for e in error.errors(include_url=False, include_input=False)]
+        except ValidationError as error: wrong += [(number, 0, f"{'.'.join(map(str, place))}: {words}") for place, words in _errors_of(error)]
     return wrong
 
 # %% ../../nbs/core/cli.ipynb #cli-whole-columns
 def whole_columns(
-    requests: Any,   # of `requests_of`
+    requests: Mapping[str, Coded],  # of `requests_of`
     problem: Any,    # `formulate.Problem`
     workspace: Any,  # whose key makes the pseudonyms
     at: Any,         # now, UTC
-) -> tuple:          # the requests behind pseudonyms, times in UTC; and a row of `serving.columns_for` each: two DataFrames
+) -> dict[str, Coded]:  # the columns that a row of `serving.columns_for` has
     "What `serving.columns_for` does, for all requests at once."
     import numpy as np
-    import pandas as pd
+    import pyarrow as pa
 
-    from mlops_lifecycle.core.features import columns_of, missing_row
-    from mlops_lifecycle.core.log import microseconds
+    from mlops_lifecycle.core.features import missing_row
     from mlops_lifecycle.formulate import personal_fields
-    table, shown = {}, {}
-    for name in problem.Request.model_fields:
-        values = workspace.pseudonyms(requests[name]) if name in personal_fields(problem.Request) else requests[name]
+    found, personal = {}, personal_fields(problem.Request)
+    for name, (values, codes) in ((name, (column.values, column.codes)) for name, column in requests.items()):
+        if name in personal: values = [workspace.pseudonyms(value) for value in values]
         if f"{name}_local" in missing_row(problem.Request):
-            known = values.notna().to_numpy()
-            time, local = np.full(len(values), "NaT", "M8[us]"), np.full(len(values), "NaT", "M8[us]")
-            time[known] = np.array([microseconds(v) for v in values[known]], "M8[us]")
-            local[known] = time[known] + np.array([v.utcoffset() for v in values[known]], "m8[us]")
-            table |= {name: time, f"{name}_local": local}; shown[name] = pd.Series(time).dt.tz_localize("UTC")
-        else: table[name] = shown[name] = pd.Series([np.nan if v is None else v for v in values])
-    table = pd.DataFrame(table)
-    table["decision_time"] = np.asarray(problem.decision_time(columns_of(table)), "M8[us]") if problem.decision_time else at
-    return pd.DataFrame(shown), table
-
-# %% ../../nbs/core/cli.ipynb #5e01648b
-def score_requests(
-    requests: Any,      # of `requests_of`
-    problem: Any,       # `formulate.Problem`
-    workspace: Any,     # with a deployment
-    features: Any,      # gives the `FeatureSet`; called for a model only
-    key: bytes | None = None,  # with which the release must be signed
-) -> Any:               # DataFrame: the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version
-    "Score many requests with the stable release."
-    import numpy as np
-
-    from mlops_lifecycle import serving
-    from mlops_lifecycle.core.features import columns_of
-    from mlops_lifecycle.core.log import ServingLog
-    if not len(requests): raise _refused("there are no rows to score")
-    log = ServingLog(workspace.serving_db)
-    slots = serving.load_slots(log.deployment(), workspace.releases, problem, features, key=key)
-    release = slots.stable
-    if release is None: raise _refused(slots.fault or "nothing is deployed; mlops run deploy does it")
-    at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
-    shown, table = whole_columns(requests, problem, workspace, at)
-    columns = columns_of(table)
-    outside = [f"row {n + 1}: {problem.out_of_scope({name: values[n] for name, values in columns.items()})}" for n in np.flatnonzero(~problem.in_scope(columns))]
-    if outside: raise _refused(f"{len(outside)} of {len(requests)} rows are outside of what may be decided: " + "; ".join(outside[:5]) + ("; …" if len(outside) > 5 else ""))
-    if release.kind == "model": table = whole_features(features(), table, log, at)
-    log.close()
-    score = release.score(columns_of(table))
-    return shown.assign(score=score, decision=release.decision(score), threshold=release.threshold, model=release.name, version=release.version)
+            time = pa.array(values, pa.timestamp("us", "UTC")).to_numpy(zero_copy_only=False).astype("M8[us]")
+            ahead = np.array(["NaT" if v is None else v.utcoffset() for v in values], "m8[us]")
+            found |= {name: Coded(time, codes), f"{name}_local": Coded(time + ahead, codes)}
+        else: found[name] = Coded([np.nan if v is None else v for v in values], codes)
+    if not problem.decision_time: return found | {"decision_time": Coded(np.array([at], "M8[us]"), np.zeros(len(codes), int))}
+    decided = problem.decision_time({name: column.array() for name, column in found.items()})
+    return found | {"decision_time": Coded.of(np.asarray(decided, "M8[us]"))}
 
 # %% ../../nbs/core/cli.ipynb #cli-whole
 def whole_features(
-    features: Any,  # the `FeatureSet`
-    table: Any,     # DataFrame: a row of `serving.columns_for` each
-    log: Any,       # `ServingLog`
-    at: Any,        # now, UTC
-) -> Any:           # DataFrame: one column a feature
+    features: Any,      # the `FeatureSet`
+    coded: Mapping[str, Coded],  # of `whole_columns`
+    log: Any,           # `ServingLog`
+    at: Any,            # now, UTC
+    rule_after: float,  # [serving] of the settings
+) -> tuple:             # one array a feature; the rows for which nothing new came, and of them those that no model decides
     "Look up and compute the features of many requests: one join a lookup, of what the app would have found."
+    import numpy as np
     import pandas as pd
 
-    from mlops_lifecycle.core.features import columns_of
-    examples = table.assign(decision_time=table["decision_time"].dt.tz_localize("UTC"))
-    found = features.look_up(examples, {lookup.name: log.online_frame(lookup, at) for lookup in features.lookups})
-    return pd.DataFrame(features.compute(columns_of(found)))
+    from mlops_lifecycle.core.log import Known, microseconds
+    columns = {name: column.array() for name, column in coded.items()}
+    decided = columns["decision_time"].astype("int64"); until = np.minimum(decided, microseconds(at))
+    known = log.online_rows(int(until.max()))
+    stale, too_old = np.zeros((2, len(until)), dtype=bool)
+    for lookup in features.lookups:
+        rows = known.pop(lookup.name, None) or Known()
+        found = rows.find(*_keys_of([coded[name] for name in lookup.key], len(until)), until)
+        found[decided - np.append(np.asarray(rows.known_at, "int64"), 0)[found] > lookup.longest] = -1
+        columns |= rows.columns(found, lookup.values)
+        if lookup.max_age is None: continue
+        age = np.where(pd.isna(columns[lookup.values[0]]), until - rows.newest(until), 0)
+        stale |= age > lookup.longest; too_old |= age > rule_after * lookup.longest
+    return features.compute(columns), stale, too_old
+
+def _keys_of(
+    columns: list[Coded], rows: int,
+) -> tuple[list[tuple], Any]:  # each different key, and the place of every row's; -1 where a part is missing
+    "The key that some columns make together."
+    import numpy as np
+    import pandas as pd
+    code, missing = np.zeros(rows, "int64"), np.zeros(rows, dtype=bool)
+    for column in columns:
+        code = pd.factorize(code * len(column.values) + column.codes)[0]
+        missing |= pd.isna(pd.Series(column.values)).to_numpy()[column.codes]
+    first = np.zeros(code.max(initial=-1) + 1, "int64"); first[code[::-1]] = np.arange(rows)[::-1]
+    keys = list(zip(*([column.values[place] for place in column.codes[first]] for column in columns)))
+    return keys or [()], np.where(missing, -1, code)
+
+# %% ../../nbs/core/cli.ipynb #5e01648b
+def score_requests(
+    requests: Mapping[str, Coded],  # of `requests_of`
+    problem: Any,       # `formulate.Problem`
+    workspace: Any,     # with a deployment
+    features: Any,      # gives the `FeatureSet`; called for a model only
+    rule_after: float = 4,     # as for `whole_features`
+    key: bytes | None = None,  # with which the release must be signed
+) -> Any:               # DataFrame: the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version, review
+    "Score many requests with the stable release."
+    import numpy as np
+    import pandas as pd
+
+    from mlops_lifecycle.core.log import ServingLog
+    log, rows = ServingLog(workspace.serving_db), len(next(iter(requests.values())).codes)
+    if not rows: raise _refused("there are no rows to score")
+    release = _stable_release(log, problem, workspace, features, key)
+    at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
+    coded = whole_columns(requests, problem, workspace, at)
+    columns = {name: column.array() for name, column in coded.items()}
+    _all_in_scope(problem, columns, rows)
+    values, stale, too_old = columns, *np.zeros((2, rows), dtype=bool)
+    if release.kind == "model": values, stale, too_old = whole_features(features(), coded, log, at, rule_after)
+    log.close()
+    shown = {name: pd.Series(column.values).array.take(column.codes) for name, column in coded.items() if name in requests}
+    shown = {name: values.tz_localize("UTC") if hasattr(values, "tz_localize") else values for name, values in shown.items()}
+    return pd.DataFrame(shown).assign(**_decided(release, problem.rule, columns, values, stale, too_old))
+
+# %% ../../nbs/core/cli.ipynb #cli-score-parts
+def _stable_release(log: Any, problem: Any, workspace: Any, features: Any, key: bytes | None) -> Any:
+    "The release that serves; raises `Refused` where none does, or it is not fit to."
+    from mlops_lifecycle.core.release import Release, same_features
+    stable = log.deployment()["stable"]
+    if stable is None: raise _refused("nothing is deployed; mlops run deploy does it")
+    try:
+        release = Release.load(workspace.releases / Path(stable).name, rule=problem.rule, key=key)
+        if release.kind == "model": same_features(release, features())
+    except (ValueError, OSError) as error: raise _refused(f"{stable} cannot serve: {error}") from None
+    return release
+
+def _all_in_scope(problem: Any, columns: Mapping, rows: int) -> None:
+    "Pass where every row may be decided; raises `Refused`."
+    import numpy as np
+    outside = np.flatnonzero(~problem.in_scope(columns))
+    told = [f"row {n + 1}: {problem.out_of_scope({name: values[n] for name, values in columns.items()})}" for n in outside[:6]]
+    if told: raise _refused_rows(len(outside), rows, "outside of what may be decided", told)
+
+def _decided(release: Any, rule: Any, columns: Mapping, values: Mapping, stale: Any, too_old: Any) -> dict:  # as the app answers
+    "Score, decision, and whether a person should look."
+    import numpy as np
+    score, band = np.asarray(release.score(values), dtype=float), release.manifest.get("review")
+    ruled = too_old | ~np.isfinite(score)
+    review = ruled | stale if band is None else ruled | stale | (score >= band[0]) & (score < band[1])
+    for name in release.encoder.categories if release.encoder else (): review = review | _unseen(values[name], release.encoder.categories[name])
+    found = {"score": score, "decision": release.decision(score), "threshold": release.threshold,
+             "model": release.name, "version": release.version}
+    if ruled.any():
+        instead = {"score": np.broadcast_to(np.asarray(rule.score(columns), dtype=float), len(ruled)), "decision": rule.decide(columns),
+                   "threshold": rule.threshold, "model": "rule", "version": rule.version}
+        found = {name: np.where(ruled, instead[name], value) for name, value in found.items()}
+    return found | {"review": review}
+
+def _unseen(values: Any, known: Iterable[str]) -> Any:  # a categorical feature, and its categories in training
+    "The rows whose category was not seen in training."
+    import numpy as np
+    import pandas as pd
+    different = Coded.of(values)
+    new = np.array([value not in known for value in different.values]) & ~pd.isna(pd.Series(different.values)).to_numpy()
+    return new[different.codes]
 
 # %% ../../nbs/core/cli.ipynb #940349c7
 def harmless(cell: Any) -> Any:
@@ -367,16 +465,14 @@ def harmless(cell: Any) -> Any:
 
 def read_rows(
     path: Path,  # .csv, .jsonl or .parquet, or the folder of a Delta table
-) -> Any:        # an Arrow table of text
+) -> Any:        # an Arrow table: of text, or of the types that a Delta table has
     "The rows of a file."
     from mlops_lifecycle.core.files import read_file
     if not path.exists(): raise _refused(f"there is no {path}")
     if path.is_dir():
-        import pyarrow as pa
         from deltalake import DeltaTable
         if not (path / "_delta_log").is_dir(): raise _refused(f"{path} is a folder and no Delta table")
-        table = DeltaTable(path).to_pyarrow_table()
-        return pa.table({c: table[c].cast(pa.string()) for c in table.column_names})
+        return DeltaTable(path).to_pyarrow_table()
     table, misfits = read_file(path)
     if misfits: raise _refused(f"{path.name}, row {misfits[0]['row']}: {misfits[0]['reason']}")
     return table
@@ -418,8 +514,11 @@ def score(
         if not workspace.has_log: raise _refused("nothing is deployed; mlops run deploy does it")
         try: key = signing_key(settings)
         except ValueError as error: raise _refused(str(error)) from None
-        scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features, key)
-        write_rows(scored, target)
+        gc.disable()  # millions of small objects are made, and none of them in circles
+        try:
+            scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features, settings.serving.rule_after, key)
+            write_rows(scored, target)
+        finally: gc.enable()
     decided = f"{scored.decision.sum():,.4g} decided in all" if problem.how.amount else f"{int(scored.decision.sum()):,} to act on"
     console().print(f"{len(scored):,} rows scored by {scored.model[0]} {scored.version[0]}, {decided}: {target}", markup=False)
 

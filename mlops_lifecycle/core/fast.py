@@ -50,9 +50,11 @@ class Reach:
         width, self.columns, lines = max(len(leaves) for leaves, _ in trees), [], []
         if width > 64: raise ValueError(f"a tree may have 64 leaves, one has {width}")
         self._bits = np.dtype(f"uint{next(n for n in (16, 32, 64) if n >= width)}").type
-        for column in range(model.num_feature):
-            start, forks = sum(map(len, lines)), [(t, *fork) for t, (_, found) in enumerate(trees) for c, *fork in found if c == column]
-            cuts, table = self._lines(forks, len(trees))
+        forks = [[] for _ in range(model.num_feature)]
+        for t, (_, found) in enumerate(trees):
+            for column, *fork in found: forks[column].append((t, *fork))
+        for of_column in forks:
+            start = sum(map(len, lines)); cuts, table = self._lines(of_column, len(trees))
             self.columns.append((start, cuts, start + len(table) - 1)); lines.append(table)
         self.lines, self.leaves = np.concatenate(lines), np.zeros((len(trees), width))
         for t, (leaves, _) in enumerate(trees): self.leaves[t, :len(leaves)] = leaves
@@ -75,18 +77,29 @@ class Reach:
         remain = np.bitwise_and.reduce(self.lines.take(places, 0), 0)
         return float(self._added(remain))
 
-    def sums(self, matrix: np.ndarray, together: int = 256) -> np.ndarray:  # floats, shape (n, k); rows that are asked at once; shape (n,)
+    def sums(self,
+        matrix: np.ndarray,   # floats, shape (n, k)
+        piece: int = 16_384,  # rows of a thread's turn
+    ) -> np.ndarray:          # shape (n,)
         "The same of many rows."
-        found, edges = np.empty(len(matrix)), [np.array(cuts) for _, cuts, _ in self.columns]
+        found, edges = np.empty(len(matrix)), [np.array([*cuts, np.inf]) for _, cuts, _ in self.columns]  # a missing value sorts last, as its line does
         def some(first):
-            rows, remain = matrix[first:first + together], None
-            for column, (start, _, missing) in enumerate(self.columns):
-                places = np.where(np.isnan(rows[:, column]), missing, start + np.searchsorted(edges[column], rows[:, column]))
-                remain = self.lines.take(places, 0) if remain is None else np.bitwise_and(remain, self.lines.take(places, 0), out=remain)
-            found[first:first + together] = self._added(remain)
-        if len(matrix) < 10_000: [some(first) for first in range(0, len(matrix), together)]
+            rows = matrix[first:first + piece]
+            columns = zip(self.columns, edges, np.ascontiguousarray(rows.T))
+            places = [start + np.searchsorted(edge, values) for (start, _, _), edge, values in columns]
+            both = np.empty((2, 512, self.lines.shape[1]), self.lines.dtype)  # as many rows as stay at hand
+            for begin in range(0, len(rows), 512):
+                at = [place[begin:begin + 512] for place in places]
+                remain, line = both[:, :len(at[0])]
+                alike = [bool((place == place[0]).all()) for place in at]  # all rows in one place, mostly that of a missing value: asked once
+                remain[:] = np.bitwise_and.reduce(self.lines.take([place[0] for place, same in zip(at, alike) if same], 0), 0)
+                for place in (place for place, same in zip(at, alike) if not same):
+                    np.bitwise_and(remain, self.lines.take(place, 0, line, "clip"), out=remain)
+                found[first + begin:first + begin + len(remain)] = self._added(remain)
+        if len(matrix) <= piece: some(0)
         else:
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as threads: list(threads.map(some, range(0, len(matrix), together)))
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            with ThreadPoolExecutor(cores) as threads: list(threads.map(some, range(0, len(matrix), piece)))
         return found
 
     def _added(self, remain: np.ndarray) -> np.ndarray:  # what is left of the trees, which stand in the last axis

@@ -379,7 +379,7 @@ def encode(
     if missing: raise ValueError(f"features {missing} are not there; there are {sorted(columns)}")
     if all(np.ndim(columns[n]) == 0 for n in self.names):
         return np.array([[self._codes[n].get(columns[n], np.nan) if n in self._codes else columns[n] for n in self.names]], dtype=float)
-    out = np.empty((len(columns[self.names[0]]), len(self.names)))
+    out = np.empty((len(columns[self.names[0]]), len(self.names)), order="F")  # written, and by trees read, a column at a time
     for i, n in enumerate(self.names):
         if n in self.categories:
             found = pd.Index(self.categories[n], dtype=object).get_indexer(pd.Index(columns[n], dtype=object))

@@ -6,8 +6,8 @@
 __all__ = ['EPOCH', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys', 'DAY',
            'microseconds', 'Amount', 'open_engine', 'sqlite_warning', 'NotStored', 'ServingLog', 'commit', 'write',
            'GroupCommit', 'prediction_row', 'append_prediction', 'store_once', 'UnknownPrediction', 'Contradiction',
-           'reaction', 'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'online_frame',
-           'marks', 'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
+           'reaction', 'append_feedback', 'deploy', 'roll_back', 'online_put', 'Online', 'online_get', 'marks', 'Known',
+           'online_rows', 'days', 'frames', 'prediction', 'counts', 'reactions', 'forget', 'undecided']
 
 # %% ../../nbs/core/log.ipynb #core-log-imports
 import asyncio
@@ -20,16 +20,17 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import sqlalchemy as sa
-from pydantic_core import to_json
-from sqlalchemy.dialects import postgresql, sqlite
+from pydantic_core import from_json, to_json
 
 # %% ../../nbs/core/log.ipynb #core-log-time-code
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -175,7 +176,9 @@ def _attempt(connection: sa.Connection, task: Callable) -> Any:
 
 def _insert(connection: sa.Connection, rows: Sequence[Mapping]) -> None:
     "All rows in one statement: the interpreter is given up once, and not once a row."
-    connection.exec_driver_sql(_statement(connection.dialect.name, len(rows)), tuple(row.get(name) for row in rows for name in predictions.columns.keys()))
+    connection.exec_driver_sql(_statement(connection.dialect.name, len(rows)), tuple(value for row in rows for value in map(row.get, _NAMES)))
+
+_NAMES = tuple(predictions.columns.keys())
 
 @lru_cache(256)
 def _statement(dialect: str, rows: int) -> str:
@@ -347,7 +350,7 @@ def online_put(
     values = zip(*(frame[name].tolist() for name in lookup.values))
     rows = [{"lookup": lookup.name, "key": json.dumps(k, default=_scalar), "known_at": t, "values": json.dumps(dict(zip(lookup.values, map(_missing, v))), default=_scalar)}
             for k, t, v in zip(keys, known_at, values)]
-    insert = {"sqlite": sqlite, "postgresql": postgresql}[self.engine.dialect.name].insert(online)
+    insert = import_module(f"sqlalchemy.dialects.{self.engine.dialect.name}").insert(online)  # both have one of their own, and a server needs neither
     insert = insert.on_conflict_do_update(index_elements=["lookup", "key", "known_at"], set_={"values": insert.excluded["values"]})
     def task(connection):
         connection.execute(insert, rows)
@@ -405,32 +408,21 @@ class Online:
         place = bisect_right(times, self._us) - 1
         if place < 0: return None
         if isinstance(values[place], str):
-            told = {name: np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value for name, value in json.loads(values[place]).items()}
-            values[place] = {"known_at": times[place]} | told
+            values[place] = {"known_at": times[place]} | {name: _read(value) for name, value in json.loads(values[place]).items()}
         return values[place]
 
     online_get = get  # the same name as the log's
+
+def _read(value: Any) -> Any:
+    "A value as it was before it became JSON."
+    return np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value
 
 def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None:  # as for `Online.get`
     "The last values that were known at the decision, read now; `known_at` is a time."
     found = Online(self).get(lookup, key, decision_time)
     return found and found | {"known_at": np.datetime64(found["known_at"], "us")}
 
-def online_frame(
-    self: ServingLog,
-    lookup: Any,                    # core.features.Lookup: its name, key and values
-    until: datetime | np.datetime64,  # what became known later is left out
-) -> Any:                           # DataFrame: key, `known_at` (UTC) and values
-    "All values of a lookup, for a whole table of requests."
-    import pandas as pd
-    wanted = sa.select(online.c.key, online.c.known_at, online.c["values"]).where(online.c.lookup == lookup.name, online.c.known_at <= microseconds(until))
-    with self.engine.connect() as connection: rows = connection.execute(wanted).all()
-    keys, values = (json.loads(f"[{','.join(row[place] for row in rows)}]") for place in (0, 2))  # read at once
-    plain = lambda value: np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value
-    columns = {name: [key[place] for key in keys] for place, name in enumerate(lookup.key)} | {name: [plain(v[name]) for v in values] for name in lookup.values}
-    return pd.DataFrame(columns).assign(known_at=pd.to_datetime([row[1] for row in rows], unit="us", utc=True).as_unit("us"))
-
-ServingLog.online_history, ServingLog.online_get, ServingLog.online_times, ServingLog.online_frame = online_history, online_get, online_times, online_frame
+ServingLog.online_history, ServingLog.online_get, ServingLog.online_times = online_history, online_get, online_times
 
 # %% ../../nbs/core/log.ipynb #core-log-marks-code
 _MARKS = sa.text("SELECT (SELECT max(generation) FROM deployment), (SELECT max(number) FROM puts), (SELECT count(*) + count(revoked) FROM keys)")
@@ -445,6 +437,69 @@ def marks(
     except sa.exc.SQLAlchemyError as error: raise NotStored(f"the serving log cannot be read: {getattr(error, 'orig', error)}") from error
 
 ServingLog.marks = marks
+
+# %% ../../nbs/core/log.ipynb #core-log-known
+@dataclass
+class Known:
+    "All that a lookup holds, for many requests at once."
+    keys: list[str] = field(default_factory=list)      # as JSON, one a row
+    known_at: Sequence[int] = ()                       # microseconds
+    values: list[str] = field(default_factory=list)    # as JSON
+
+    def find(self,
+        keys: Sequence[tuple],  # each different key that is asked for
+        which: np.ndarray,      # place of each request's key among them; -1: a part of it is missing
+        until: np.ndarray,      # of each request, microseconds: what became known later is not found
+    ) -> np.ndarray:            # place of the row that each request finds; -1: none
+        "The last rows that were known."
+        number = {}
+        asked = np.array([number.setdefault(json.dumps(key, default=_scalar), len(number)) for key in keys] + [-3])[which]
+        there = np.array([number.get(key, -1) for key in self.keys], dtype="int64")
+        moments, moment = np.unique(np.asarray(self.known_at, dtype="int64"), return_inverse=True)
+        line = there * (len(moments) + 1) + moment + 1
+        order = np.argsort(line, kind="stable")
+        wanted = asked * (len(moments) + 1) + np.searchsorted(moments, until, side="right")
+        place = np.searchsorted(line[order], wanted, side="right") - 1
+        found = np.append(order, -1)[place]
+        return np.where(np.append(there, -2)[found] == asked, found, -1)  # else the line before is another key's
+
+    def columns(self,
+        found: np.ndarray,     # of `find`
+        names: Sequence[str],  # of values
+    ) -> dict[str, np.ndarray]:  # one value a request, as features take them
+        "The values of the rows that were found."
+        import pandas as pd
+
+        from mlops_lifecycle.core.features import columns_of
+        read = np.flatnonzero(np.bincount(found + 1, minlength=len(self.keys) + 1)[1:])
+        told = from_json(f"[{','.join([self.values[row] for row in read.tolist()])}]")
+        place = np.full(len(self.keys) + 1, len(read)); place[read] = np.arange(len(read))
+        nothing = [None] * bool((found < 0).any())  # the last place, where a request found no row
+        def column(name):
+            values = pd.Series([row[name] for row in told] + nothing)
+            return values if values.dtype != object else pd.Series([_read(value) for value in values])
+        return {name: values[place[found]] for name, values in columns_of(pd.DataFrame({name: column(name) for name in names})).items()}
+
+    def newest(self, until: np.ndarray) -> np.ndarray:  # microseconds; NaN before anything was known
+        "When the last value of any key became known, as `Online.newest` tells it."
+        moments = np.unique(np.asarray(self.known_at, dtype=float))
+        return np.append(np.nan, moments)[np.searchsorted(moments, until, side="right")]
+
+def online_rows(
+    self: ServingLog,
+    until: datetime | np.datetime64 | int,  # what became known later is left out
+) -> dict[str, Known]:                      # by lookup
+    "Everything that can be looked up."
+    found = {}
+    wanted = sa.select(online.c.lookup, online.c.key, online.c.known_at, online.c["values"]).where(online.c.known_at <= microseconds(until))
+    with self.engine.connect() as connection:
+        for lookup, key, known_at, values in connection.execute(wanted):
+            known = found.get(lookup)
+            if known is None: known = found[lookup] = Known(known_at=array("q"))
+            known.keys.append(key); known.known_at.append(known_at); known.values.append(values)
+    return found
+
+ServingLog.online_rows = online_rows
 
 # %% ../../nbs/core/log.ipynb #core-log-frames-code
 DAY = 86_400_000_000  # microseconds

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRUSTED', 'DECIDES', 'SUMS', 'SIGNATURE', 'model_bytes', 'read_model', 'calibrated', 'release_id', 'write_release',
            'verify', 'signing_key', 'sign', 'Release', 'score', 'score_one', 'decision', 'decide', 'interval',
-           'usual_value', 'explain']
+           'same_features', 'usual_value', 'explain']
 
 # %% ../../nbs/core/release.ipynb #rel-imports
 import hashlib
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from .fast import Trees, quick_form
-from .features import Encoder
+from .features import Encoder, FeatureSet
 from .kinds import KINDS, Kind, ask
 
 # %% ../../nbs/core/release.ipynb #rel-bytes-code
@@ -267,6 +267,16 @@ def interval(self: Release, score: float) -> list[float] | None:  # low and high
     return around and [score + around[0], score + around[1]]
 
 Release.score, Release.score_one, Release.decision, Release.decide, Release.interval = score, score_one, decision, decide, interval
+
+# %% ../../nbs/core/release.ipynb #rel-same-code
+def same_features(
+    release: Release,      # of a model
+    features: FeatureSet,  # of the package
+) -> None:
+    "Pass where the release was trained on these features; raises `ValueError`."
+    trained = release.manifest.get("features") or {}
+    if (there := features.describe()["source"]) != trained.get("source"):
+        raise ValueError(f"{release.id} was trained on features {trained.get('source')}, the package has {there}; train again")
 
 # %% ../../nbs/core/release.ipynb #rel-explain-code
 def usual_value(

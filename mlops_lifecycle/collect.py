@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ROWS', 'HHMM', 'COLUMNS', 'ZONES', 'GATES', 'LOG_COLUMNS', 'files_of', 'pieces_of', 'rows_of', 'Load',
-           'parts_of', 'with_columns', 'grouped', 'with_arrival', 'next_on_the_clock', 'add_known_at', 'read_log',
-           'batches_of_source', 'counted', 'timeless', 'Bronze', 'collect', 'there', 'timed', 'kept_of', 'one_or_many',
-           'leave', 'cursors_of', 'acknowledge']
+           'parts_of', 'with_columns', 'grouped', 'together', 'with_arrival', 'next_on_the_clock', 'add_known_at',
+           'read_log', 'batches_of_source', 'counted', 'timeless', 'Bronze', 'collect', 'there', 'timed', 'kept_of',
+           'one_or_many', 'leave', 'cursors_of', 'acknowledge']
 
 # %% ../nbs/02_collect.ipynb #collect-imports
 import itertools
@@ -23,12 +23,12 @@ import pyarrow as pa
 
 from .core.changes import Batch, acknowledge_slot, changes_of_files, changes_of_slot
 from .core.clock import arrive
-from .core.files import BLOCK, Block, Column, SourceError, blocks_of, fingerprint, fit, infer, refuse_unseen
+from .core.files import BLOCK, Block, Column, SourceError, blocks_of, fingerprint, fit, infer, plain_types, refuse_unseen
 from .core.log import ServingLog
 from .core.sources import after_of, as_blocks, by_cursor, download, pages_of, rows_of_api, rows_of_database
 from .core.stages import GoBack
 from .core.streams import acknowledge_stream, batches_of_log, batches_of_stream
-from .core.workspace import outside
+from .core.workspace import ahead, outside
 
 # %% ../nbs/02_collect.ipynb #collect-pieces
 def files_of(
@@ -89,7 +89,7 @@ def parts_of(
     columns: Mapping[str, Column],  # what is declared of the table; nothing: types are inferred
     load: Load,                     # is told what became of the rows
     text: tuple[str, ...] = (),     # columns that are text, where types are inferred
-) -> Iterator[pd.DataFrame]:
+) -> Iterator[pa.Table]:
     "The rows of a source that fit, typed, a part at a time."
     declared = columns
     for piece, blocks in pieces:
@@ -97,11 +97,11 @@ def parts_of(
         for count, block in enumerate(blocks, 1):
             if count == 1: columns = declared or infer(block.rows, text); unseen = dict.fromkeys(columns, "is empty")
             else: block = with_columns(block, columns)
-            frame, wrong = fit(block.rows, columns, load.source, block.lines, unseen)
+            table, wrong = fit(block.rows, columns, load.source, block.lines, unseen)
             lines = np.setdiff1d(block.lines, [w["row"] for w in wrong]) if wrong else block.lines
-            load.rows += len(frame); load.set_aside(piece, block.misfits + wrong)
+            load.rows += len(table); load.set_aside(piece, block.misfits + wrong)
             load.left_out |= dict.fromkeys(c for c in block.rows.column_names if c not in columns)
-            yield frame.assign(_file=piece, _line=lines)
+            yield table.append_column("_file", pa.repeat(piece, len(table))).append_column("_line", pa.array(lines, pa.int64()))
         load.copies += not count
         refuse_unseen(unseen, load.source)
 
@@ -113,15 +113,24 @@ def with_columns(block: Block, columns: Iterable[str]) -> Block:
 
 # %% ../nbs/02_collect.ipynb #collect-group
 def grouped(
-    parts: Iterable[pd.DataFrame],
+    parts: Iterable[pa.Table],
     size: int = 2 * BLOCK,  # bytes in memory from which on a part is handed on
 ) -> Iterator[pd.DataFrame]:
     "The same rows in fewer and larger parts."
-    held, bytes_held = [], 0
+    held = []
     for part in parts:
-        held.append(part); bytes_held += part.memory_usage().sum()
-        if bytes_held >= size: yield pd.concat(held, ignore_index=True); held, bytes_held = [], 0
-    if held: yield pd.concat(held, ignore_index=True)
+        held.append(part)
+        if sum(some.nbytes for some in held) >= size: yield together(held)
+    if held: yield together(held)
+
+def together(
+    held: list[pa.Table],  # emptied
+) -> pd.DataFrame:
+    "Parts as one frame; raises `SourceError` where columns that nobody declared look like different types."
+    try: table = pa.concat_tables(held, promote_options="permissive")
+    except pa.ArrowException as error: raise SourceError(f"the parts of a source disagree, declare its columns: {error}") from None
+    held.clear()
+    return plain_types(table)
 
 # %% ../nbs/02_collect.ipynb #collect-time
 def with_arrival(
@@ -219,7 +228,7 @@ def add_known_at(
     tables: dict[str, pd.DataFrame],  # as the sources gave them
 ) -> dict[str, pd.DataFrame]:
     "Add the instants, the wall clocks, and when each value became known."
-    flights, minutes = tables["flights"].copy(), lambda values: pd.to_timedelta(values.astype("Float64"), unit="min")
+    flights, minutes = tables["flights"].copy(deep=False), lambda values: pd.to_timedelta(values.astype("Float64"), unit="min")
     zone = flights.dest.map(tables["airports"].dropna().set_index("faa").tzone.to_dict() | ZONES)
     flights["scheduled_departure"] = flights.time_hour + minutes(flights.minute)
     flights["scheduled_departure_local"] = flights.scheduled_departure.dt.tz_convert("America/New_York").dt.tz_localize(None)
@@ -352,8 +361,8 @@ def collect(
         if source.where in LOG_COLUMNS: logs[name] = read_log(log, source.where); loads[name].rows = len(logs[name])
         elif batches := batches_of_source(name, source, root, cursors.get(name, {})): events[name] = counted(there(batches, name), expected, loads[name])
         else:
-            rows = with_arrival(parts_of(pieces_of(name, source, root), expected, loads[name], tuple(source.text)), source)
-            parts[name] = there(timed(grouped(rows, size), loads[name]), name)
+            rows = grouped(parts_of(pieces_of(name, source, root), expected, loads[name], tuple(source.text)), size)
+            parts[name] = there(ahead(timed(with_arrival(rows, source), loads[name])), name)
     first = {name: next(some) for name, some in parts.items()}
     tables, dated = {}, times(first)
     own = {n: gates.get(n, {"known_at": "*"} if "known_at" in t else {}) for n, t in dated.items()}

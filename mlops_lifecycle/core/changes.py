@@ -136,7 +136,7 @@ def latest(
     state = pd.DataFrame({"deleted": gone, "position": last.position, "known_at": last.known_at})
     state = state[~np.isin(np.arange(len(last)), [a["row"] for a in aside])].reset_index(drop=True)
     aside += [dict(row=int(p)) | json.loads(row) for p, row in zip(broken.position, broken.row)]
-    return table.assign(**{c: state[c].astype(bool) if c == "deleted" else state[c] for c in state}), aside
+    return plain_types(table).assign(**{c: state[c].astype(bool) if c == "deleted" else state[c] for c in state}), aside
 
 # %% ../../nbs/core/changes.ipynb #changes-states
 def states(

@@ -284,7 +284,7 @@ def convert(
     type: str,               # one of TYPES
 ) -> tuple[pa.Array, np.ndarray]:  # the values; True where a cell does not fit
     "Cells as values of a type; what does not fit is missing and marked."
-    cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
+    if isinstance(cells, pa.ChunkedArray): cells = cells.chunk(0) if cells.num_chunks == 1 else cells.combine_chunks()
     if type == "text": return cells, np.zeros(len(cells), bool)
     coded = cells.dictionary_encode()  # each different cell is looked at once, however often it comes
     known = pc.if_else(pc.is_in(coded.dictionary, pa.array(MISSING)), None, coded.dictionary)
@@ -295,6 +295,7 @@ def convert(
     else: values = clean.cast({"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}[type])
     if type == "number": values = pc.if_else(pc.is_finite(values), values, None)
     bad = pc.and_(pc.is_valid(known), pc.is_null(values))
+    if not pc.any(bad).as_py(): return values.take(coded.indices), np.zeros(len(cells), bool)
     return values.take(coded.indices), pc.fill_null(bad.take(coded.indices), False).to_numpy(zero_copy_only=False)
 
 # %% ../../nbs/core/files.ipynb #files-infer
@@ -334,7 +335,7 @@ def fit(
     name: str,                      # of the table, for the messages
     numbers: np.ndarray | None = None,  # of the rows in their file; counted from 1 when not given
     unseen: dict[str, str] | None = None,  # columns without a value so far, updated; given where `rows` are only a part
-) -> tuple[pd.DataFrame, list[dict]]:  # the rows that fit, typed; the others with their reasons
+) -> tuple[pa.Table, list[dict]]:  # the rows that fit, typed; the others with their reasons
     "Give the rows their declared types; raises `SourceError` when a column is missing, empty or never fits."
     missing, whole = [c for c in columns if c not in rows.column_names], unseen is None
     numbers = np.arange(1, len(rows) + 1) if numbers is None else numbers
@@ -349,7 +350,7 @@ def fit(
         for i in np.flatnonzero(bad): reasons.setdefault(int(i), f'"{column}" must be {declared.type}{shown(column, i).replace("such as", "got")}')
     if whole: refuse_unseen(unseen, name)
     aside = [dict(row=int(numbers[i]), reason=reasons[i], content=json.dumps({c: rows[c][i].as_py() for c in columns})) for i in sorted(reasons)]
-    return plain_types(pa.table(values).take(np.setdiff1d(np.arange(len(rows)), list(reasons))) if reasons else pa.table(values)), aside
+    return pa.table(values).take(np.setdiff1d(np.arange(len(rows)), list(reasons))) if reasons else pa.table(values), aside
 
 def refuse_unseen(
     unseen: Mapping[str, str],  # {column: what is wrong with it}

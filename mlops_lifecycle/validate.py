@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from .core.changes import EVENT_COLUMNS, is_events
 from .core.checks import Expectation, check
 from .core.distributions import describe_table, entries
 from .core.drift import ZONES, alarms, changes, judge
@@ -20,17 +21,26 @@ from .core.stages import GoBack, stage
 from .formulate import personal_fields, problem
 
 # %% ../nbs/05_validate.ipynb #val-silver
-RANGES = {"%": (0, 100), "share": (0, 1), "probability": (0, 1), "° of the compass": (0, 360)}  # by unit
-TYPES = {"text": ["StringDtype"], "integer": ["int64", "Int64Dtype"], "number": ["float64", "Float64Dtype", "int64", "Int64Dtype"], "boolean": ["bool", "BooleanDtype"]}  # by type of the catalog; times have none here
-
 def expected_of_bronze(
-    catalog: Mapping,           # {table: {column: entry}}
-    sources: Iterable[str],     # tables that must have rows
+    catalog: Mapping,            # {table: {column: entry}}
+    sources: Iterable[str],      # tables that must have rows
+    events: Iterable[str] = (),  # those of them that are logs of events
 ) -> list[Expectation]:
     "What was promised must have come."
-    return [Expectation(f"bronze.{name}", "ExpectTableRowCountToBeBetween", dict(min_value=1), "collect", "a source that brings nothing is broken") for name in sources] + \
-           [Expectation(f"bronze.{name}", "ExpectColumnToExist", dict(column=c), "collect", "the catalog says that it comes from there")
-            for name in sources for c, entry in catalog.get(name, {}).items() if entry["source"] == name]
+    found = []
+    for name in sources:
+        def about(kind, why, name=name, **arguments): found.append(Expectation(f"bronze.{name}", kind, arguments, "collect", why))
+        about("ExpectTableRowCountToBeBetween", "a source that brings nothing is broken", min_value=1)
+        promised = EVENT_COLUMNS if name in events else [c for c, entry in catalog.get(name, {}).items() if entry["source"] == name]
+        for column in promised: about("ExpectColumnToExist", "the catalog says that it comes from there", column=column)
+        if name in events: about("ExpectColumnValuesToBeUnique", "an event is told once", column="event_id")
+    return found
+
+# %% ../nbs/05_validate.ipynb #val-silver-code
+RANGES = {"%": (0, 100), "share": (0, 1), "probability": (0, 1), "° of the compass": (0, 360)}  # by unit
+TYPES = {  # by type of the catalog; times have none here
+    "text": ["StringDtype"], "integer": ["int64", "Int64Dtype"], "boolean": ["bool", "BooleanDtype"],
+    "number": ["float64", "Float64Dtype", "int64", "Int64Dtype"]}
 
 def expected_of_silver(
     catalog: Mapping,                     # {table: {column: entry}}
@@ -39,13 +49,18 @@ def expected_of_silver(
     "What the catalog promises of each silver table."
     found = []
     for name, columns in catalog.items():
-        about = lambda kind, back_to="curate", why="", name=name, **arguments: found.append(Expectation(f"silver.{name}", kind, arguments, back_to, why))
+        def about(kind, back_to="curate", why="", name=name, **arguments):
+            found.append(Expectation(f"silver.{name}", kind, arguments, back_to, why))
         for column, entry in columns.items():
-            if entry["type"] in TYPES: about("ExpectColumnValuesToBeInTypeList", why="the type that the catalog names", column=column, type_list=TYPES[entry["type"]])
+            types, (low, high) = TYPES.get(entry["type"]), RANGES.get(entry["unit"], (None, None))
+            if types: about("ExpectColumnValuesToBeInTypeList", why="the type that the catalog names", column=column, type_list=types)
             else: about("ExpectColumnToExist", why="the catalog names it", column=column)
-            if entry["unit"] in RANGES: about("ExpectColumnValuesToBeBetween", "collect", "follows from its unit", column=column, **dict(zip(("min_value", "max_value"), RANGES[entry["unit"]])))
-        for key in keys.get(name, ()): about("ExpectColumnValuesToNotBeNull", column=key, why="part of the key")
-        if len(keys.get(name, ())) > 1: about("ExpectCompoundColumnsToBeUnique", column_list=list(keys[name]), why="the key names one row")
+            if high: about("ExpectColumnValuesToBeBetween", "collect", "it follows from its unit", column=column,
+                           min_value=low, max_value=high)
+        key = list(keys.get(name, ()))
+        for part in key: about("ExpectColumnValuesToNotBeNull", column=part, why="part of the key")
+        if len(key) == 1: about("ExpectColumnValuesToBeUnique", column=key[0], why="the key names one row")
+        elif key: about("ExpectCompoundColumnsToBeUnique", column_list=key, why="the key names one row")
     return found
 
 # %% ../nbs/05_validate.ipynb #val-gold
@@ -71,8 +86,9 @@ def expected_of_gold(
             about("ExpectColumnValuesToBeBetween", f["name"], why="follows from its unit", min_value=low, max_value=high)
         if f["categorical"]: about("ExpectColumnUniqueValueCountToBeBetween", f["name"], why="more is an identifier", max_value=250)
     for lookup in features["lookups"]:
-        about("ExpectCompoundColumnsToBeUnique" if lookup["key"] else "ExpectColumnValuesToBeUnique", "" if lookup["key"] else "known_at", why="one answer a key and time",
-              table=f"gold.lookup_{lookup['name']}", **({"column_list": [*lookup["key"], "known_at"]} if lookup["key"] else {}))
+        table, why = f"gold.lookup_{lookup['name']}", "one answer a key and time"
+        if lookup["key"]: about("ExpectCompoundColumnsToBeUnique", why=why, table=table, column_list=[*lookup["key"], "known_at"])
+        else: about("ExpectColumnValuesToBeUnique", "known_at", why=why, table=table)
     return found
 
 # %% ../nbs/05_validate.ipynb #val-gate
@@ -89,7 +105,8 @@ def gate(
 
 # %% ../nbs/05_validate.ipynb #val-seen
 def seen(
-    reader: Callable[[str], Callable], head: Callable[[str], pd.DataFrame],  # of a run: what reads some columns of a table; all, without rows
+    reader: Callable[[str], Callable],     # of a run: what reads some columns of a table
+    head: Callable[[str], pd.DataFrame],   # of a run: all columns of a table, without rows
     published: Mapping,            # {table: its entry in the workspace, with rows and gates}
     catalog: Mapping,              # the document of 03
     as_of: pd.Timestamp, run: str, period: str, zone: str,
@@ -105,7 +122,8 @@ def seen(
 
 def hidden_columns(catalog: Mapping) -> set[str]:
     "Names of the columns, in any zone, that lead to people."
-    return {c for columns in catalog.values() for c, entry in columns.items() if entry["personal"] != "no"} | set(personal_fields(problem.Request))
+    personal = {column for columns in catalog.values() for column, entry in columns.items() if entry["personal"] != "no"}
+    return personal | set(personal_fields(problem.Request))
 
 # %% ../nbs/05_validate.ipynb #val-moved
 def moved(
@@ -113,8 +131,7 @@ def moved(
     limits: Any,        # [drift] of the settings
 ) -> list[dict]:        # alarms, the oldest first
     "Which tables changed more than they do."
-    found = changes(log, limits.least_rows)
-    return alarms(judge(found, limits.false_alarms, f"{limits.warm_up_days}D")) if len(found) else []  # tables too small to be compared
+    return alarms(judge(changes(log, limits.least_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
 
 # %% ../nbs/05_validate.ipynb #val-explained
 def explain(
@@ -133,7 +150,8 @@ def insist(
     stops = [a for a in alarms if a["period"] == newest and a["figure"] in go_back_on and not a["explained"]]
     if not stops: return
     first = min(stops, key=lambda a: stage(a["stage"]).number)
-    raise GoBack(first["stage"], f"{first['words']}, since {first['period']}", {f"{a['table']} {a['column']}: {a['figure']}".replace(" :", ":"): {"figure": a["change"], "limit": a["limit"]} for a in stops})
+    evidence = {f"{a['table']} {a['column']}".rstrip() + f": {a['figure']}": {"figure": a["change"], "limit": a["limit"]} for a in stops}
+    raise GoBack(first["stage"], f"{first['words']}, since {first['period']}", evidence)
 
 # %% ../nbs/05_validate.ipynb #val-alarm
 def as_alarms(
@@ -141,39 +159,54 @@ def as_alarms(
     as_of: pd.Timestamp,
 ) -> list[dict]:
     "What failed, for core.alerts."
-    return [dict(period=f"{as_of:%Y-%m-%d}", table=c.table, column=c.column, figure=c.expectation, change=c.figure, limit=c.limit, stage=c.back_to, also=[],
-                 words=f"{c.table} {c.column} {c.expectation} ({c.limit}) does not hold: {c.figure}") for c in checks[~checks.passed].itertuples()]
+    def words(c): return f"{c.table} {c.column} {c.expectation} ({c.limit}) does not hold: {c.figure}"
+    return [dict(period=f"{as_of:%Y-%m-%d}", table=c.table, column=c.column, figure=c.expectation, change=c.figure, limit=c.limit,
+                 stage=c.back_to, also=[], words=words(c)) for c in checks[~checks.passed].itertuples()]
 
 # %% ../nbs/05_validate.ipynb #val-yours
 EXPECTATIONS = [
-    Expectation("silver.quarantine", "ExpectTableRowCountToBeBetween", dict(max_value=500), "collect", "more means that a source has changed"),
-    Expectation("silver.weather", "ExpectColumnValuesToBeBetween", dict(column="temp", min_value=-20, max_value=115), "collect", "New York, in °F"),
-    Expectation("silver.weather", "ExpectColumnValuesToBeBetween", dict(column="visib", min_value=0, max_value=10), "collect", "reported up to ten miles"),
-    Expectation("silver.flights", "ExpectColumnValuesToBeBetween", dict(column="arr_delay", min_value=-120, max_value=1500), "collect", "minutes; a day is 1,440"),
-    Expectation("gold.examples", "ExpectColumnDistinctValuesToBeInSet", dict(column="origin", value_set=["EWR", "JFK", "LGA"]), "collect", "the three airports of New York"),
-    Expectation("gold.examples", "ExpectColumnMeanToBeBetween", dict(column="late", min_value=0.05, max_value=0.5), "curate", "share of late flights; honest months: 0.1 to 0.3"),
-    Expectation("gold.examples", "ExpectColumnValuesToNotBeNull", dict(column="temperature", mostly=0.95), "transform", "the weather at the origin must be found"),
-    Expectation("silver.weather", "ExpectColumnPairValuesAToBeGreaterThanB", dict(column_A="temp", column_B="dewp", or_equal=True, ignore_row_if="either_value_is_missing"), "collect",
+    Expectation("silver.quarantine", "ExpectTableRowCountToBeBetween", dict(max_value=500), "collect",
+                "more means that a source has changed"),
+    Expectation("silver.weather", "ExpectColumnValuesToBeBetween", dict(column="temp", min_value=-20, max_value=115), "collect",
+                "New York, in °F"),
+    Expectation("silver.weather", "ExpectColumnValuesToBeBetween", dict(column="visib", min_value=0, max_value=10), "collect",
+                "reported up to ten miles"),
+    Expectation("silver.weather", "ExpectColumnPairValuesAToBeGreaterThanB",
+                dict(column_A="temp", column_B="dewp", or_equal=True, ignore_row_if="either_value_is_missing"), "collect",
                 "the dew point is never above the temperature; if it seems so, one of the two has another unit"),
+    Expectation("silver.flights", "ExpectColumnValuesToBeBetween", dict(column="arr_delay", min_value=-120, max_value=1500), "collect",
+                "minutes; a day is 1,440"),
+    Expectation("gold.examples", "ExpectColumnDistinctValuesToBeInSet", dict(column="origin", value_set=["EWR", "JFK", "LGA"]), "collect",
+                "the three airports of New York"),
+    Expectation("gold.examples", "ExpectColumnMeanToBeBetween", dict(column="late", min_value=0.05, max_value=0.5), "curate",
+                "share of late flights; honest months: 0.1 to 0.3"),
+    Expectation("gold.examples", "ExpectColumnValuesToNotBeNull", dict(column="temperature", mostly=0.95), "transform",
+                "the weather at the origin must be found"),
 ]
 
 # %% ../nbs/05_validate.ipynb #val-yours-reasons
 EXPLAINED = {  # "period table column": what was found out about an alarm that was no fault
-    "2013-03-01 bronze.weather visib": "the winter's haze is gone: ten miles are reported in 87 of 100 hours, 76 in February; one earlier change was known",
-    "2013-08-01 gold.examples from_holiday": "the calendar: August has no public holiday, only the days before Labor Day; one earlier change was known",
+    "2013-03-01 bronze.weather visib":
+        "the winter's haze is gone: ten miles are reported in 87 of 100 hours, 76 in February; one earlier change was known",
+    "2013-08-01 gold.examples from_holiday":
+        "the calendar: August has no public holiday, only the days before Labor Day; one earlier change was known",
 }
 
 # %% ../nbs/05_validate.ipynb #val-call
 def validate(
-    reader: Callable[[str], Callable], head: Callable[[str], pd.DataFrame],  # of a run: what reads some columns of a table; all, without rows
+    reader: Callable[[str], Callable],     # of a run: what reads some columns of a table
+    head: Callable[[str], pd.DataFrame],   # of a run: all columns of a table, without rows
     published: Iterable[str],            # names of tables that are there
     catalog: Mapping, features: Mapping,  # the documents of 03 and 04
     sources: Mapping,                    # of the settings
     target: str = problem.target, expectations: Iterable[Expectation] = EXPECTATIONS, how: Kind = problem.how,  # what the project declares
 ) -> pd.DataFrame:                       # one row an expectation
     "Check everything that must hold; raises `GoBack` where a table is not there at all."
-    brought = [name for name, source in sources.items() if source.kind != "log"]
-    wanted = [*expected_of_bronze(catalog, brought), *expected_of_silver(catalog, {n: tuple(s.key) for n, s in sources.items()}), *expected_of_gold(features, target, how), *expectations]
-    absent = sorted({e.table for e in wanted} - set(published))
-    if absent: raise GoBack(ZONES[absent[0].partition(".")[0]], f"tables {', '.join(absent)} are expected and not there", {"missing tables": absent})
+    brought, keys = [name for name, source in sources.items() if source.kind != "log"], {name: tuple(s.key) for name, s in sources.items()}
+    events = [name for name in brought if f"bronze.{name}" in published and is_events(head(f"bronze.{name}"))]
+    declared = [*expected_of_bronze(catalog, brought, events), *expected_of_silver(catalog, keys), *expected_of_gold(features, target, how)]
+    wanted = [*declared, *expectations]; absent = sorted({e.table for e in wanted} - set(published))
+    if absent:
+        stage_of = ZONES[absent[0].partition(".")[0]]
+        raise GoBack(stage_of, f"tables {', '.join(absent)} are expected and not there", {"missing tables": absent})
     return check(reader, head, wanted, hidden_columns(catalog))

@@ -10,6 +10,7 @@ from conftest import ROOT, cells, copy_project, environment, is_yours, last_run,
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.dummy import DummyRegressor
 
+from mlops_lifecycle.core.changes import is_events
 from mlops_lifecycle.core.ensemble import AmountMean
 from mlops_lifecycle.core.kinds import ask
 from mlops_lifecycle.core.ladder import Unusual
@@ -46,6 +47,13 @@ def project_of(problem: str, root: Path, table: str, frame: pd.DataFrame, lesson
     return root
 
 
+def ward_event(number: int, ward: str, beds: int | None) -> str:
+    """A change of the hospital's table of wards, as Debezium tells it; without beds the ward is gone."""
+    row, at = {"ward": ward, "beds": beds}, 1704103200000 + number
+    payload = {"op": "d", "before": row, "after": None} if beds is None else {"op": "u", "before": None, "after": row}
+    return json.dumps({"payload": payload | {"source": {"lsn": number, "ts_ms": at}, "ts_ms": at}}) + "\n"
+
+
 def passed_all(project: Path) -> Workspace:
     """What is left of a run through all stages that passed."""
     run = last_run(project / "workspace")
@@ -78,8 +86,14 @@ def test_an_amount_goes_through_all_stages(tmp_path):
     names = {"age": "age", "bmi": "bmi", "bp": "pressure", "s3": "hdl", "s5": "triglycerides", "s6": "glucose", "target": "progression"}
     frame = table[list(names)].rename(columns=names).assign(patient=[f"P{i:04d}" for i in range(len(table))], sex=table.sex.astype(int))
     project = project_of("diabetes", tmp_path / "project", "patients", frame, lessons=False)
+    beds = [("north", 12), ("south", 20), ("north", 14), ("attic", 3), ("attic", None)]  # the north grows, the attic is closed
+    (project / "data" / "wards.jsonl").write_text("".join(ward_event(i, *event) for i, event in enumerate(beds)))
     done = passed(mlops("run", project=project))
     workspace = passed_all(project)
+    wards = workspace.read("silver.wards").set_index("ward")
+    assert is_events(workspace.read("bronze.wards")) and len(workspace.read("bronze.wards")) == len(beds)
+    assert wards.beds[["north", "south"]].tolist() == [14, 20] and wards.deleted.to_dict() == {"north": False, "south": False, "attic": True}
+    assert {"event_id", "ward"} <= {e["column"] for e in workspace.load("validation")["expectations"]}
     verdict, contract, released = (workspace.load(name) for name in ("verdict", "contract", "release"))
     assert workspace.load("problem")["kind"] == "regression" and workspace.load("problem")["costs"] == {"missed": 3, "needless": 1}
     assert verdict["passed"] and verdict["threshold"] > 0 and set(verdict["bar"]["costs"]) == {"rule", "rule, threshold renewed", "the usual amount"} and verdict["gain"][0] > 0

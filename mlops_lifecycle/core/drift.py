@@ -69,7 +69,8 @@ def _parts(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     width = (high - low) / (np.log2(len(before) + len(now)) + 1)
     if before.dtype.kind == "i" and now.dtype.kind == "i": width = max(width, 1)
     edges = np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
-    return tuple(np.diff(np.r_[np.searchsorted(x, edges[:-1], side="left"), np.searchsorted(x, edges[-1], side="right")]) for x in (before, now))
+    def counts(x): return np.diff(np.r_[np.searchsorted(x, edges[:-1], side="left"), np.searchsorted(x, edges[-1], side="right")])
+    return counts(before), counts(now)
 
 def _filled(shares: np.ndarray) -> np.ndarray:
     least = shares[shares > 0].min()
@@ -96,7 +97,8 @@ def exact(
         a, b = _ordered(before), _ordered(now)
         counts = _parts(a, b) if len(a) and len(b) else (a[:0], b[:0])
     else: counts = a, b = _counted(before, now)
-    if not all(c.sum() for c in counts): raise ValueError(f'column "{before.name}" holds no value in one of the samples, so there is nothing to compare')
+    if not all(c.sum() for c in counts):
+        raise ValueError(f'column "{before.name}" holds no value in one of the samples, so there is nothing to compare')
     shares = [c / c.sum() for c in counts]
     found = {"psi": psi(*map(_filled, shares), least=0), "jensen_shannon": float(jensenshannon(*shares))}
     if counts[0] is a:
@@ -135,17 +137,19 @@ def change(
         shares = [np.array([d["names"].get(n, 0.0) for n in before["names"] | now["names"]]) for d in (before, now)]
         shares = [np.r_[s, max(1 - s.sum(), 0)] for s in shares]  # the last part: all other names
         found["chi_squared"] = float(np.sqrt(((shares[1] - shares[0]) ** 2 / np.maximum(shares[0] + shares[1], 1e-12)).sum() / 2))
-        if max(before["distinct"], now["distinct"]) <= MOST: found["new"] = sum(share for name, share in now["names"].items() if name not in seen)
+        few = max(before["distinct"], now["distinct"]) <= MOST
+        if few: found["new"] = sum(share for name, share in now["names"].items() if name not in seen)
     else: return found
-    return found | {"commonest": abs(now["commonest"] - before["commonest"]), "psi": psi(*shares), "jensen_shannon": float(np.nan_to_num(jensenshannon(*shares)))}
+    found["commonest"] = abs(now["commonest"] - before["commonest"])
+    return found | {"psi": psi(*shares), "jensen_shannon": float(np.nan_to_num(jensenshannon(*shares)))}
 
 # %% ../../nbs/core/drift.ipynb #drift-read
 def changes(
     log: pd.DataFrame,    # of `core.distributions`
     least_rows: int = 0,  # in a period, below which nothing is told of it
-) -> pd.DataFrame:        # table, column, figure, first (period of the column), period, change; rows are a figure of the table, its column is ""
+) -> pd.DataFrame:        # table, column ("" for the figure rows, which is the table's), figure, first (period of the column), period, change
     "How far each period is from the one before, by each figure."
-    found = []
+    found, names = [], ["table", "column", "figure", "first", "period", "change"]
     for (table, column), series in newest(log).groupby(["table", "column"], sort=False):
         before, seen, first = None, set(), series.period.iloc[0]
         for now in series.to_dict("records"):
@@ -153,14 +157,15 @@ def changes(
             if before and before["rows"] >= least_rows:
                 ratio = now["rows"] / now["days"] / (before["rows"] / before["days"])
                 found.append((table, "", "rows", first, now["period"], abs(np.log(ratio))))
-                if now["rows"] >= least_rows: found += [(table, column, figure, first, now["period"], far) for figure, far in change(before, now, seen).items()]
+                figures = change(before, now, seen) if now["rows"] >= least_rows else {}
+                found += [(table, column, figure, first, now["period"], far) for figure, far in figures.items()]
             before = now; seen |= set(now["names"])
     types = {} if found else {"first": "datetime64[us, UTC]", "period": "datetime64[us, UTC]", "change": float}
-    return pd.DataFrame(found, columns=["table", "column", "figure", "first", "period", "change"]).astype(types).drop_duplicates(["table", "column", "figure", "period"], ignore_index=True)
+    return pd.DataFrame(found, columns=names).astype(types).drop_duplicates(["table", "column", "figure", "period"], ignore_index=True)
 
 # %% ../../nbs/core/drift.ipynb #drift-limit
 def _earlier(periods: np.ndarray, at: int) -> np.ndarray:
-    "Positions of the changes from which the limit of the one at `at` is learnt: the same step of earlier years where two are known, else all."
+    "Positions of the changes from which a limit is learnt: the same step of earlier years where two are known, else all earlier ones."
     days = (periods[at] - periods[:at]) / np.timedelta64(1, "D")
     years = np.round(days / 365.2425)
     near = (days[-1] if at else 0) / 2

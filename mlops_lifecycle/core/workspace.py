@@ -208,6 +208,7 @@ def frame_of(
     if columns is None:
         hidden, columns = ([c for c in lake.schema.names if c.startswith("_") is under] for under in (True, False))
         if hidden: order = pc.sort_indices(lake.to_table(columns=hidden), sort_keys=[(c, "ascending") for c in hidden])
+    if not columns: return pd.DataFrame(index=pd.RangeIndex(lake.count_rows()))
     tables = (lake.to_table(columns=[c]) for c in columns)
     return pd.concat([from_arrow(table if order is None else table.take(order)) for table in tables], axis=1)
 

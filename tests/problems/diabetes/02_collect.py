@@ -1,7 +1,8 @@
 # %% [markdown]
-# ## Yours: one table
+# ## Yours: a table, and what changes in another
 #
-# Scikit-learn's diabetes table. It has no time; `settings.ini` lets a row arrive every three hours, and the outcome an hour after it.
+# Scikit-learn's diabetes table. It has no time; `settings.ini` lets a row arrive every three hours, and the outcome an hour after it. The wards are
+# somebody else's table; what changes in it comes as events.
 
 # %%
 #| export
@@ -17,6 +18,9 @@ COLUMNS = {"patients": {
     "progression": Column("number", "how far the disease came in a year"),
     "known_at": Column("time", "when the patient was measured", source="computed"),
     "measured_at": Column("time", "when the outcome came", source="computed"),
+}, "wards": {
+    "ward": Column("text", "name of the ward"),
+    "beds": Column("integer", "beds"),
 }}
 
 # %%

@@ -3,7 +3,8 @@
 
 # %%
 #| export
-TABLES = {"patients": Table("the ward", ("features", "labels", "monitoring", "reports"), rules={"a body of no weight": lambda t: t.bmi <= 0})}
+TABLES = {"patients": Table("the ward", ("features", "labels", "monitoring", "reports"), rules={"a body of no weight": lambda t: t.bmi <= 0}),
+          "wards": Table("the hospital", ("reports",))}
 
 # %%
 #| export

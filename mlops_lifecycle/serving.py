@@ -329,8 +329,16 @@ class Serving:
             with suppress(NotStored):  # what is loaded serves on; whoever asks for a prediction is told
                 await self.look()
                 if self.until is not None: await asyncio.to_thread(self.tell_ages)
-                if (now := datetime.now(UTC)).date() != today: today = now.date(); await asyncio.to_thread(self.log.forget, now - timedelta(days=self.limits.keep_days))
+                if (now := datetime.now(UTC)).date() != today: today = now.date(); await asyncio.to_thread(self.forget, now)
             await asyncio.sleep(self.FRESH or 0.2)
+
+    def forget(self, now: datetime) -> None:
+        "Drop the days that were kept long enough and that bronze holds, where the project collects them."
+        before = now - timedelta(days=self.limits.keep_days)
+        collects = any(source.where in ("predictions", "feedback") for source in self.settings.source.values())
+        self.log.forget(before, uncollected=not collects)
+        late = sum(n for day, n in self.log.days().items() if day < f"{before:%Y-%m-%d}")
+        if late and not self.replay: LOG.warning("%s predictions are older than keep_days and stay: no collect has taken them", late)
 
     def tell_ages(self) -> None:
         "How old was what the last request could look up."

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
 
-from mlops_lifecycle.collect import acknowledge, collect, cursors_of, leave
+from mlops_lifecycle.collect import acknowledge, collect, cursors_of, held_of_log, leave
 from mlops_lifecycle.core.changes import latest
 from mlops_lifecycle.core.files import Column
 from mlops_lifecycle.core.run import StageRun
@@ -38,7 +38,8 @@ def nightly(folder: Path, columns: dict = COLUMNS) -> StageRun:
     settings = load_settings(folder, environ={})
     workspace = Workspace(folder / "workspace")
     with StageRun("collect", settings=settings, workspace=workspace) as run:
-        leave(run, collect(settings.source, folder, run.log(), columns=columns, times=dict, gates={}, cursors=cursors_of(workspace, settings.source)))
+        far = dict(cursors=cursors_of(workspace, settings.source), before=held_of_log(workspace, settings.source))
+        leave(run, collect(settings.source, folder, run.log(), columns=columns, times=dict, gates={}, **far))
     acknowledge(settings.source, folder, workspace)
     return run
 

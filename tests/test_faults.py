@@ -82,14 +82,15 @@ def training(root: Path, settings: dict):
 
 
 def operating(root: Path, settings: dict):
-    """In the middle of operate: the app serves a canary that nobody will promote, and has answered a few requests; what it answered in an earlier replay is gone."""
+    """In the middle of operate: the app serves a canary that nobody will promote, and has answered a few more requests than were in its log."""
     settings["MLOPS_CANARY__LEAST_LABELLED"] = 1_000_000
     log, model = ServingLog(root / "serving.db"), Workspace(root).load("release")["model"]
     log.deploy(stable="rule-1.0", canary=model, share=0.0)
-    before = len(log.frames()[0]); log.close()
+    before = log.counts()["predictions"]; log.close()
 
     def begun():
-        with closing(sqlite3.connect(f"file:{root / 'serving.db'}?mode=ro", uri=True)) as log: return log.execute("select count(*) from predictions").fetchone()[0] in range(20, before)
+        with closing(sqlite3.connect(f"file:{root / 'serving.db'}?mode=ro", uri=True)) as log:
+            return log.execute("select count(*) from predictions").fetchone()[0] >= before + 20
     return begun
 
 

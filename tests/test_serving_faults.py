@@ -70,7 +70,9 @@ def test_the_log_is_the_same_on_postgresql(database):
     log.deploy(stable="rule-1"); log.deploy(stable="model-1"); assert log.roll_back()["stable"] == "rule-1"
     ring, key = KeyRing(), make_key(log, "desk", ["predict"]); ring.read(log); assert ring.find(f"Bearer {key}")
     revoke_key(log, key); assert list_keys(log)[-1]["revoked"]
-    assert log.days() == {"1970-01-01": 2, "2024-03-01": 1} and log.forget(pd.Timestamp(at, tz="UTC").to_pydatetime()) == 2 and log.counts() == {"predictions": 1, "feedback": 1}
+    assert log.days() == {"1970-01-01": 2, "2024-03-01": 1}
+    log.collected(at)
+    assert log.forget(pd.Timestamp(at, tz="UTC").to_pydatetime()) == 2 and log.counts() == {"predictions": 1, "feedback": 1}
     assert log.marks()[0] == log.deployment()["generation"]
     log.close()
 

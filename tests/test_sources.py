@@ -4,12 +4,14 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from confluent_kafka import TopicPartition
-from kinds import COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table
+from kinds import COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table, nightly
 
 from mlops_lifecycle.collect import KINDS
 from mlops_lifecycle.core.catalog import Table as Described
 from mlops_lifecycle.core.changes import latest, states
 from mlops_lifecycle.core.files import Column, SourceError
+from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.curate import curate
 
 
@@ -285,3 +287,93 @@ def test_deletes_reach_silver_as_tombstones_and_silver_then_says_what_was_known_
     assert sorted(now.tables["loans"].query("deleted").loan) == [3, 13, 23] and now.gates["loans"] == {"known_at": "*"}
     assert len(then.tables["loans"]) < len(now.tables["loans"]) and then.tables["loans"].known_at.max() <= moment
     assert {"deleted", "position", "known_at"} <= set(now.catalog["loans"])
+
+
+class Desk:
+    """A serving app's log over several days, and the lake that collects it."""
+    FIRST = pd.Timestamp("2024-03-01T12:00Z")
+
+    def __init__(self, folder):
+        self.folder, self.workspace = folder, Workspace(folder / "workspace")
+        self.log = ServingLog(self.workspace.serving_db)
+        sources = "".join(f"[source.{name}]\nkind = log\nwhere = {name}\n" for name in ("predictions", "feedback"))
+        (folder / "settings.ini").write_text(f"[project]\nname = library\n[clock]\nas_of = 2030-01-01T00:00Z\n{sources}")
+
+    def day(self, number): return self.FIRST + pd.Timedelta(number, unit="D")
+
+    def serve(self, *days):
+        for day in days:
+            for n in range(3): self.log.append_prediction(self.day(day), id=f"{day}-{n}", score=n / 3, decision=n // 2)
+            self.log.append_feedback(f"{day}-0", "outcome", "late", self.day(day), label=1)
+
+    def collect(self):
+        loads = nightly(self.folder).verdict["loads"]
+        return {name: (load["rows"], load["kept"], load["warning"]) for name, load in loads.items()}
+
+    def forget(self, day): return self.log.forget(self.day(day).to_pydatetime())
+
+    def bronze(self, name): return self.workspace.read(f"bronze.{name}")
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def desk(request, tmp_path, monkeypatch):
+    """The log in a file beside the lake, or in a database of its own on a server."""
+    if request.param == "PostgreSQL":
+        server = request.getfixturevalue("postgres")
+        PostgresTable(tmp_path, server).run("drop database if exists desk with (force)")
+        PostgresTable(tmp_path, server).run("create database desk")
+        monkeypatch.setenv("MLOPS_DATABASE", server.url.replace("postgresql", "postgresql+psycopg").removesuffix("postgres") + "desk")
+    else: monkeypatch.delenv("MLOPS_DATABASE", raising=False)
+    one = Desk(tmp_path)
+    yield one
+    one.log.close()
+
+
+def test_bronze_keeps_what_the_serving_log_forgets_each_row_once(desk):
+    desk.serve(0, 1, 2)
+    assert desk.collect() == {"predictions": (9, 0, ""), "feedback": (3, 0, "")}
+    before, version = desk.bronze("predictions"), desk.workspace.version("log:serving")
+    assert desk.forget(2) == 6 and desk.log.counts() == {"predictions": 3, "feedback": 1}
+    assert desk.workspace.version("log:serving") == version  # to forget is no news: nothing runs again for it
+    versions = [desk.workspace.version(f"bronze.{name}") for name in ("predictions", "feedback")]
+    assert desk.collect() == {"predictions": (9, 6, ""), "feedback": (3, 2, "")}
+    assert [desk.workspace.version(f"bronze.{name}") for name in ("predictions", "feedback")] == versions
+    pd.testing.assert_frame_equal(desk.bronze("predictions"), before)
+
+    desk.serve(3, 4)  # as many days as were forgotten
+    assert desk.workspace.version("log:serving") != version
+    assert desk.collect() == {"predictions": (15, 6, ""), "feedback": (5, 2, "")}
+    assert desk.bronze("predictions").id.tolist() == [f"{day}-{n}" for day in range(5) for n in range(3)]
+    assert desk.bronze("feedback").prediction_id.tolist() == [f"{day}-0" for day in range(5)]
+
+
+def test_nothing_is_forgotten_that_bronze_does_not_hold(desk):
+    desk.serve(0, 1, 2)
+    assert desk.forget(30) == 0  # nobody collected yet
+    desk.collect()
+    desk.serve(3, 4)
+    desk.log.append_feedback("0-1", "outcome", "in_time", desk.day(4), label=0)  # of an old prediction, and not in bronze either
+    assert desk.forget(30) == 5  # the first two days, without the one that was just answered
+    assert sorted({*desk.log.frames()[0].id}) == ["0-1", *(f"{day}-{n}" for day in (2, 3, 4) for n in range(3))]
+    assert desk.collect() == {"predictions": (15, 5, ""), "feedback": (6, 2, "")}
+    assert desk.bronze("feedback").set_index("prediction_id").label["0-1"] == 0
+
+
+def test_collect_that_fails_lets_the_log_forget_nothing(desk, monkeypatch):
+    desk.serve(0, 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(Workspace, "publish", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"): desk.collect()
+    assert desk.forget(30) == 0
+    desk.collect()
+    assert desk.forget(30) == 3
+
+
+def test_a_fresh_database_empties_nothing_and_the_record_says_what_is_gone(desk):
+    desk.serve(0, 1)
+    desk.collect()
+    desk.log.write(lambda connection: [connection.execute(table.delete()) for table in (desk.log.feedback, desk.log.predictions)])
+    desk.serve(2)
+    gone = "{} rows are gone from the log, which has not forgotten them (another database?); bronze keeps them"
+    assert desk.collect() == {"predictions": (9, 6, gone.format(6)), "feedback": (3, 2, gone.format(2))}
+    assert desk.bronze("predictions").id.tolist() == [f"{day}-{n}" for day in range(3) for n in range(3)]

@@ -232,7 +232,9 @@ class ServingSettings(Section):
         1_000, "what one key may ask of one worker, 0 for as much as it likes", "requests a second", 0, 1_000_000)
     log_requests: Literal["none", "refused", "all"] = words(
         "refused", "which requests leave a line in the server's log", "none, refused or all")
-    keep_days: int = number(400, "how long predictions and reactions stay in the serving log", "days", 1, 36_500)
+    keep_days: int = number(
+        400, "how long predictions and reactions stay in the serving log, and longer until 02_collect has taken them",
+        "days", 1, 36_500)
     contract: str = words(
         "1.0", "version of the HTTP contract, raised by hand when a change breaks clients",
         "two numbers with a point between", pattern=r"^[0-9]+\.[0-9]+$")

@@ -366,13 +366,20 @@ def _log_version(path: Path | str) -> str | None:
     if isinstance(path, str):  # a database server's; its client is only needed there
         from mlops_lifecycle.core.log import ServingLog
         log = ServingLog(path)
-        try: return ", ".join(f"{name} {n}" for name, n in log.counts().items())
+        try: ever = {name: n + log.forgotten()[name] for name, n in log.counts().items()}
         finally: log.close()
+        return _ever(ever)
     if not path.exists(): return None
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as log:
         tables = {name for name, in log.execute("select name from sqlite_master where type = 'table'")}
-        counts = [f"{name} {log.execute(f'select count(*) from {name}').fetchone()[0]}" for name in ("predictions", "feedback") if name in tables]
-    return ", ".join(counts) or None
+        logged = [name for name in ("predictions", "feedback") if name in tables]
+        count = lambda column, table: log.execute(f"select {column} from {table}").fetchone()[0]
+        dropped = {name: count(name, "retention") if "retention" in tables else 0 for name in logged}
+        return _ever({name: count("count(*)", name) + dropped[name] for name in logged})
+
+def _ever(rows: dict[str, int]) -> str | None:
+    "All rows that were ever written, those that the log has forgotten too: dropping some is no news."
+    return ", ".join(f"{name} {n}" for name, n in rows.items()) or None
 
 Workspace.version = version
 

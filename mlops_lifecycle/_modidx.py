@@ -70,6 +70,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlops_lifecycle/core/catalog.py'),
                                               'mlops_lifecycle.core.catalog.catalog_of': ( 'core/catalog.html#catalog_of',
                                                                                            'mlops_lifecycle/core/catalog.py'),
+                                              'mlops_lifecycle.core.catalog.comment_of': ( 'core/catalog.html#comment_of',
+                                                                                           'mlops_lifecycle/core/catalog.py'),
                                               'mlops_lifecycle.core.catalog.entry_of': ( 'core/catalog.html#entry_of',
                                                                                          'mlops_lifecycle/core/catalog.py'),
                                               'mlops_lifecycle.core.catalog.stale': ( 'core/catalog.html#stale',

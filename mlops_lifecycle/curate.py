@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .collect import COLUMNS, GATES, LOG_COLUMNS
-from .core.catalog import Table, catalog_of
+from .core.catalog import Table, catalog_of, comment_of
 from .core.changes import states
 from .core.files import Column
 from .core.labels import Question, put_labels, queue, settle
@@ -228,7 +228,9 @@ def curate(
     guarded = catalog_of(tables, declared, about)
     guard(tables, guarded, real_values({n: bronze[n] for n in names}, columns, about))
     catalog = guarded | catalog_of({n: pd.DataFrame(columns=list(c)) for n, c in OWN_COLUMNS.items()}, OWN_COLUMNS, about)
-    schemas = {n: schema_of({c: declared[n][c] for c in t}, tuple(sources[n].key)) for n, t in tables.items()} | {n: schema_of(c) for n, c in OWN_COLUMNS.items()}
+    comments = {n: {c: comment_of(entry) for c, entry in entries.items()} for n, entries in catalog.items()}
+    schemas = {n: schema_of({c: declared[n][c] for c in t}, tuple(sources[n].key), comments[n]) for n, t in tables.items()}
+    schemas |= {n: schema_of(c, comments=comments[n]) for n, c in OWN_COLUMNS.items()}
     times = {n: {**gates.get(n, {"known_at": "*"} if "known_at" in t else {"at": "*"} if n in LOG_COLUMNS else {}), **label_gates.get(n, {})} for n, t in tables.items()}
     quarantine = pd.concat([*(from_collect(bronze[n]) for n in bronze if n == "quarantine"), misread, *(p.aside for p in parts.values()), *asides], ignore_index=True)
     return Silver(tables, times, schemas, quarantine, waiting, settled, catalog, {n: p.dropped for n, p in parts.items()}, {n: p.filled for n, p in parts.items()})

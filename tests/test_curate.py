@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from seen import Seen, chromium
 
 from mlops_lifecycle.collect import COLUMNS, collect
+from mlops_lifecycle.core.catalog import comment_of
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.curate import TABLES, curate, real_values
@@ -84,5 +85,8 @@ def test_delta_tells_the_same_as_the_catalog(lived):
     workspace = Workspace(lived.workspace)
     for table, columns in workspace.load("catalog").items():
         if workspace.version(f"silver.{table}") is None: continue
-        said = {f.name: f.metadata.get("comment", "") for f in DeltaTable(workspace.root / "lake" / "silver" / table).schema().fields}
-        assert said.keys() == columns.keys() and all(entry["meaning"] in said[c] for c, entry in columns.items()), table
+        fields = DeltaTable(workspace.root / "lake" / "silver" / table).schema().fields
+        assert {f.name: f.metadata["comment"] for f in fields} == {c: comment_of(entry) for c, entry in columns.items()}
+        for entry in columns.values():
+            parts = [entry[name] for name in ("meaning", "unit", "type", "source", "owner", "personal", "fresh")] + entry["uses"]
+            assert all(part in comment_of(entry) for part in parts), entry

@@ -30,11 +30,12 @@ def arrow_type(
 def schema_of(
     columns: Mapping[str, Column],  # in the order of the table
     key: tuple[str, ...] = (),      # columns that are never missing
+    comments: Mapping[str, str] = {},  # {column: what else to say of it than meaning and unit}
 ) -> pa.Schema:                     # with comments
     "The Arrow schema that the columns declare."
-    comment = lambda d: {"comment": d.meaning + (f" [{d.unit}]" if d.unit else "")}
-    return pa.schema([pa.field(name, arrow_type(name, column.type), nullable=name not in key, metadata=comment(column))
-                      for name, column in columns.items()])
+    comments = {c: d.meaning + (f" [{d.unit}]" if d.unit else "") for c, d in columns.items()} | dict(comments)
+    return pa.schema([pa.field(c, arrow_type(c, d.type), nullable=c not in key, metadata={"comment": comments[c]})
+                      for c, d in columns.items()])
 
 # %% ../../nbs/core/schema.ipynb #schema-strange
 EARLIEST, LATEST = pd.Timestamp("1900-01-01", tz="UTC"), pd.Timestamp("2200-01-01", tz="UTC")

@@ -1435,6 +1435,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mlops_lifecycle.curate.from_collect': ('curate.html#from_collect', 'mlops_lifecycle/curate.py'),
                                         'mlops_lifecycle.curate.hide_people': ('curate.html#hide_people', 'mlops_lifecycle/curate.py'),
                                         'mlops_lifecycle.curate.label': ('curate.html#label', 'mlops_lifecycle/curate.py'),
+                                        'mlops_lifecycle.curate.questions': ('curate.html#questions', 'mlops_lifecycle/curate.py'),
                                         'mlops_lifecycle.curate.real_values': ('curate.html#real_values', 'mlops_lifecycle/curate.py'),
                                         'mlops_lifecycle.curate.set_aside': ('curate.html#set_aside', 'mlops_lifecycle/curate.py')},
             'mlops_lifecycle.deploy': { 'mlops_lifecycle.deploy.check_release': ('deploy.html#check_release', 'mlops_lifecycle/deploy.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOUR_BEFORE', 'CLOCK_FACES', 'TABLES', 'LABEL_COLUMNS', 'LABEL_GATES', 'QUESTION', 'KNOWN_AT', 'OWN_COLUMNS', 'OURS',
            'hide_people', 'dedupe', 'set_aside', 'Clean', 'clean_table', 'add_labels', 'label', 'Silver', 'real_values',
-           'from_collect', 'curate', 'by_hand']
+           'from_collect', 'curate', 'by_hand', 'questions']
 
 # %% ../nbs/03_curate.ipynb #curate-imports
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from .collect import COLUMNS, GATES, LOG_COLUMNS
 from .core.catalog import Table, catalog_of, comment_of
 from .core.changes import states
 from .core.files import Column
-from .core.labels import Question, put_labels, queue, settle
+from .core.labels import AnswerBook, LabelForm, Question, put_labels, queue, settle
 from .core.mend import Clock, Fill, blank, clocks, fill, filled_columns, in_units
 from .core.privacy import guard
 from .core.schema import ASIDE, aside_rows, conform, schema_of
@@ -245,3 +245,14 @@ def by_hand(
     key, settled = sources[question.table].key, nothing["labels"] if answers is None else settle(answers, question, as_of)
     tables[question.table] = put_labels(tables[question.table], key, settled, question)
     return queue(tables[question.table], key, question, as_of), settled
+
+# %% ../nbs/03_curate.ipynb #curate-form
+def questions(
+    waiting: pd.DataFrame,      # the queue
+    book: AnswerBook,           # of the workspace
+    question: Question | None,  # of the project
+    person: str,                # who sits in front; "": nobody
+) -> LabelForm | pd.Series:
+    "The form for a person; for nobody, how many rows wait."
+    if not person or question is None: return waiting.asks.value_counts()
+    return LabelForm(waiting, book, question.table, person, question.annotators)

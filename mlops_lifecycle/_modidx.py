@@ -1099,8 +1099,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'mlops_lifecycle/core/runner.py'),
                                              'mlops_lifecycle.core.runner._near': ( 'core/runner.html#_near',
                                                                                     'mlops_lifecycle/core/runner.py'),
-                                             'mlops_lifecycle.core.runner._past': ( 'core/runner.html#_past',
-                                                                                    'mlops_lifecycle/core/runner.py'),
                                              'mlops_lifecycle.core.runner.assign': ( 'core/runner.html#assign',
                                                                                      'mlops_lifecycle/core/runner.py'),
                                              'mlops_lifecycle.core.runner.blank': ( 'core/runner.html#blank',

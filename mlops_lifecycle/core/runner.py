@@ -401,7 +401,8 @@ def outcome(workspace: Workspace) -> list[str]:
         said.append("Released: " + " and ".join(filter(None, (release.get("rule"), release.get("model")))) + ".")
     if operation:
         why = f": {operation['reason']}" if operation.get("reason") else ""
-        said.append(f"The canary was {_past(operation['action'])}{why}.")
+        became = "not needed" if operation["action"] == "nothing" else operation["action"]  # promoted, held
+        said.append(f"The canary was {became}{why}.")
     if serves := (operation or deployment).get("stable"): said.append(f"Now {serves} serves.")
     if monitoring:
         alarms, action = [a["words"] for a in monitoring["alarms"]], monitoring["action"]
@@ -410,8 +411,6 @@ def outcome(workspace: Workspace) -> list[str]:
         more = f" and {len(alarms) - 3} more" if len(alarms) > 3 else ""
         said.append(f"The monitor advises {advice}{why}{more}.")
     return said
-
-def _past(action: str) -> str: return {"rolled_back": "rolled back", "nothing": "not needed"}.get(action, action)
 
 # %% ../../nbs/core/runner.ipynb #2178a06a
 def status(

@@ -428,7 +428,7 @@ def leave(
     for name, table in bronze.tables.items(): run.write(f"bronze.{name}", table, bronze.gates[name])
     for name, batches in bronze.events.items(): run.append_events(f"bronze.{name}", batches, bronze.gates[name])
     run.write("bronze.quarantine", bronze.quarantine)
-    loads = {name: load.record() for name, load in bronze.loads.items()}
+    loads = {name: load.record() | {"version": run.outputs[f"bronze.{name}"]} for name, load in bronze.loads.items()}
     rows = {name: load["rows"] for name, load in loads.items()}
     run.passed(f"{len(rows)} sources, {sum(rows.values()):,} rows, {len(bronze.quarantine):,} set aside", rows=rows, set_aside=len(bronze.quarantine), loads=loads)
 

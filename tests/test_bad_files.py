@@ -144,6 +144,16 @@ def test_single_rows_that_do_not_fit_are_set_aside_with_their_line(library):
     assert not len(library.aside)  # the source was mended
 
 
+def test_each_load_is_recorded_with_rows_version_seconds_and_what_was_refused(library):
+    first = library.workspace.published()["passed"]["collect"]["verdict"]["loads"]["loans"]
+    library.send(GOOD + "x,008,north,2024-03-01T09:00:00Z,1\n7,009,north,2024-03-01T09:00:00Z,1\n").collect()
+    load = library.workspace.published()["passed"]["collect"]["verdict"]["loads"]["loans"]
+    assert [first["rows"], first["set_aside"]] == [3, 0] and [load["rows"], load["set_aside"]] == [4, 1]
+    assert load["version"] == library.workspace.version("bronze.loans") > first["version"]
+    assert load["seconds"] > 0
+    assert len(library.workspace.read("bronze.loans", version=first["version"])) == first["rows"]
+
+
 def test_the_same_file_twice_changes_nothing(library):
     before = library.workspace.published()["names"]
     assert library.collect().outputs == {name: entry["version"] for name, entry in before.items()}

@@ -64,6 +64,14 @@ def test_data_a_broken_table_is_refused_whole(lived, flights, tmp_path):
     assert "lacks" in (tmp_path / "workspace" / last_run(tmp_path / "workspace")["stages"][0]["report"]).read_text()
 
 
+def test_data_rows_that_single_somebody_out_are_not_published(lived, tmp_path):
+    shown = "carrier, origin, destination, scheduled_departure"
+    settings, before = lived.copy(tmp_path / "workspace"), Workspace(lived.workspace).published()
+    done = mlops("run", "transform", **settings | {"MLOPS_PRIVACY__SHOWN": shown})
+    went_back(done, "04_transform", "03_curate", f"1-anonymous by {shown}", "at least 5 is wanted")
+    assert Workspace(tmp_path / "workspace").published() == before
+
+
 def test_ml_a_model_that_saves_too_little_is_not_passed(lived, tmp_path):
     settings = lived.copy(tmp_path / "workspace") | {"MLOPS_EVALUATE__LEAST_GAIN": 3}
     went_back(mlops("run", "evaluate", **settings), "08_evaluate", "07_train", "surely saves against", "the limit is 3")

@@ -1,4 +1,7 @@
 """Every kind of source against the real thing, and killed between any two steps."""
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -45,6 +48,30 @@ MADE = {
 def test_killed_at_random_nothing_is_lost_and_nothing_doubled(what, tmp_path, request):
     project = MADE[what](tmp_path, request.getfixturevalue)
     assert Nights(project, seed=len(what)).run(kills=3) >= 1
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from kinds import nightly
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+nightly(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("what", ["Debezium in files", "a table in SQLite", "a rotated log"])
+def test_where_the_disk_takes_no_more_everything_stays_and_the_next_run_goes_on(what, tmp_path):
+    project = MADE[what](tmp_path, None)
+    for _ in range(20): project.change()
+    project.nightly()
+    for limit in (100, 2_000, 10_000):  # bytes from which on the system refuses to write: in a record, in a commit, in the rows
+        before = project.workspace.published()
+        for _ in range(20): project.change()
+        command = [sys.executable, "-c", FULL, str(tmp_path), str(limit)]
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        assert done.returncode == 1 and "File too large" in done.stderr, done.stderr
+        assert project.workspace.published() == before and len(project.events) == before["names"]["bronze.loans"]["rows"]
+        project.nightly(); project.verify()
 
 
 def test_a_slot_reports_insert_update_delete_a_new_column_and_an_emptied_table(postgres, tmp_path):

@@ -284,7 +284,11 @@ class Answer(BaseHTTPRequestHandler):
         fault = self.server.faults.pop(0) if self.server.faults else None
         if fault == "stall": time.sleep(1.5); return self.give(200, "{}")
         if fault == "cut": return self.give(200, '{"items": [', extra={"Content-Length": "9999"})
-        if fault: return self.give(fault, "not now", "text/plain", {"Retry-After": "0"})
+        if fault == "cut in pieces":  # a length nobody stated: one piece of it, and no last one
+            self.send_response(200); self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
+            self.wfile.write(b"16\r\nloan,reader,days_late\n\r\n"); self.close_connection = True
+            return None
+        if fault: code, later = fault if isinstance(fault, tuple) else (fault, "0"); return self.give(code, "not now", "text/plain", {"Retry-After": later})
         if path.endswith(".csv"): return self.give(200, "loan,reader,days_late\n" + "".join(f"{r['loan']},{r['reader']},{r['days_late']}\n" for r in self.server.rows), "text/csv")
         size, page = int(query.get("size", 7)), int(query.get("page", 1))
         rows = [row for row in self.server.rows if row["changed"] >= int(query.get("since", 0))]

@@ -2,12 +2,17 @@
 import gzip
 import hashlib
 import json
+import os
+import pickle
+import re
 import subprocess
 import sys
 import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, environment
 from hypothesis import given, settings
@@ -100,6 +105,36 @@ def test_a_file_that_cannot_be_trusted_is_refused_whole(what, library):
     with pytest.raises(SourceError) as refused: library.send(content, name).collect()
     assert not [w for w in words if w not in str(refused.value)], refused.value
     assert library.workspace.published() == before and len(library.loans) == 3
+
+
+class Bomb:
+    """Whoever unpickles it makes a folder."""
+    def __init__(self, folder): self.folder = folder
+    def __reduce__(self): return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", ["loans.pkl", "loans.pickle", "loans.csv", "loans.jsonl", "loans.parquet", "loans.csv.gz", "loans.npy", "loans"])
+def test_nothing_pickled_is_ever_loaded(name, library, tmp_path):
+    before = library.workspace.published()
+    with pytest.raises(SourceError): library.send(pickle.dumps(Bomb(tmp_path / "made")), name).collect()
+    assert not (tmp_path / "made").exists() and library.workspace.published() == before
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "made")))
+    assert (tmp_path / "made").exists()  # it would have been seen
+
+
+def test_a_pickled_type_in_a_parquet_file_is_not_loaded_either(library, tmp_path):
+    hidden = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Bomb(tmp_path / "made"))}
+    columns = [[1], ["007"], ["north"], [pd.Timestamp("2024-03-01T09:00Z")], [0.5]]
+    fields = [pa.field(name, pa.array(values).type, metadata=hidden if name == "reader" else None) for name, values in zip(HEADER.split(","), columns)]
+    pq.write_table(pa.table(columns, schema=pa.schema(fields)), library.folder / "loans.parquet")
+    library.send((library.folder / "loans.parquet").read_bytes(), "loans.parquet").collect()
+    assert library.loans.reader.tolist() == ["007"] and not (tmp_path / "made").exists()
+
+
+def test_the_package_knows_no_way_to_unpickle():
+    words = re.compile(r"\b(pickle|cloudpickle|dill|joblib|shelve|marshal|read_pickle|allow_pickle|PickleType)\b")
+    found = {path.name: words.findall(path.read_text()) for path in (ROOT / "mlops_lifecycle").rglob("*.py")}
+    assert len(found) > 40 and not {name: said for name, said in found.items() if said}
 
 
 def test_the_good_file_keeps_every_digit_and_every_letter(library):

@@ -60,10 +60,10 @@ class Library:
         (self.folder / "loans.csv").write_text(self.text(*rows, **more))
         return collect(self.sources, self.folder, columns={"loans": COLUMNS}, times=known_when_lent, gates={"loans": {"known_at": "*"}})
 
-    def curated(self, bronze, about=None, label=late, label_columns=LABEL):
+    def curated(self, bronze, about=None, label=late, label_columns=LABEL, now=NOW):
         tables = {**bronze.tables, "quarantine": bronze.quarantine}
         self.workspace.publish({f"bronze.{n}": self.workspace.store(f"bronze.{n}", t, bronze.gates.get(n)) for n, t in tables.items()})
-        return curate({n: self.workspace.read(f"bronze.{n}", NOW) for n in tables}, self.sources, self.workspace.pseudonyms, NOW, columns={"loans": COLUMNS}, about=about or self.about,
+        return curate({n: self.workspace.read(f"bronze.{n}", now) for n in tables}, self.sources, self.workspace.pseudonyms, now, columns={"loans": COLUMNS}, about=about or self.about,
                       label=label, label_columns={"loans": label_columns}, gates={"loans": {"known_at": "*"}}, label_gates={"loans": {"label_known_at": ["late"]}}, question=None)
 
     def silver(self, *rows: dict, **more):
@@ -99,6 +99,15 @@ def test_a_bad_row_is_set_aside_and_counted(library, what):
     assert silver.quarantine.reason.tolist() == [reason]
     assert silver.quarantine.source.tolist() == ["loans"]
     assert "R0007" not in silver.quarantine.to_json()
+
+
+def test_a_row_that_is_not_known_yet_is_withheld_and_not_quarantined(library):
+    bronze = library.bronze({}, dict(lent="2024-07-01T09:00:00Z", back="2024-07-08T09:00:00Z"), {})
+    silver = library.curated(bronze)
+    assert silver.tables["loans"].loan.tolist() == [1, 3] and not len(silver.quarantine)
+    assert library.workspace.read("bronze.loans").loan.tolist() == [1, 2, 3]
+    later = library.curated(bronze, now=NOW + pd.Timedelta("60D"))
+    assert later.tables["loans"].loan.tolist() == [1, 2, 3] and not len(later.quarantine)
 
 
 REFUSED = {

@@ -1,6 +1,8 @@
 """Every kind of source against the real thing, and killed between any two steps."""
 import subprocess
 import sys
+import time
+from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -185,11 +187,24 @@ def test_a_row_committed_late_is_found_within_the_overlap(tmp_path):
     project.verify()
 
 
-def test_a_client_that_is_missing_is_named_with_its_extra(postgres, tmp_path, monkeypatch):
-    slot = Slot(tmp_path, postgres, group="missing")
-    monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
-    with pytest.raises(SourceError, match=r'needs psycopg, which is not installed: pip install "mlops_lifecycle\[postgresql\]"'): slot.nightly()
-    assert not slot.workspace.published()["names"]
+MISSING = {  # what is imported, and the extra that brings it
+    "PostgreSQL's log": ("psycopg", "postgresql"),
+    "a table in PostgreSQL": ("psycopg", "postgresql"),
+    "a stream": ("confluent_kafka", "events"),
+    "an API": ("dlt.sources.helpers.rest_client", "lab"),
+    "a web page": ("lxml.html", "web"),
+}
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_a_client_that_is_missing_is_named_with_its_extra(what, tmp_path, monkeypatch, request):
+    server = request.getfixturevalue
+    project = MADE[what](tmp_path, server) if what in MADE else Page(tmp_path, f"{server('server').home}/shelf")
+    module, extra = MISSING[what]
+    monkeypatch.setitem(sys.modules, module, None)
+    words = rf'needs {module}, which is not installed: pip install "mlops_lifecycle\[{extra}\]"'
+    with pytest.raises(SourceError, match=words): project.nightly()
+    assert not project.workspace.published()["names"]
 
 
 def test_an_api_that_pages_fails_stalls_and_breaks_off_gives_every_row(server, tmp_path):
@@ -213,6 +228,23 @@ def test_an_api_that_never_answers_is_given_up_and_nothing_is_stored(server, tmp
         assert api.workspace.published() == before
     server.faults = []
     api.nightly(); api.verify()
+
+
+def test_a_server_is_asked_again_after_a_while_that_grows_or_when_it_says(server, tmp_path):
+    api = Api(tmp_path, server, "tries = 6\n")
+    path = tmp_path / "settings.ini"
+    path.write_text(path.read_text().replace("rate = 500", "rate = 50"))
+    def waited(*faults):
+        server.seen.clear(); api.change(); server.faults = list(faults)
+        api.nightly(); api.verify()
+        times = [at for at, _ in server.seen]
+        return [after - before for before, after in zip(times, times[1:])]
+    first, second, third, *_ = waited(503, 503, 429)
+    assert first > 0.1 and second > 0.2 and third > 0.4  # at least; a busy machine takes longer
+    assert waited((429, "1"))[0] > 1
+    date = int(time.time()) + 2
+    waited((503, formatdate(date, usegmt=True)))
+    assert time.time() > date
 
 
 def test_no_more_requests_a_second_than_the_settings_say_and_the_token_comes_from_the_environment(server, tmp_path, monkeypatch):
@@ -272,10 +304,12 @@ def test_a_download_that_breaks_off_is_tried_again_and_else_refused(server, tmp_
     file = File(tmp_path, f"{server.home}/loans.csv")
     server.faults = ["cut"]
     file.nightly()
-    before = file.workspace.published()
-    server.faults, server.rows = ["cut"] * 2, server.rows[:3]
-    with pytest.raises(SourceError, match="was not fetched in 2 tries"): file.nightly()
-    assert file.workspace.published() == before and len(file.loans) == 20
+    before, server.rows = file.workspace.published(), server.rows[:3]
+    for cut in ("cut", "cut in pieces"):  # shorter than was stated; without its end
+        server.faults = [cut] * 2
+        with pytest.raises(SourceError, match="was not fetched in 2 tries"): file.nightly()
+        assert file.workspace.published() == before and len(file.loans) == 20
+    server.faults = ["cut in pieces"]
     file.nightly()
     assert len(file.loans) == 3
 

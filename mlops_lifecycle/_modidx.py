@@ -853,6 +853,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'mlops_lifecycle.core.log._scalar': ('core/log.html#_scalar', 'mlops_lifecycle/core/log.py'),
                                           'mlops_lifecycle.core.log._statement': ( 'core/log.html#_statement',
                                                                                    'mlops_lifecycle/core/log.py'),
+                                          'mlops_lifecycle.core.log._why': ('core/log.html#_why', 'mlops_lifecycle/core/log.py'),
                                           'mlops_lifecycle.core.log.append_feedback': ( 'core/log.html#append_feedback',
                                                                                         'mlops_lifecycle/core/log.py'),
                                           'mlops_lifecycle.core.log.append_prediction': ( 'core/log.html#append_prediction',

@@ -103,7 +103,10 @@ class Postgres:
         if self.user: shutil.chown(self.folder, self.user)
         with socket.create_server(("127.0.0.1", 0)) as one: self.port = one.getsockname()[1]
         self.call("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
-        self.call("pg_ctl", "-w", "-l", self.folder / "log", "-o", f"-p {self.port} -k {self.folder} -c wal_level=logical -c listen_addresses=127.0.0.1 -c fsync=off -c max_replication_slots=80", "start")
+        known = subprocess.run([self.bin / "postgres", "--describe-config"], user=self.user, cwd=self.folder, check=True, capture_output=True, text=True).stdout
+        settings = {"wal_level": "logical", "max_replication_slots": 80, "listen_addresses": "127.0.0.1", "fsync": "off", "output_plugin_libraries": "wal2json"}
+        chosen = " ".join(f"-c {name}={value}" for name, value in settings.items() if f"{name}\t" in known)  # an older server takes any plugin
+        self.call("pg_ctl", "-w", "-l", self.folder / "log", "-o", f"-p {self.port} -k {self.folder} {chosen}", "start")
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def call(self, command: str, *arguments) -> None:

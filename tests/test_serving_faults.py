@@ -135,10 +135,10 @@ def test_told_to_end_it_answers_what_it_accepted(served):
 
 def test_workers_end_with_a_parent_that_was_killed(served):
     server = served(2)
-    workers = server.everybody()[1:]
+    workers = server.workers()
     os.kill(server.process.pid, signal.SIGKILL); server.process.wait()
     gone, alive = psutil.wait_procs(workers, timeout=30)
-    assert gone and not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert len(workers) == 2 and gone and not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_figures_of_all_workers_are_added_up_and_lines_are_json(served):

@@ -1,4 +1,5 @@
 """Every kind of source against the real thing, and killed between any two steps."""
+import signal
 from types import SimpleNamespace
 
 import pandas as pd
@@ -42,7 +43,7 @@ MADE = {
 @pytest.mark.parametrize("what", MADE)
 def test_killed_at_random_nothing_is_lost_and_nothing_doubled(what, tmp_path, request):
     project = MADE[what](tmp_path, request.getfixturevalue)
-    assert Nights(project, seed=len(what)).run(kills=3) >= 1
+    assert Nights(project, seed=len(what)).run(kills=3).count(-signal.SIGKILL) == 3
 
 
 def test_a_slot_reports_insert_update_delete_a_new_column_and_an_emptied_table(postgres, tmp_path):

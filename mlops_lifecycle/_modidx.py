@@ -1783,6 +1783,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mlops_lifecycle.serving._serving': ('code.html#_serving', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._tell_amounts': ('code.html#_tell_amounts', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._tell_unlike': ('code.html#_tell_unlike', 'mlops_lifecycle/serving.py'),
+                                         'mlops_lifecycle.serving._tell_waiting': ('code.html#_tell_waiting', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._together': ('code.html#_together', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._told': ('code.html#_told', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._whole': ('code.html#_whole', 'mlops_lifecycle/serving.py'),

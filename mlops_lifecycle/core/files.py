@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STRANGERS', 'BLOCK', 'READERS', 'TYPES', 'MISSING', 'PATTERNS', 'LARGEST', 'ORDERLESS', 'SourceError', 'opened',
            'fingerprint', 'refuse_strangers', 'look_through', 'header_of', 'Block', 'lines_of_rows', 'blocks_of_csv',
-           'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'blocks_of_parquet', 'blocks_of', 'read_file',
-           'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types']
+           'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'in_text', 'blocks_of_parquet', 'blocks_of',
+           'read_file', 'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types']
 
 # %% ../../nbs/core/files.ipynb #files-imports
 import codecs
@@ -216,6 +216,12 @@ def blocks_of_json(
             yield Block(table, np.array([n for n, _ in rows], int), misfits)
             start += len(lines)
 
+def in_text(column: pa.Array, name: str, path: Path) -> pa.Array:
+    "A column as text; raises `SourceError` with its name where it has no single values, or bytes that are no text."
+    try: return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise SourceError(f'"{path.name}" has a column "{name}" that cannot be written as text: {error}') from None
+
 def blocks_of_parquet(
     path: Path,
     size: int = BLOCK,  # bytes in a block, about
@@ -224,10 +230,9 @@ def blocks_of_parquet(
     try:
         file, start = pyarrow.parquet.ParquetFile(path), 1
         for batch in file.iter_batches(max(1, size // max(1, 20 * len(file.schema_arrow)))):
-            table = pa.table({name: batch.column(name).cast(pa.string()) for name in batch.schema.names})
+            table = pa.table({name: in_text(batch.column(name), name, path) for name in batch.schema.names})
             yield Block(table, np.arange(start, start + len(table)), [])
             start += len(table)
-    except pa.ArrowNotImplementedError as error: raise SourceError(f'"{path.name}" has a column that cannot be written as text: {error}') from None
     except (pa.ArrowInvalid, OSError) as error: raise SourceError(f'"{path.name}" is no whole Parquet file: {error}') from None
 
 # %% ../../nbs/core/files.ipynb #files-any

@@ -299,6 +299,7 @@ class Serving:
         self.rule = Release(Path(), {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version, "threshold": rule.threshold, "decides": problem.kind}, {}, rule=rule.score)
         self.slots, self.marks, self._features, self._loading, self._rest, self.until = Slots(), None, features, asyncio.Lock(), {}, None
         self.cases: list[Case] = []
+        self.door: Door | None = None  # behind which it stands
 
     @property
     def features(self) -> FeatureSet:
@@ -326,6 +327,7 @@ class Serving:
         "Look again and again; drop the days that were kept long enough, once a day."
         today = None
         while True:
+            self.tell_waiting()
             with suppress(NotStored):  # what is loaded serves on; whoever asks for a prediction is told
                 await self.look()
                 if self.until is not None: await asyncio.to_thread(self.tell_ages)
@@ -366,6 +368,13 @@ def _new_id(self: Serving, clock: datetime, body: bytes) -> str:  # 32 hexadecim
     return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex if self.replay else f"{int(clock.timestamp() * 1e3):012x}{os.urandom(10).hex()}"
 
 Serving.clock_of, Serving.new_id = _clock_of, _new_id
+
+def _tell_waiting(self: Serving) -> None:
+    "How much is on its way, told five times a second and not by each request: one that hangs tells nothing."
+    if self.door: self.metrics.inside.set(self.door.inside)
+    self.metrics.waiting.set(len(self.cases) + len(self.group.waiting))
+
+Serving.tell_waiting = _tell_waiting
 
 # %% ../nbs/09_code.ipynb #09-c-case
 @dataclass(slots=True, eq=False)
@@ -549,7 +558,7 @@ def _count(self: Serving, case: Case, logging: float) -> None:
     m, answer, release = self.metrics, case.answer, case.release
     m.of(m.predictions, answer["arm"], release.id, "amount" if "interval" in answer else str(answer["decision"])).inc()
     m.of(m.deciding, answer["arm"], release.id).observe(case.seconds); m.of(m.score, release.id).observe(answer["score"])
-    m.log_seconds.observe(logging); m.waiting.set(len(self.group.waiting))
+    m.log_seconds.observe(logging)
     if answer["review"]: m.reviews.inc()
 
 Serving.predicted, Serving.gathered, Serving.together, Serving._once, Serving._count = _predicted, _gathered, _together, _once, _count
@@ -847,7 +856,7 @@ def create_app(
     app.include_router(router); _serve_docs(app, problem.name)
     for kind in (Refusal, NotStored, HTTPException, RequestValidationError): app.add_exception_handler(kind, _refused)
     door = Door(app, serving.ring, serving.metrics, serving.limits, {("POST", "/v1/predict"): lambda request: predict(request, serving)}, serving.replay, _formed)
-    door.serving = serving
+    door.serving, serving.door = serving, door
     return door
 
 def _refused(request: HttpRequest, error: Exception) -> Response:

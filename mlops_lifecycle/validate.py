@@ -29,9 +29,11 @@ def expected_of_bronze(
     "What was promised must have come."
     found = []
     for name in sources:
-        def about(kind, why, name=name, **arguments): found.append(Expectation(f"bronze.{name}", kind, arguments, "collect", why))
+        def about(kind, why, name=name, **arguments):
+            found.append(Expectation(f"bronze.{name}", kind, arguments, "collect", why))
         about("ExpectTableRowCountToBeBetween", "a source that brings nothing is broken", min_value=1)
-        promised = EVENT_COLUMNS if name in events else [c for c, entry in catalog.get(name, {}).items() if entry["source"] == name]
+        declared = [c for c, entry in catalog.get(name, {}).items() if entry["source"] == name]
+        promised = EVENT_COLUMNS if name in events else declared
         for column in promised: about("ExpectColumnToExist", "the catalog says that it comes from there", column=column)
         if name in events: about("ExpectColumnValuesToBeUnique", "an event is told once", column="event_id")
     return found
@@ -53,7 +55,8 @@ def expected_of_silver(
             found.append(Expectation(f"silver.{name}", kind, arguments, back_to, why))
         for column, entry in columns.items():
             types, (low, high) = TYPES.get(entry["type"]), RANGES.get(entry["unit"], (None, None))
-            if types: about("ExpectColumnValuesToBeInTypeList", why="the type that the catalog names", column=column, type_list=types)
+            if types: about("ExpectColumnValuesToBeInTypeList", why="the type that the catalog names",
+                            column=column, type_list=types)
             else: about("ExpectColumnToExist", why="the catalog names it", column=column)
             if high: about("ExpectColumnValuesToBeBetween", "collect", "it follows from its unit", column=column,
                            min_value=low, max_value=high)
@@ -74,21 +77,25 @@ def expected_of_gold(
         found.append(Expectation(table, kind, ({"column": column} if column else {}) | arguments, back_to, why))
     about("ExpectColumnValuesToBeUnique", "key", why="one row a decision")
     about("ExpectColumnValuesToNotBeNull", "decision_time", why="every decision has its moment")
-    if how.amount: about("ExpectColumnUniqueValueCountToBeBetween", target, "curate", "amounts must differ", min_value=3)
-    elif how.blind: about("ExpectColumnDistinctValuesToBeInSet", target, "curate", "an outcome, where there is one", value_set=[0, 1])
-    else: about("ExpectColumnDistinctValuesToEqualSet", target, "curate", "both outcomes must occur", value_set=[0, 1])
-    about("ExpectColumnPairValuesAToBeGreaterThanB", back_to="curate", why="an answer known before its question is a leak",
+    def outcome(kind, why, **arguments): about(kind, target, "curate", why, **arguments)
+    if how.amount: outcome("ExpectColumnUniqueValueCountToBeBetween", "amounts must differ", min_value=3)
+    elif how.blind: outcome("ExpectColumnDistinctValuesToBeInSet", "an outcome, where there is one", value_set=[0, 1])
+    else: outcome("ExpectColumnDistinctValuesToEqualSet", "both outcomes must occur", value_set=[0, 1])
+    about("ExpectColumnPairValuesAToBeGreaterThanB", back_to="curate",
+          why="an answer known before its question is a leak",
           column_A="label_known_at", column_B="decision_time", or_equal=True, ignore_row_if="either_value_is_missing")
     for f in features["features"]:
-        about("ExpectColumnValuesToNotBeNull", f["name"], why="a feature that is always missing says nothing", mostly=0.01)
-        if f["unit"] in RANGES:
-            low, high = RANGES[f["unit"]]
-            about("ExpectColumnValuesToBeBetween", f["name"], why="follows from its unit", min_value=low, max_value=high)
-        if f["categorical"]: about("ExpectColumnUniqueValueCountToBeBetween", f["name"], why="more is an identifier", max_value=250)
+        name, unit = f["name"], f["unit"]
+        about("ExpectColumnValuesToNotBeNull", name, why="a feature that is always missing says nothing", mostly=0.01)
+        if unit in RANGES:
+            low, high = RANGES[unit]
+            about("ExpectColumnValuesToBeBetween", name, why="follows from its unit", min_value=low, max_value=high)
+        if f["categorical"]:
+            about("ExpectColumnUniqueValueCountToBeBetween", name, why="more is an identifier", max_value=250)
     for lookup in features["lookups"]:
-        table, why = f"gold.lookup_{lookup['name']}", "one answer a key and time"
-        if lookup["key"]: about("ExpectCompoundColumnsToBeUnique", why=why, table=table, column_list=[*lookup["key"], "known_at"])
-        else: about("ExpectColumnValuesToBeUnique", "known_at", why=why, table=table)
+        key, said = lookup["key"], {"table": f"gold.lookup_{lookup['name']}", "why": "one answer a key and time"}
+        if key: about("ExpectCompoundColumnsToBeUnique", column_list=[*key, "known_at"], **said)
+        else: about("ExpectColumnValuesToBeUnique", "known_at", **said)
     return found
 
 # %% ../nbs/05_validate.ipynb #val-gate
@@ -99,30 +106,35 @@ def gate(
     failed = checks[~checks.passed]
     if not len(failed): return
     first = failed.loc[min(failed.index, key=lambda i: stage(failed.back_to[i]).number)]
-    evidence = {f"{c.table} {c.column}: {c.expectation}": {"figure": c.figure, "limit": c.limit} for c in failed[:5].itertuples()}
+    evidence = {f"{c.table} {c.column}: {c.expectation}": {"figure": c.figure, "limit": c.limit}
+                for c in failed[:5].itertuples()}
+    how_many = f"{len(failed)} of {len(checks)} expectations do not hold, at most 0 may fail"
     what = f"{first.table} {first.column} {first.expectation} ({first.limit}), found {first.figure}"
-    raise GoBack(first.back_to, f"{len(failed)} of {len(checks)} expectations do not hold, at most 0 may fail; first: {what}", evidence)
+    raise GoBack(first.back_to, f"{how_many}; first: {what}", evidence)
 
 # %% ../nbs/05_validate.ipynb #val-seen
 def seen(
-    reader: Callable[[str], Callable],     # of a run: what reads some columns of a table
-    head: Callable[[str], pd.DataFrame],   # of a run: all columns of a table, without rows
-    published: Mapping,            # {table: its entry in the workspace, with rows and gates}
-    catalog: Mapping,              # the document of 03
+    reader: Callable[[str], Callable],    # of a run: what reads some columns of a table
+    head: Callable[[str], pd.DataFrame],  # of a run: all columns of a table, without rows
+    published: Mapping,                   # {table: its entry in the workspace, with rows and gates}
+    catalog: Mapping,                     # the document of 03
     as_of: pd.Timestamp, run: str, period: str, zone: str,
-) -> pd.DataFrame:                 # what the run adds to the log
-    "Describe every column of bronze, silver and gold; of those that lead to people, or that nobody declared, only the gaps."
+) -> pd.DataFrame:                        # what the run adds to the log
+    "Describe every column of bronze, silver and gold."
     private, found = hidden_columns(catalog), {}
     for name, entry in published.items():
-        if name.partition(".")[0] not in ZONES or name.endswith((".distributions", ".quarantine")): continue
-        columns, declared = [c for c in head(name) if not c.startswith("_")], catalog.get(name.partition(".")[2])
+        layer, _, table = name.partition(".")
+        if layer not in ZONES or name.endswith((".distributions", ".quarantine")): continue
+        columns, declared = [c for c in head(name) if not c.startswith("_")], catalog.get(table)
         hidden = private | {c for c in columns if declared is not None and c not in declared}
-        found[name] = describe_table(reader(name), name, columns, entry["gates"], entry["rows"], as_of, period, hidden, zone)
+        found[name] = describe_table(
+            reader(name), name, columns, entry["gates"], entry["rows"], as_of, period, hidden, zone)
     return entries(found, run, as_of)
 
 def hidden_columns(catalog: Mapping) -> set[str]:
     "Names of the columns, in any zone, that lead to people."
-    personal = {column for columns in catalog.values() for column, entry in columns.items() if entry["personal"] != "no"}
+    personal = {column for columns in catalog.values()
+                for column, entry in columns.items() if entry["personal"] != "no"}
     return personal | set(personal_fields(problem.Request))
 
 # %% ../nbs/05_validate.ipynb #val-moved
@@ -139,18 +151,21 @@ def explain(
     reasons: Mapping[str, str],  # {"2024-02-01 bronze.shelves warmth": "why it was none"}
 ) -> list[dict]:                 # each with `explained`: the reason, or ""
     "Put beside each alarm what people found out about it."
-    return [dict(a) | {"explained": reasons.get(f"{a['period']} {a['table']} {a['column']}".rstrip(), "")} for a in alarms]
+    def name(alarm): return f"{alarm['period']} {alarm['table']} {alarm['column']}".rstrip()
+    return [dict(a) | {"explained": reasons.get(name(a), "")} for a in alarms]
 
 def insist(
     alarms: Iterable[Mapping],   # of `explain`
     go_back_on: Iterable[str],   # figures
 ) -> None:
     "Pass, or raise `GoBack` where the newest period has an alarm that must not wait."
-    alarms = list(alarms); newest = max((a["period"] for a in alarms), default="")
+    alarms = list(alarms)
+    newest = max((a["period"] for a in alarms), default="")
     stops = [a for a in alarms if a["period"] == newest and a["figure"] in go_back_on and not a["explained"]]
     if not stops: return
     first = min(stops, key=lambda a: stage(a["stage"]).number)
-    evidence = {f"{a['table']} {a['column']}".rstrip() + f": {a['figure']}": {"figure": a["change"], "limit": a["limit"]} for a in stops}
+    def about(alarm): return f"{alarm['table']} {alarm['column']}".rstrip() + f": {alarm['figure']}"
+    evidence = {about(a): {"figure": a["change"], "limit": a["limit"]} for a in stops}
     raise GoBack(first["stage"], f"{first['words']}, since {first['period']}", evidence)
 
 # %% ../nbs/05_validate.ipynb #val-alarm
@@ -160,52 +175,68 @@ def as_alarms(
 ) -> list[dict]:
     "What failed, for core.alerts."
     def words(c): return f"{c.table} {c.column} {c.expectation} ({c.limit}) does not hold: {c.figure}"
-    return [dict(period=f"{as_of:%Y-%m-%d}", table=c.table, column=c.column, figure=c.expectation, change=c.figure, limit=c.limit,
-                 stage=c.back_to, also=[], words=words(c)) for c in checks[~checks.passed].itertuples()]
+    return [dict(period=f"{as_of:%Y-%m-%d}", table=c.table, column=c.column, figure=c.expectation, change=c.figure,
+                 limit=c.limit, stage=c.back_to, also=[], words=words(c)) for c in checks[~checks.passed].itertuples()]
 
 # %% ../nbs/05_validate.ipynb #val-yours
 EXPECTATIONS = [
-    Expectation("silver.quarantine", "ExpectTableRowCountToBeBetween", dict(max_value=500), "collect",
-                "more means that a source has changed"),
-    Expectation("silver.weather", "ExpectColumnValuesToBeBetween", dict(column="temp", min_value=-20, max_value=115), "collect",
-                "New York, in °F"),
-    Expectation("silver.weather", "ExpectColumnValuesToBeBetween", dict(column="visib", min_value=0, max_value=10), "collect",
-                "reported up to ten miles"),
+    Expectation("silver.quarantine", "ExpectTableRowCountToBeBetween",
+                dict(max_value=500),
+                "collect", "more means that a source has changed"),
+    Expectation("silver.weather", "ExpectColumnValuesToBeBetween",
+                dict(column="temp", min_value=-20, max_value=115),
+                "collect", "New York, in °F"),
+    Expectation("silver.weather", "ExpectColumnValuesToBeBetween",
+                dict(column="visib", min_value=0, max_value=10),
+                "collect", "reported up to ten miles"),
     Expectation("silver.weather", "ExpectColumnPairValuesAToBeGreaterThanB",
-                dict(column_A="temp", column_B="dewp", or_equal=True, ignore_row_if="either_value_is_missing"), "collect",
+                dict(column_A="temp", column_B="dewp", or_equal=True, ignore_row_if="either_value_is_missing"),
+                "collect",
                 "the dew point is never above the temperature; if it seems so, one of the two has another unit"),
-    Expectation("silver.flights", "ExpectColumnValuesToBeBetween", dict(column="arr_delay", min_value=-120, max_value=1500), "collect",
-                "minutes; a day is 1,440"),
-    Expectation("gold.examples", "ExpectColumnDistinctValuesToBeInSet", dict(column="origin", value_set=["EWR", "JFK", "LGA"]), "collect",
-                "the three airports of New York"),
-    Expectation("gold.examples", "ExpectColumnMeanToBeBetween", dict(column="late", min_value=0.05, max_value=0.5), "curate",
-                "share of late flights; honest months: 0.1 to 0.3"),
-    Expectation("gold.examples", "ExpectColumnValuesToNotBeNull", dict(column="temperature", mostly=0.95), "transform",
-                "the weather at the origin must be found"),
+    Expectation("silver.flights", "ExpectColumnValuesToBeBetween",
+                dict(column="arr_delay", min_value=-120, max_value=1500),
+                "collect", "minutes; a day is 1,440"),
+    Expectation("gold.examples", "ExpectColumnDistinctValuesToBeInSet",
+                dict(column="origin", value_set=["EWR", "JFK", "LGA"]),
+                "collect", "the three airports of New York"),
+    Expectation("gold.examples", "ExpectColumnMeanToBeBetween",
+                dict(column="late", min_value=0.05, max_value=0.5),
+                "curate", "share of late flights; honest months: 0.1 to 0.3"),
+    Expectation("gold.examples", "ExpectColumnValuesToNotBeNull",
+                dict(column="temperature", mostly=0.95),
+                "transform", "the weather at the origin must be found"),
 ]
 
 # %% ../nbs/05_validate.ipynb #val-yours-reasons
 EXPLAINED = {  # "period table column": what was found out about an alarm that was no fault
     "2013-03-01 bronze.weather visib":
-        "the winter's haze is gone: ten miles are reported in 87 of 100 hours, 76 in February; one earlier change was known",
+        "the winter's haze is gone: ten miles are reported in 87 of 100 hours, 76 in February; "
+        "one earlier change was known",
     "2013-08-01 gold.examples from_holiday":
         "the calendar: August has no public holiday, only the days before Labor Day; one earlier change was known",
 }
 
 # %% ../nbs/05_validate.ipynb #val-call
 def validate(
-    reader: Callable[[str], Callable],     # of a run: what reads some columns of a table
-    head: Callable[[str], pd.DataFrame],   # of a run: all columns of a table, without rows
-    published: Iterable[str],            # names of tables that are there
+    reader: Callable[[str], Callable],    # of a run: what reads some columns of a table
+    head: Callable[[str], pd.DataFrame],  # of a run: all columns of a table, without rows
+    published: Iterable[str],             # names of tables that are there
     catalog: Mapping, features: Mapping,  # the documents of 03 and 04
-    sources: Mapping,                    # of the settings
-    target: str = problem.target, expectations: Iterable[Expectation] = EXPECTATIONS, how: Kind = problem.how,  # what the project declares
-) -> pd.DataFrame:                       # one row an expectation
+    sources: Mapping,                     # of the settings
+    target: str = problem.target,         # these three: what the project declares
+    expectations: Iterable[Expectation] = EXPECTATIONS,
+    how: Kind = problem.how,
+) -> pd.DataFrame:                        # one row an expectation
     "Check everything that must hold; raises `GoBack` where a table is not there at all."
-    brought, keys = [name for name, source in sources.items() if source.kind != "log"], {name: tuple(s.key) for name, s in sources.items()}
+    brought = [name for name, source in sources.items() if source.kind != "log"]
     events = [name for name in brought if f"bronze.{name}" in published and is_events(head(f"bronze.{name}"))]
-    declared = [*expected_of_bronze(catalog, brought, events), *expected_of_silver(catalog, keys), *expected_of_gold(features, target, how)]
-    wanted = [*declared, *expectations]; absent = sorted({e.table for e in wanted} - set(published))
+    wanted = [
+        *expected_of_bronze(catalog, brought, events),
+        *expected_of_silver(catalog, {name: tuple(source.key) for name, source in sources.items()}),
+        *expected_of_gold(features, target, how),
+        *expectations,
+    ]
+    absent = sorted({e.table for e in wanted} - set(published))
     if absent:
         stage_of = ZONES[absent[0].partition(".")[0]]
         raise GoBack(stage_of, f"tables {', '.join(absent)} are expected and not there", {"missing tables": absent})

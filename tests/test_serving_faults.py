@@ -1,6 +1,7 @@
 """What must hold when processes are killed, disks are slow and servers are told to end."""
 import json
 import os
+import shutil
 import signal
 import statistics
 import threading
@@ -9,7 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from under_load import BODY, Caller, Ledger, Server, deploy_into, held_up, killed_under_load, missing, open_but_idle, postgresql
+from under_load import (
+    BODY,
+    REACTION,
+    Caller,
+    Ledger,
+    Server,
+    SmallDisk,
+    deploy_into,
+    held_up,
+    killed_under_load,
+    missing,
+    open_but_idle,
+    postgresql,
+)
 
 from mlops_lifecycle.core.log import ServingLog
 from mlops_lifecycle.core.server import served as on_loopback
@@ -94,20 +108,52 @@ def test_a_database_server_that_goes_away_is_503_and_comes_back(tmp_path, databa
 
 
 def test_no_answer_comes_before_the_disk_has_it(served):
-    """A kill cannot show what a power cut would. With every sync held up for 300 ms, no 200 may arrive sooner, one caller or many; a read still may."""
+    """A kill cannot show what a power cut would.
+
+    With every sync held up for 300 ms, no 200 may arrive sooner, to one caller or many, to a request or a reaction; a read still may.
+    """
     server = served()
     caller = Caller(server.port)
-    assert caller.send("POST", "/v1/predict", BODY)[0] == 200
+    known = [caller.send("POST", "/v1/predict", BODY)[1]["prediction_id"] for _ in range(5)]
     with held_up(server.process.pid, 300):
-        def timed(_):
+        def timed(path, body):
             own, started = Caller(server.port), time.perf_counter()
-            status, _ = own.send("POST", "/v1/predict", BODY)
+            status, _ = own.send("POST", path, body)
             return status, time.perf_counter() - started
-        with ThreadPoolExecutor(8) as pool: waited = [timed(0), *pool.map(timed, range(8))]
-        assert all(status == 200 and seconds >= 0.3 for status, seconds in waited), waited
+        def ask(_): return timed("/v1/predict", BODY)
+        def react(id): return timed("/v1/feedback", json.dumps({"prediction_id": id, "reaction": REACTION}).encode())
+        with ThreadPoolExecutor(8) as pool:
+            waited = [ask(0), *pool.map(ask, range(8))]
+            told = [react(known[0]), *pool.map(react, known[1:])]
+        assert all(status == 200 and seconds >= 0.3 for status, seconds in waited + told), (waited, told)
         assert statistics.median(seconds for _, seconds in waited[1:]) < 8 * 0.3 + 5  # one sync for those who wait together, not one each
         started = time.perf_counter()
         assert caller.send("GET", "/v2/health/live")[0] == 200 and time.perf_counter() - started < 0.3
+
+
+def test_a_disk_that_is_full_acknowledges_nothing_and_is_taken_up_again(tmp_path):
+    """A real one, of four megabytes. What was acknowledged before and after is there, and nobody had to restart anything."""
+    trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    disk = SmallDisk(tmp_path / "disk", tmp_path / "w")
+    server = disk.serve()
+    try:
+        caller, kept = Caller(server.port), []
+        def ask(): return caller.send("POST", "/v1/predict", BODY)
+        def react(id): return caller.send("POST", "/v1/feedback", json.dumps({"prediction_id": id, "reaction": REACTION}).encode())
+        for _ in range(2):
+            kept.append(ask()[1]["prediction_id"])
+            disk.fill()
+            while (answer := ask())[0] == 200: kept.append(answer[1]["prediction_id"])  # what has room in the log as it is
+            assert [answer[0], ask()[0], react(kept[-1])[0]] == [503] * 3
+            assert caller.headers["retry-after"] == "1" and caller.send("GET", "/v2/health/live")[0] == 200
+            disk.empty()
+            assert react(kept[-1])[0] == 200
+        kept.append(ask()[1]["prediction_id"])
+        shutil.copytree(disk.inside, tmp_path / "seen")  # while nobody asks
+    finally: server.kill()
+    log = ServingLog(tmp_path / "seen" / "serving.db")
+    predictions, feedback = log.frames(); log.close()
+    assert sorted(predictions["id"]) == sorted(kept) and set(feedback["prediction_id"]) < set(kept) and len(feedback) == 2
 
 
 def test_told_to_end_it_answers_what_it_accepted(served):
@@ -137,10 +183,10 @@ def test_told_to_end_it_answers_what_it_accepted(served):
 
 def test_workers_end_with_a_parent_that_was_killed(served):
     server = served(2)
-    workers = server.everybody()[1:]
+    workers = server.workers()
     os.kill(server.process.pid, signal.SIGKILL); server.process.wait()
     gone, alive = psutil.wait_procs(workers, timeout=30)
-    assert gone and not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert len(workers) == 2 and gone and not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_figures_of_all_workers_are_added_up_and_lines_are_json(served):

@@ -9,11 +9,13 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import psutil
+import pytest
 from conftest import MLOPS, ROOT, environment, free_port
 
 from mlops_lifecycle.core.log import ServingLog, keys
@@ -26,11 +28,14 @@ BODY, REACTION = json.dumps(example_of(problem.Request)).encode(), plan.reaction
 
 
 class Server:
-    """`mlops serve` in a process group of its own."""
-    def __init__(self, workspace: Path, workers: int = 1, **more):
+    """`mlops serve` in a process group of its own; `before` is a command that ends by starting it."""
+    def __init__(self, workspace: Path, workers: int = 1, before: Sequence = (), **more):
         self.port, self.log = free_port(), workspace / f"server-{time.monotonic_ns()}.log"
-        self.process = subprocess.Popen([*MLOPS, "serve", "--port", str(self.port), "--workers", str(workers)], cwd=ROOT, start_new_session=True,
-                                        env=environment(MLOPS_WORKSPACE=workspace, OMP_NUM_THREADS=1, **more), stdout=self.log.open("w"), stderr=subprocess.STDOUT)
+        command = [*before, *MLOPS, "serve", "--port", self.port, "--workers", workers]
+        self.process = subprocess.Popen(
+            list(map(str, command)), cwd=ROOT, start_new_session=True,
+            env=environment(MLOPS_WORKSPACE=workspace, OMP_NUM_THREADS=1, **more),
+            stdout=self.log.open("w"), stderr=subprocess.STDOUT)
         until = time.monotonic() + 120
         while not self.ready():
             assert self.process.poll() is None and time.monotonic() < until, f"the server did not start: {self.log.read_text()[-3000:]}"
@@ -40,9 +45,10 @@ class Server:
         with suppress(OSError, HTTPException): return Caller(self.port).send("GET", "/v2/health/ready")[0] == 200
         return False
 
-    def everybody(self) -> list[psutil.Process]:
-        with suppress(psutil.NoSuchProcess): return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        return []
+    def workers(self) -> list[psutil.Process]:
+        """The processes that answer; beside them stands one that only counts what processes share."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def kill(self) -> None:
         """kill -9, all at once."""
@@ -58,13 +64,14 @@ class Server:
 
 class Caller:
     """One client on one connection, opened again when it breaks."""
-    def __init__(self, port: int): self.port, self.connection = port, None
+    def __init__(self, port: int): self.port, self.connection, self.headers = port, None, None  # of the last answer
 
     def send(self, method: str, path: str, body: bytes | None = None, **headers) -> tuple[int, dict]:
         if self.connection is None: self.connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             self.connection.request(method, path, body, {"Content-Type": "application/json"} | headers)
             answer = self.connection.getresponse()
+            self.headers = answer.headers
             return answer.status, json.loads(answer.read() or b"null")
         except (OSError, HTTPException): self.connection.close(); self.connection = None; raise
 
@@ -111,11 +118,11 @@ def killed_under_load(folder: Path, database: str = "", seconds: tuple[float, fl
     ledger = Ledger(server.port)
     try:
         time.sleep(draw.uniform(*seconds))
-        workers = server.everybody()[1:]
-        if workers: draw.choice(workers).kill()
+        draw.choice(server.workers()).kill()
         time.sleep(draw.uniform(*seconds))
         server.kill()
     finally: server.kill(); ledger.stop()
+    assert server.process.returncode == -signal.SIGKILL, f"it had ended before it could be killed: {server.process.returncode}"
     lost = missing(database or Workspace(folder).serving_db, ledger)
     assert not any(lost.values()), lost
     assert len(ledger.predictions) > 20 and ledger.reactions, f"too little load to prove anything: {len(ledger.predictions)} predictions, refused: {ledger.refused[:3]}"
@@ -166,6 +173,35 @@ def held_up(pid: int, milliseconds: int):
     assert tracer.poll() is None, tracer.stderr.read().decode()
     try: yield
     finally: tracer.terminate(); tracer.wait()
+
+
+SMALL = """mount -t tmpfs -o size="$1" none "$2" && cp -a "$3/." "$2" && shift 3 && exec "$@" """
+
+
+class SmallDisk:
+    """A file system of a few megabytes that only one server sees: in a name space of its own, which needs no root."""
+    def __init__(self, folder: Path, content: Path, size: str = "4m"):
+        if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
+            pytest.skip("this machine lets nobody mount a file system of their own")
+        folder.mkdir()
+        self.folder, self.server = folder, None
+        self.before = ["unshare", "-Urm", "sh", "-c", SMALL, "sh", size, folder, content]
+
+    def serve(self) -> Server:
+        self.server = Server(self.folder, before=self.before)
+        return self.server
+
+    @property
+    def inside(self) -> Path:
+        """The folder as the server sees it."""
+        return Path(f"/proc/{self.server.process.pid}/root{self.folder}")
+
+    def fill(self) -> None:
+        """Write until nothing more goes in."""
+        with pytest.raises(OSError, match="No space left"), (self.inside / "ballast").open("ab", buffering=0) as ballast:
+            while True: ballast.write(bytes(512))
+
+    def empty(self) -> None: (self.inside / "ballast").unlink()
 
 
 def open_but_idle(port: int) -> socket.socket:

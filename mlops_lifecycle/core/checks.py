@@ -33,14 +33,15 @@ class Expectation:
     @property
     def column(self) -> str:
         "The column or columns it speaks of."
-        named = [self.arguments[a] for a in ("column", "column_A", "column_B") if a in self.arguments] or self.arguments.get("column_list", [])
-        return ", ".join(named)
+        named = [self.arguments[a] for a in ("column", "column_A", "column_B") if a in self.arguments]
+        return ", ".join(named or self.arguments.get("column_list", []))
 
 # %% ../../nbs/core/checks.ipynb #chk-words
 def limit_of(expectation: Expectation) -> str:
     "What was allowed, in short."
-    limits = {k.replace("_value", "").replace("_", " "): v for k, v in expectation.arguments.items() if not k.startswith("column") and k != "ignore_row_if"}
-    return ", ".join(f"{k} {_short(v)}" for k, v in limits.items())
+    limits = {name: value for name, value in expectation.arguments.items()
+              if not name.startswith("column") and name != "ignore_row_if"}
+    return ", ".join(f"{name.replace('_value', '').replace('_', ' ')} {_short(v)}" for name, v in limits.items())
 
 def figure_of(
     result,                # of Great Expectations
@@ -51,7 +52,8 @@ def figure_of(
     if found.get("observed_value") is not None: return _short(found["observed_value"])
     if "unexpected_count" not in found: return "could not be checked"
     if not found["unexpected_count"]: return "all hold"
-    many = f"{found['unexpected_count']:,} of {found['element_count']:,}" if "element_count" in found else f"{found['unexpected_count']:,}"
+    many = f"{found['unexpected_count']:,}"
+    if "element_count" in found: many += f" of {found['element_count']:,}"
     examples = [] if private else [v for v in found.get("partial_unexpected_list", []) if v is not None and v == v][:3]
     return f"{many}, such as {_short(examples)}" if examples else many
 
@@ -67,10 +69,13 @@ def checkpoint(
 ) -> list:        # its results, in the order of the expectations
     "Put a suite together, and run it on a table through a checkpoint."
     import great_expectations as gx
-    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=[getattr(gx.expectations, e.kind)(**e.arguments, meta={"number": i}) for i, e in enumerate(expectations)]))
+    asked = [getattr(gx.expectations, e.kind)(**e.arguments, meta={"number": i}) for i, e in enumerate(expectations)]
+    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=asked))
     whole = context.data_sources.get("lake").get_asset("table").get_batch_definition("all")
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=whole, suite=suite))
-    done = context.checkpoints.add(gx.Checkpoint(name=name, validation_definitions=[definition], result_format="BASIC")).run(batch_parameters={"dataframe": frame})
+    point = context.checkpoints.add(
+        gx.Checkpoint(name=name, validation_definitions=[definition], result_format="BASIC"))
+    done = point.run(batch_parameters={"dataframe": frame})
     results, = done.run_results.values()
     return sorted(results.results, key=lambda r: r.expectation_config.meta["number"])
 
@@ -79,7 +84,8 @@ def quiet_context():
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
     from great_expectations.execution_engine import pandas_execution_engine as engine
-    assert callable(engine.hash_pandas_dataframe); engine.hash_pandas_dataframe = lambda frame: ""  # of all it sees; nobody reads it
+    assert callable(engine.hash_pandas_dataframe)
+    engine.hash_pandas_dataframe = lambda frame: ""  # of all it sees; nobody reads it
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     context.data_sources.add_pandas("lake").add_dataframe_asset("table").add_batch_definition_whole_dataframe("all")
@@ -93,8 +99,10 @@ def fingerprints(
     part: int = 100_000,  # texts that are held as Python's at a time
 ) -> pd.Series:           # whole numbers, missing where the text is
     "A number for each text, always the same for the same text."
-    parts = [pd.util.hash_array(texts.iloc[i:i + part].to_numpy(object), categorize=False) for i in range(0, max(len(texts), 1), part)]
-    return pd.Series(pd.arrays.IntegerArray(np.concatenate(parts).view(np.int64), texts.isna().to_numpy()), texts.index)
+    starts = range(0, max(len(texts), 1), part)
+    parts = [pd.util.hash_array(texts.iloc[i:i + part].to_numpy(object), categorize=False) for i in starts]
+    numbers = pd.arrays.IntegerArray(np.concatenate(parts).view(np.int64), texts.isna().to_numpy())
+    return pd.Series(numbers, texts.index)
 
 def in_short(frame: pd.DataFrame) -> pd.DataFrame:
     "The frame with fingerprints in the place of texts."
@@ -105,7 +113,7 @@ def few_columns(
     expectations: Iterable[Expectation],  # of one table
     most: int = 4,                        # columns
 ) -> Iterator[tuple[list[Expectation], set[str]]]:  # in the same order, and the columns that they speak of
-    "Expectations that together speak of few columns; one that alone speaks of more stands alone, and so does one of unique values."
+    "Expectations that together speak of few columns; alone stand those of more columns, and of unique values."
     group, columns, alone = [], set(), False
     for e in expectations:
         mine, before, alone = {*e.column.split(", ")}, alone, UNIQUE in e.kind
@@ -114,7 +122,9 @@ def few_columns(
     if group: yield group, columns
 
 # %% ../../nbs/core/checks.ipynb #chk-check
-SCHEMA = ("ExpectColumnToExist", "ExpectColumnValuesToBeInTypeList", "ExpectTableColumnsToMatchSet", "ExpectTableColumnCountToEqual")  # said of columns, not of rows
+SCHEMA = (  # said of columns, not of rows
+    "ExpectColumnToExist", "ExpectColumnValuesToBeInTypeList",
+    "ExpectTableColumnsToMatchSet", "ExpectTableColumnCountToEqual")
 MANY = 250_000  # rows from which on it is worth a search for what nobody can reach any more
 FOUND = ["table", "column", "expectation", "limit", "figure", "passed", "back_to", "why"]
 
@@ -136,12 +146,18 @@ def check(
             frame = read(named) if UNIQUE not in group[0].kind else in_short(read(named))
             if (large := len(frame) > MANY): give_back()
             found = checkpoint(context, f"{name}: {len(done)}", frame, group)
-            if UNIQUE in group[0].kind and found[0].result.get("unexpected_count") != 0: found = checkpoint(context, f"{name}: {len(done)}, texts", read(named), group)
-            done += zip(group, found); del frame
-            if large: context = quiet_context(); gc.collect(); give_back()  # the library's objects hold each other, and with them the frame
+            if UNIQUE in group[0].kind and found[0].result.get("unexpected_count") != 0:
+                found = checkpoint(context, f"{name}: {len(done)}, texts", read(named), group)
+            done += zip(group, found)
+            del frame
+            if large:  # the library's objects hold each other, and with them the frame
+                context = quiet_context()
+                gc.collect()
+                give_back()
         for e, result in done:
             figure = figure_of(result, bool(private & {*e.column.split(", ")}))
-            rows.append((name, e.column, e.kind.removeprefix("Expect"), limit_of(e), figure, bool(result.success), e.back_to, e.why))
+            rows.append((name, e.column, e.kind.removeprefix("Expect"), limit_of(e),
+                         figure, bool(result.success), e.back_to, e.why))
     return pd.DataFrame(rows, columns=FOUND)
 
 # %% ../../nbs/core/checks.ipynb #chk-page
@@ -154,12 +170,16 @@ class Checked:
     def __repr__(self): return f"{int(self.checks.passed.sum())} of {len(self.checks)} expectations hold"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}.</p>" + "".join(self._fold(name, table) for name, table in self.checks.groupby("table", sort=False))
+        tables = self.checks.groupby("table", sort=False)
+        return f"<p>{self!r}.</p>" + "".join(self._fold(name, table) for name, table in tables)
 
     def _fold(self, name: str, table: pd.DataFrame) -> str:
         cell = lambda value, tag="td": f"<{tag} style='text-align:left'>{html.escape(str(value))}</{tag}>"
-        lines = [("holds" if c.passed else f"fails, back to {c.back_to}", c.column, c.expectation, c.limit, c.figure, c.why) for c in table.sort_values("passed", kind="stable").itertuples()]
+        def verdict(c): return "holds" if c.passed else f"fails, back to {c.back_to}"
+        lines = [(verdict(c), c.column, c.expectation, c.limit, c.figure, c.why)
+                 for c in table.sort_values("passed", kind="stable").itertuples()]
         rows = "".join(f"<tr>{''.join(map(cell, line))}</tr>" for line in lines)
         head = "".join(cell(h, "th") for h in ("", "column", "expectation", "limit", "figure", "what it protects"))
-        return (f"<details{'' if table.passed.all() else ' open'}><summary><b>{html.escape(name)}</b>: {int(table.passed.sum())} of {len(table)} hold</summary>"
+        hold = f"<b>{html.escape(name)}</b>: {int(table.passed.sum())} of {len(table)} hold"
+        return (f"<details{'' if table.passed.all() else ' open'}><summary>{hold}</summary>"
                 f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></details>")

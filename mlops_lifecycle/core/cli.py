@@ -281,6 +281,22 @@ def _refused_rows(wrong: int, rows: int, what: str, told: list[str]) -> Exceptio
     "The refusal of a file some of whose rows are wrong."
     return _refused(f"{wrong} of {rows} rows are {what}: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
 
+# %% ../../nbs/core/cli.ipynb #cli-texts-code
+def _texts_of(
+    column: Any, name: str,    # of an Arrow table
+) -> tuple[list[str], Any]:    # each different value as text, and each row's place; that of a missing cell is behind the last
+    "The different values of a column."
+    import pyarrow as pa
+    kind = column.type
+    try:
+        if pa.types.is_dictionary(kind): column = column.cast(kind.value_type)
+        if pa.types.is_null(column.type): column = column.cast(pa.string())
+        coded = column.combine_chunks().dictionary_encode()
+        texts = coded.dictionary.cast(pa.string()).to_pylist()
+    except pa.ArrowNotImplementedError: raise _refused(f'"{name}" must hold single values, it holds {kind}') from None
+    except pa.ArrowInvalid: raise _refused(f'"{name}" must hold text in UTF-8, it holds {kind} that is none') from None
+    return texts, coded.indices.fill_null(len(texts)).to_numpy()
+
 # %% ../../nbs/core/cli.ipynb #cli-columns-code
 def _checked_column(
     column: Any,                        # of an Arrow table, or None
@@ -288,21 +304,21 @@ def _checked_column(
 ) -> tuple[Coded, list[tuple[int, str]]]:  # the values, and the rows in which one is wrong
     "Read each different value of a column once."
     import numpy as np
-    import pyarrow as pa
     from pydantic import TypeAdapter, ValidationError
     field = Request.model_fields[name]
     if column is None: return Coded([field.get_default(call_default_factory=True)], np.zeros(rows, int)), []
-    try: coded = column.combine_chunks().dictionary_encode(); texts = coded.dictionary.cast(pa.string()).to_pylist()
-    except pa.ArrowNotImplementedError: raise _refused(f'"{name}" must hold single values, it holds {column.type}') from None
-    codes, words = coded.indices.fill_null(len(texts)).to_numpy(), {}  # a missing cell has the last place
+    texts, codes = _texts_of(column, name)
+    words, absent = {}, len(texts) in codes
     read = TypeAdapter(dict[str, Annotated[field.annotation, field]], config=Request.model_config)
     try: values = list(read.validate_strings({str(place): text for place, text in enumerate(texts)}).values())
     except ValidationError as error:
         for (place, *inside), message in _errors_of(error):
             words.setdefault(int(place), []).append(f"{'.'.join(map(str, (name, *inside)))}: {message}")
-    if column.null_count and field.is_required(): words[len(texts)] = [f"{name}: Field required"]
-    if words: return Coded([], codes), [(int(row), "; ".join(words[codes[row]])) for row in np.flatnonzero(np.isin(codes, list(words)))]
-    return Coded([*values, field.get_default(call_default_factory=True)] if column.null_count else values, codes), []
+    if absent and field.is_required(): words[len(texts)] = [f"{name}: Field required"]
+    if words:
+        wrong = np.flatnonzero(np.isin(codes, list(words)))
+        return Coded([], codes), [(int(row), "; ".join(words[codes[row]])) for row in wrong]
+    return Coded([*values, field.get_default(call_default_factory=True)] if absent else values, codes), []
 
 def _errors_of(error: Any) -> list[tuple]:  # pydantic's ValidationError; place and sentence of each
     return [(e["loc"], e["msg"]) for e in error.errors(include_url=False, include_input=False)]

@@ -38,7 +38,8 @@ def as_numbers(
     if pd.api.types.is_datetime64_any_dtype(values):
         times = values.to_numpy().astype("datetime64[us]")
         return (times - times.astype("datetime64[D]")) / np.timedelta64(1, "h")
-    return values.to_numpy(float, na_value=np.nan) if pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values) else None
+    countable = pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)
+    return values.to_numpy(float, na_value=np.nan) if countable else None
 
 def of_numbers(
     values: np.ndarray,  # NaN where missing
@@ -49,7 +50,8 @@ def of_numbers(
     begins = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     longest = np.diff(np.r_[begins, len(ordered)]).max()
     kept = ordered[np.round(RANKS * (len(ordered) - 1)).astype(int)]
-    return dict(kind="number", missing=1 - len(ordered) / len(values), commonest=longest / len(ordered), distinct=len(begins), quantiles=json.dumps(kept.tolist()), names="{}")
+    return dict(kind="number", missing=1 - len(ordered) / len(values), commonest=longest / len(ordered),
+                distinct=len(begins), quantiles=json.dumps(kept.tolist()), names="{}")
 
 # %% ../../nbs/core/distributions.ipynb #dist-names
 MOST = 250     # names that are counted one by one
@@ -62,9 +64,11 @@ def of_names(
     "Names in a few figures."
     seen, counts = np.unique(codes[codes >= 0], return_counts=True)  # of the table's names only those that occur
     there, distinct = int(counts.sum()), len(seen)
-    found = dict(kind="name", missing=1 - there / len(codes), commonest=counts.max(initial=0) / max(there, 1), distinct=distinct, quantiles="[]", names="{}")
+    found = dict(kind="name", missing=1 - there / len(codes), commonest=counts.max(initial=0) / max(there, 1),
+                 distinct=distinct, quantiles="[]", names="{}")
     top = np.argsort(-counts, kind="stable")[:MOST]
-    if distinct > max(there / 2, MOST) or any(len(str(names[i])) > LONGEST for i in seen[top]): return found | {"kind": "identifier"}
+    if distinct > max(there / 2, MOST) or any(len(str(names[i])) > LONGEST for i in seen[top]):
+        return found | {"kind": "identifier"}
     return found | {"names": json.dumps({str(names[i]): n / there for i, n in zip(seen[top], counts[top])})}
 
 def of_gaps(missing: np.ndarray) -> dict:
@@ -93,8 +97,10 @@ def periods_of(
     first = times.min()
     if not first < until: return []
     edges = period_edges(first, until, period).as_unit("us")
-    place = np.searchsorted(edges.asi8, times.dt.tz_localize(None).to_numpy("datetime64[us]").view(np.int64), side="right") - 1
-    order = np.argsort(place, kind="stable"); bounds = np.searchsorted(place[order], np.arange(len(edges)))
+    naive = times.dt.tz_localize(None).to_numpy("datetime64[us]").view(np.int64)
+    place = np.searchsorted(edges.asi8, naive, side="right") - 1
+    order = np.argsort(place, kind="stable")
+    bounds = np.searchsorted(place[order], np.arange(len(edges)))
     covered = [(end - max(start, first)) / pd.Timedelta("1D") for start, end in zip(edges, edges[1:])]
     return [*zip(edges, covered, np.split(order, bounds)[1:-1])]
 
@@ -108,7 +114,8 @@ def describe(
     found = []
     for name in frame:
         one = describer(frame[name], name in hidden, zone)
-        found += [dict(column=name, period=start, days=days, rows=len(rows), **one(rows)) for start, days, rows in periods if len(rows)]
+        found += [dict(column=name, period=start, days=days, rows=len(rows), **one(rows))
+                  for start, days, rows in periods if len(rows)]
     return pd.DataFrame(found)
 
 # %% ../../nbs/core/distributions.ipynb #dist-whole
@@ -124,7 +131,7 @@ def settled_by(
     name: str,                # of the table, with its zone: "gold.examples"
     columns: Iterable[str],
     gates: Mapping,           # of the table, see `core.clock`
-) -> list[tuple[list[str], list[str]]]:  # columns of times, and the columns that are known when all of these have passed
+) -> list[tuple[list[str], list[str]]]:  # times, and the columns that are known when all of these have passed
     "By which times each column of a table is known."
     if not gates or not name.startswith("gold."): return [(list(gates), list(columns))]
     own = {c: (time,) for time, gated in gates.items() if gated != "*" for c in [time, *gated]}
@@ -162,7 +169,8 @@ def entries(
     found = pd.concat(found, ignore_index=True).assign(run=run, as_of=as_of)
     return found[LOG].astype({"period": "datetime64[us, UTC]", "as_of": "datetime64[us, UTC]"})
 
-LOG = ["run", "as_of", "table", "column", "period", "days", "rows", "missing", "kind", "commonest", "distinct", "quantiles", "names"]
+LOG = ["run", "as_of", "table", "column", "period", "days", "rows",
+       "missing", "kind", "commonest", "distinct", "quantiles", "names"]
 
 def newest(log: pd.DataFrame) -> pd.DataFrame:
     "The last description of each table, column and period; runs are named so that they sort by time."
@@ -186,13 +194,17 @@ def distribution(
 def places(
     cut: Mapping,   # of `distribution`: {"edges"} or {"names"}
     values: Any,
-) -> tuple[np.ndarray, int]:  # the part of each value, and how many parts; the last is what is missing, for names the one before it all other names
+) -> tuple[np.ndarray, int]:  # the part of each value, and how many parts; what is missing is the last of them,
+                              # all other names the one before it
     "Which part each value falls into."
     values = pd.Series(values)
     if "names" in cut:
-        at, parts = pd.Index(cut["names"], dtype=object).get_indexer(pd.Index(values.astype("str"), dtype=object)), len(cut["names"]) + 1
+        known, texts = pd.Index(cut["names"], dtype=object), pd.Index(values.astype("str"), dtype=object)
+        at, parts = known.get_indexer(texts), len(known) + 1
         at = np.where(at < 0, parts - 1, at)
-    else: at, parts = np.searchsorted(cut["edges"], pd.to_numeric(values).to_numpy(float, na_value=np.nan), side="left"), len(cut["edges"]) + 1
+    else:
+        numbers = pd.to_numeric(values).to_numpy(float, na_value=np.nan)
+        at, parts = np.searchsorted(cut["edges"], numbers, side="left"), len(cut["edges"]) + 1
     return np.where(values.isna().to_numpy(bool), parts, at), parts + 1
 
 def shares(cut: Mapping, values: Any) -> np.ndarray:  # as for `places`; sums to 1 unless there are no values

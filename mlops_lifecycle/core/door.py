@@ -259,7 +259,7 @@ def _refused(self: Door, path: str, error: Exception) -> Any:  # a response
 def _tell(self: Door, scope: Mapping, route: str, status: int, seconds: float) -> None:
     "Count a request, and write a line about it where the settings want one."
     m = self.metrics
-    m.of(m.requests, route, str(status)).inc(); m.of(m.seconds, route).observe(seconds); m.inside.set(self.inside)
+    m.of(m.requests, route, str(status)).inc(); m.of(m.seconds, route).observe(seconds)
     if self.limits.log_requests == "all" or (self.limits.log_requests == "refused" and status >= 400):
         LOG.info("%s %s %d", scope["method"], route, status, extra={"fields": {"route": route, "status": status, "milliseconds": round(seconds * 1e3, 2)}})
 

@@ -74,7 +74,8 @@ def check_lookup(
     table = table[wanted]
     twice = table.duplicated([*lookup.key, "known_at"], keep=False)
     if twice.any():
-        raise ValueError(f'lookup "{lookup.name}" has {int(twice.sum())} rows that share a key and a time, such as {table[twice].iloc[0].to_dict()}')
+        raise ValueError(f'lookup "{lookup.name}" has {int(twice.sum())} rows that share a key and a time, '
+                         f"such as {table[twice].iloc[0].to_dict()}")
     return table if table.known_at.is_monotonic_increasing else table.sort_values("known_at", kind="stable")
 
 # %% ../../nbs/core/features.ipynb #feat-asof
@@ -87,11 +88,13 @@ def as_of_join(
     right = check_lookup(lookup, table).astype({"known_at": "datetime64[us, UTC]"})
     left = examples[[*lookup.key, "decision_time"]].astype({"decision_time": "datetime64[us, UTC]"})
     left = left.assign(row=np.arange(len(left))).dropna().sort_values("decision_time", kind="stable")
-    left["code"], right["code"] = codes_of([left[c] for c in lookup.key], [right[c] for c in lookup.key], len(left), len(right))
+    keys = ([table[c] for c in lookup.key] for table in (left, right))
+    left["code"], right["code"] = codes_of(*keys, len(left), len(right))
     age = None if lookup.max_age is None else pd.Timedelta(lookup.max_age)
     found = pd.merge_asof(left, right, left_on="decision_time", right_on="known_at", by="code", tolerance=age)
     found = found.set_index("row")[list(lookup.values)].reindex(np.arange(len(examples)))
-    return pd.concat([examples.drop(columns=[c for c in lookup.values if c in examples]), found.set_axis(examples.index)], axis=1)
+    others = examples.drop(columns=[c for c in lookup.values if c in examples])
+    return pd.concat([others, found.set_axis(examples.index)], axis=1)
 
 def codes_of(
     left: list[pd.Series], right: list[pd.Series],  # the columns of a key in two tables
@@ -100,7 +103,8 @@ def codes_of(
     "A key of any columns as a number: joins are many times faster by it."
     code = np.zeros(rows_left + rows_right, dtype="int64")
     for a, b in zip(left, right):
-        part = pd.factorize(pd.concat([a, b] if a.dtype == b.dtype else [a.astype(object), b.astype(object)], ignore_index=True))[0]
+        both = [a, b] if a.dtype == b.dtype else [a.astype(object), b.astype(object)]
+        part = pd.factorize(pd.concat(both, ignore_index=True))[0]
         code = pd.factorize(code * (part.max(initial=0) + 1) + part)[0]
     return code[:rows_left], code[rows_left:]
 
@@ -125,7 +129,8 @@ def columns_of(
     "The columns of a table as features take them."
     def array(column: pd.Series) -> np.ndarray:
         kind = column.dtype
-        if isinstance(kind, pd.DatetimeTZDtype): return column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")
+        if isinstance(kind, pd.DatetimeTZDtype):
+            return column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]")
         if pd.api.types.is_datetime64_dtype(kind): return column.to_numpy("datetime64[us]")
         if pd.api.types.is_bool_dtype(kind) and not column.isna().any(): return column.to_numpy(bool)
         if pd.api.types.is_integer_dtype(kind) and not column.isna().any(): return column.to_numpy("int64")
@@ -163,7 +168,8 @@ def row_of(
 def _microseconds(time: Any) -> int:  # a time, naive ones in UTC, or already a number
     "Microseconds since 1970: numbers compare ten times as fast as numpy's times."
     if type(time) is int: return time
-    if isinstance(time, np.datetime64): time = time.item() if type(time.item()) is datetime else np.datetime64(time, "us").item()
+    if isinstance(time, np.datetime64):
+        time = time.item() if type(time.item()) is datetime else np.datetime64(time, "us").item()
     since = time - (_START if time.tzinfo is None else _START_UTC)
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
@@ -177,8 +183,12 @@ class FeatureSet:
     lookups: tuple[Lookup, ...] = ()
 
     def __post_init__(self):
-        for kind, names in {"feature": [f.name for f in self.features], "lookup": [lookup.name for lookup in self.lookups],
-                            "looked-up column": [v for lookup in self.lookups for v in lookup.values]}.items():
+        declared = {
+            "feature": [f.name for f in self.features],
+            "lookup": [lookup.name for lookup in self.lookups],
+            "looked-up column": [v for lookup in self.lookups for v in lookup.values],
+        }
+        for kind, names in declared.items():
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice: raise ValueError(f"{kind} declared twice: {', '.join(twice)}")
 
@@ -191,18 +201,22 @@ class FeatureSet:
         return [v for v in self.lookups if v.max_age]
 
     @cached_property
-    def _plan(self) -> tuple:  # all names; those that are an input as it came, and what takes these inputs at once; the others, each with what takes its inputs
+    def _plan(self) -> tuple:
+        "All names; of inputs as they came: names, and what takes them at once; of the others: what each takes."
         same = [f for f in self.features if f.function is identity]
-        return dict.fromkeys(self.names), [f.name for f in same], _taking([f.inputs[0] for f in same]), [(f.name, f.function, _taking(f.inputs)) for f in self.features if f.function is not identity]
+        others = [(f.name, f.function, _taking(f.inputs)) for f in self.features if f.function is not identity]
+        return dict.fromkeys(self.names), [f.name for f in same], _taking([f.inputs[0] for f in same]), others
 
     @cached_property
     def _searches(self) -> list[tuple]:  # what one request needs of each lookup
-        return [(v.name, _taking(v.key), v.longest, v.values, _taking(v.values), dict.fromkeys(v.values, np.nan)) for v in self.lookups]
+        return [(v.name, _taking(v.key), v.longest, v.values, _taking(v.values), dict.fromkeys(v.values, np.nan))
+                for v in self.lookups]
 
     def learned(self, taken: Iterable[str] = ()) -> "FeatureSet":
         "The set without the ideas that were not taken up; refuses a name that is no idea."
         taken, ideas = set(taken), {f.name for f in self.features if f.idea}
-        if unknown := sorted(taken - ideas): raise ValueError(f"{', '.join(unknown)} is no idea; ideas are {', '.join(sorted(ideas)) or 'none'}")
+        if unknown := sorted(taken - ideas):
+            raise ValueError(f"{', '.join(unknown)} is no idea; ideas are {', '.join(sorted(ideas)) or 'none'}")
         return FeatureSet(tuple(f for f in self.features if not f.idea or f.name in taken), self.lookups)
 
 def _taking(names: Sequence[str]) -> Callable:  # columns -> a tuple of those that are named
@@ -220,7 +234,8 @@ def look_up(
 ) -> pd.DataFrame:                        # the same rows with the looked-up columns
     "Join every lookup as of each decision; never adds, drops or reorders a row."
     for lookup in self.lookups:
-        if lookup.name not in tables: raise ValueError(f'lookup "{lookup.name}" has no table; there are {sorted(tables)}')
+        if lookup.name not in tables:
+            raise ValueError(f'lookup "{lookup.name}" has no table; there are {sorted(tables)}')
         examples = as_of_join(examples, tables[lookup.name], lookup)
     return examples
 
@@ -235,7 +250,8 @@ def compute(
         for name, function, take in others: values[name] = function(*take(columns))
     except KeyError:
         for f in self.features:
-            if missing := [i for i in f.inputs if i not in columns]: raise ValueError(f'feature "{f.name}" needs {missing}; there are {sorted(columns)}') from None
+            if missing := [i for i in f.inputs if i not in columns]:
+                raise ValueError(f'feature "{f.name}" needs {missing}; there are {sorted(columns)}') from None
         raise  # out of the function itself
     return values
 
@@ -273,8 +289,10 @@ def add(
     values = self.compute(columns_of(self.look_up(examples, tables)))
     for name, value in values.items():
         if np.shape(value) != (len(examples),):
-            raise ValueError(f'feature "{name}" gives shape {np.shape(value)} for {len(examples)} rows; its function must work row by row')
-    new = {n: v.astype(float) if np.asarray(v).dtype.kind in "iu" else v for n, v in values.items() if n not in examples}
+            raise ValueError(f'feature "{name}" gives shape {np.shape(value)} for {len(examples)} rows; '
+                             "its function must work row by row")
+    new = {n: v.astype(float) if np.asarray(v).dtype.kind in "iu" else v
+           for n, v in values.items() if n not in examples}
     shared = len({id(v) for v in new.values()}) < len(new)  # two features with one array would change together
     return pd.concat([examples, pd.DataFrame(new, index=examples.index, copy=shared)], axis=1)
 
@@ -292,15 +310,17 @@ def carried(
 
 def slicewise(
     self: FeatureSet,
-    between: Callable,  # (name of lookup, after, until) -> its rows known in (after, until], in order; after None: all until then
-) -> Callable:          # takes slices of the examples, each decided later than all before it, and gives what `add` gives
+    between: Callable,  # (name of lookup, after, until) -> its rows known in (after, until], in order; `after` may be
+                        # None, which is all until then
+) -> Callable:          # takes slices of the examples, each later than all before it, and gives what `add` gives
     "`add` for a table larger than memory."
     after, before = None, {}
     def add(examples: pd.DataFrame) -> pd.DataFrame:
         nonlocal after, before
         until = examples.decision_time.max() if len(examples) else pd.Timestamp(0, tz="UTC")
         fresh = {lookup.name: between(lookup.name, after, until) for lookup in self.lookups}
-        tables = {name: pd.concat([before[name], rows], ignore_index=True) if before else rows for name, rows in fresh.items()}
+        tables = {name: pd.concat([before[name], rows], ignore_index=True) if before else rows
+                  for name, rows in fresh.items()}
         after, before = until, {lookup.name: carried(lookup, tables[lookup.name], until) for lookup in self.lookups}
         return self.add(examples, tables)
     return add
@@ -318,10 +338,13 @@ def checked_parts(
     newest, found = None, iter([found]) if isinstance(found, pd.DataFrame) else found
     for part in found:
         part = check_lookup(lookup, part)
-        part = part[:part.known_at.searchsorted(until, side="right")].astype({"known_at": "datetime64[us, UTC]"}).reset_index(drop=True)
+        part = part[:part.known_at.searchsorted(until, side="right")]
+        part = part.astype({"known_at": "datetime64[us, UTC]"}).reset_index(drop=True)
         if newest is not None and len(part) and part.known_at[0] <= newest:
-            raise ValueError(f'the parts of lookup "{lookup.name}" must come in order of time; one begins at {part.known_at[0]}, the one before ended at {newest}')
-        for start in range(0, max(len(part), newest is None), most): yield part[start:start + most].reset_index(drop=True)
+            raise ValueError(f'the parts of lookup "{lookup.name}" must come in order of time; '
+                             f"one begins at {part.known_at[0]}, the one before ended at {newest}")
+        for start in range(0, max(len(part), newest is None), most):
+            yield part[start:start + most].reset_index(drop=True)
         newest = part.known_at.max() if len(part) else newest
 
 # %% ../../nbs/core/features.ipynb #feat-doc
@@ -330,18 +353,21 @@ def source_of(
 ) -> str:  # source where Python has it, else the name
     "The text that defines a function."
     try: return inspect.getsource(function)
-    except (OSError, TypeError): return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', function)}"
+    except (OSError, TypeError):
+        return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', function)}"
 
 def describe(
     self: FeatureSet,
 ) -> dict:  # {features, lookups, source}, ready for JSON
     "The set as a document."
     source = "\n".join(f"{f.name}={source_of(f.function)}" for f in self.features)
+    def about(f):
+        idea = {"idea": True} if f.idea else {}
+        return dict(name=f.name, inputs=list(f.inputs), unit=f.unit, categorical=f.categorical) | idea
     return dict(
-        features=[dict(name=f.name, inputs=list(f.inputs), unit=f.unit, categorical=f.categorical) | ({"idea": True} if f.idea else {}) for f in self.features],
+        features=[about(f) for f in self.features],
         lookups=[dict(name=v.name, key=list(v.key), values=list(v.values), max_age=v.max_age) for v in self.lookups],
         source=hashlib.sha256(source.encode()).hexdigest()[:12])
-
 FeatureSet.describe = describe
 
 # %% ../../nbs/core/features.ipynb #feat-encoder
@@ -352,7 +378,8 @@ class Encoder:
     categories: dict[str, tuple[str, ...]]   # of the categorical ones, in the order of their codes
 
     def __post_init__(self):
-        object.__setattr__(self, "_codes", {n: {c: float(i) for i, c in enumerate(cs)} for n, cs in self.categories.items()})
+        codes = {name: {c: float(code) for code, c in enumerate(known)} for name, known in self.categories.items()}
+        object.__setattr__(self, "_codes", codes)
 
     @classmethod
     def fit(cls,
@@ -361,8 +388,8 @@ class Encoder:
     ) -> "Encoder":
         "Learn the categories that occur in `frame`."
         features = tuple(features)
-        return cls(tuple(f.name for f in features),
-                   {f.name: tuple(sorted(map(str, frame[f.name].dropna().unique()))) for f in features if f.categorical})
+        known = {f.name: tuple(sorted(map(str, frame[f.name].dropna().unique()))) for f in features if f.categorical}
+        return cls(tuple(f.name for f in features), known)
 
     @property
     def categorical(self) -> list[bool]:  # one flag a column
@@ -378,8 +405,10 @@ def encode(
     missing = [n for n in self.names if n not in columns]
     if missing: raise ValueError(f"features {missing} are not there; there are {sorted(columns)}")
     if all(np.ndim(columns[n]) == 0 for n in self.names):
-        return np.array([[self._codes[n].get(columns[n], np.nan) if n in self._codes else columns[n] for n in self.names]], dtype=float)
-    out = np.empty((len(columns[self.names[0]]), len(self.names)), order="F")  # written, and by trees read, a column at a time
+        row = [self._codes[n].get(columns[n], np.nan) if n in self._codes else columns[n] for n in self.names]
+        return np.array([row], dtype=float)
+    rows = len(columns[self.names[0]])
+    out = np.empty((rows, len(self.names)), order="F")  # written, and by trees read, a column at a time
     for i, n in enumerate(self.names):
         if n in self.categories:
             found = pd.Index(self.categories[n], dtype=object).get_indexer(pd.Index(columns[n], dtype=object))

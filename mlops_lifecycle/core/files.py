@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STRANGERS', 'BLOCK', 'READERS', 'TYPES', 'MISSING', 'PATTERNS', 'LARGEST', 'ORDERLESS', 'SourceError', 'opened',
            'fingerprint', 'refuse_strangers', 'look_through', 'header_of', 'Block', 'lines_of_rows', 'blocks_of_csv',
-           'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'blocks_of_parquet', 'blocks_of', 'read_file',
-           'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types']
+           'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'in_text', 'blocks_of_parquet', 'blocks_of',
+           'read_file', 'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types']
 
 # %% ../../nbs/core/files.ipynb #files-imports
 import codecs
@@ -46,7 +46,8 @@ def opened(
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 names = [n for n in archive.namelist() if not n.endswith("/")]
-                if len(names) != 1: raise SourceError(f'"{path.name}" must hold one file, it holds {len(names)}: {names[:5]}')
+                if len(names) != 1:
+                    raise SourceError(f'"{path.name}" must hold one file, it holds {len(names)}: {names[:5]}')
                 with archive.open(names[0]) as stream: yield stream
         else:
             with open(path, "rb") as stream: yield stream
@@ -61,7 +62,8 @@ def fingerprint(
     with open(path, "rb") as file: found = hashlib.file_digest(file, "sha256").hexdigest()
     beside = path.with_name(f"{path.name}.sha256")
     if beside.exists() and (stated := beside.read_text().split()[:1]) != [found]:
-        raise SourceError(f'"{path.name}" was cut off or changed: its checksum must be {" ".join(stated)[:12] or "there"}, it is {found[:12]}')
+        raise SourceError(f'"{path.name}" was cut off or changed: '
+                          f'its checksum must be {" ".join(stated)[:12] or "there"}, it is {found[:12]}')
     return found
 
 # %% ../../nbs/core/files.ipynb #files-start
@@ -70,7 +72,8 @@ STRANGERS = {
     rb"PK\x03\x04": "must be a table, it is an archive or a workbook; export it as CSV, or name the archive .zip",
     rb"\x1f\x8b": "must be a table, it is compressed; name it .gz",
     rb"PAR1": "must be text, it is Parquet; name it .parquet",
-    rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)": "must be a table, it is a web page; was it downloaded behind a login?",
+    rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)":
+        "must be a table, it is a web page; was it downloaded behind a login?",
     rb"\s*$": "is empty",
 }
 
@@ -91,7 +94,9 @@ def look_through(
     with opened(path) as stream:
         refuse_strangers(stream.peek(1000)[:1000] if hasattr(stream, "peek") else b"", path.name)
         for chunk in iter(lambda: stream.read(1 << 20), b""):
-            if b"\0" in chunk: raise SourceError(f'"{path.name}" holds a NUL byte in line {lines + chunk[:chunk.index(0)].count(10)}')
+            if b"\0" in chunk:
+                at = lines + chunk[:chunk.index(0)].count(10)
+                raise SourceError(f'"{path.name}" holds a NUL byte in line {at}')
             try: decoder.decode(chunk)
             except UnicodeDecodeError as error:
                 at = lines + chunk[:max(0, error.start)].count(10)
@@ -135,7 +140,8 @@ def lines_of_rows(
         try:
             for _ in reader: starts.append(reader.line_num + 1)
         except csv.Error as error:
-            what = "opens a quote that it never closes" if "unexpected end" in str(error) or "field larger" in str(error) else f"has a quote in the wrong place: {error}"
+            endless = "unexpected end" in str(error) or "field larger" in str(error)
+            what = "opens a quote that it never closes" if endless else f"has a quote in the wrong place: {error}"
             raise SourceError(f'"{path.name}" {what}; look at line {starts[-1]}') from None
     return np.array(starts[:-1])
 
@@ -150,17 +156,23 @@ def blocks_of_csv(
     lines = lambda numbers: numbers if starts is None else starts[numbers - 1]
     def keep(row): bad.append(row); return "skip"
     def misfits(rows):
-        if rows and rows[0].number == 2 and rows[0].actual_columns > len(header): raise SourceError(f'"{path.name}": the first row has {rows[0].actual_columns} cells, the header has {len(header)}')
-        return [dict(row=int(lines(np.array(r.number))), reason=f"{r.actual_columns} cells, the header has {len(header)}", content=r.text) for r in rows]
+        if rows and rows[0].number == 2 and rows[0].actual_columns > len(header):
+            raise SourceError(f'"{path.name}": the first row has {rows[0].actual_columns} cells, '
+                              f"the header has {len(header)}")
+        return [dict(row=int(lines(np.array(r.number))), content=r.text,
+                     reason=f"{r.actual_columns} cells, the header has {len(header)}") for r in rows]
     with opened(path) as stream:
         number, told = 2, 0
         for table in parsed_csv(stream, header, size, quoted, keep, path.name):
             numbers = np.arange(number, number + len(table) + len(bad))
             if bad: numbers = np.setdiff1d(numbers, [r.number for r in bad])[:len(table)]
             some = np.logical_or.reduce([column.is_valid().to_numpy() for column in table.columns])
-            yield Block(table if some.all() else table.filter(pa.array(some)), lines(numbers[some]), misfits(bad[told:]))
+            yield Block(table if some.all() else table.filter(pa.array(some)),
+                        lines(numbers[some]), misfits(bad[told:]))
             number, told = int(numbers[-1]) + 1, len(bad)
-        if told < len(bad): yield Block(pa.table({c: pa.array([], pa.string()) for c in header}), np.array([], int), misfits(bad[told:]))
+        if told < len(bad):
+            empty = pa.table({c: pa.array([], pa.string()) for c in header})
+            yield Block(empty, np.array([], int), misfits(bad[told:]))
 
 # %% ../../nbs/core/files.ipynb #files-parsed
 def parsed_csv(
@@ -173,9 +185,12 @@ def parsed_csv(
 ) -> Iterator[pa.Table]:  # all columns text, never empty
     "The tables that Arrow makes of a CSV, block by block."
     parse = pyarrow.csv.ParseOptions(newlines_in_values=quoted, ignore_empty_lines=False, invalid_row_handler=keep)
-    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()),
+        null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
+    read = pyarrow.csv.ReadOptions(use_threads=False, block_size=size)
     try:
-        reader = pyarrow.csv.open_csv(stream, pyarrow.csv.ReadOptions(use_threads=False, block_size=size), parse, convert)
+        reader = pyarrow.csv.open_csv(stream, read, parse, convert)
         yield from (pa.Table.from_batches([batch]) for batch in reader if len(batch))
     except pa.ArrowInvalid as error: raise SourceError(f'"{name}" cannot be read as a CSV: {error}') from None
 
@@ -194,7 +209,8 @@ def object_of(
         return dict(pairs)
     try:
         found = json.loads(line, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=unlike)
-        if b"\\u" in (line if isinstance(line, bytes) else line.encode()): json.dumps(found, ensure_ascii=False).encode()  # half a character is none
+        if b"\\u" in (line if isinstance(line, bytes) else line.encode()):
+            json.dumps(found, ensure_ascii=False).encode()  # half a character is none
     except (ValueError, RecursionError): return None
     return found if isinstance(found, dict) else None
 
@@ -208,13 +224,21 @@ def blocks_of_json(
     with opened(path) as stream:
         start = 1
         while lines := stream.readlines(size):
-            objects = [(n, object_of(line.removeprefix(codecs.BOM_UTF8)), line) for n, line in enumerate(lines, start) if line.strip()]
-            misfits = [dict(row=n, reason="no JSON object", content=line.decode().rstrip()) for n, found, line in objects if found is None]
+            objects = [(n, object_of(line.removeprefix(codecs.BOM_UTF8)), line)
+                       for n, line in enumerate(lines, start) if line.strip()]
+            misfits = [dict(row=n, reason="no JSON object", content=line.decode().rstrip())
+                       for n, found, line in objects if found is None]
             rows = [(n, found) for n, found, _ in objects if found is not None]
             names = list(dict.fromkeys(c for _, row in rows for c in row))
             table = pa.table({c: pa.array([as_text(row.get(c)) for _, row in rows], pa.string()) for c in names})
             yield Block(table, np.array([n for n, _ in rows], int), misfits)
             start += len(lines)
+
+def in_text(column: pa.Array, name: str, path: Path) -> pa.Array:
+    "A column as text; raises `SourceError` with its name where it has no single values, or bytes that are no text."
+    try: return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise SourceError(f'"{path.name}" has a column "{name}" that cannot be written as text: {error}') from None
 
 def blocks_of_parquet(
     path: Path,
@@ -224,11 +248,11 @@ def blocks_of_parquet(
     try:
         file, start = pyarrow.parquet.ParquetFile(path), 1
         for batch in file.iter_batches(max(1, size // max(1, 20 * len(file.schema_arrow)))):
-            table = pa.table({name: batch.column(name).cast(pa.string()) for name in batch.schema.names})
+            table = pa.table({name: in_text(batch.column(name), name, path) for name in batch.schema.names})
             yield Block(table, np.arange(start, start + len(table)), [])
             start += len(table)
-    except pa.ArrowNotImplementedError as error: raise SourceError(f'"{path.name}" has a column that cannot be written as text: {error}') from None
-    except (pa.ArrowInvalid, OSError) as error: raise SourceError(f'"{path.name}" is no whole Parquet file: {error}') from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SourceError(f'"{path.name}" is no whole Parquet file: {error}') from None
 
 # %% ../../nbs/core/files.ipynb #files-any
 READERS = {".csv": blocks_of_csv, ".jsonl": blocks_of_json, ".ndjson": blocks_of_json, ".parquet": blocks_of_parquet}
@@ -238,13 +262,17 @@ def blocks_of(
     size: int = BLOCK,  # bytes that are held at a time
 ) -> Iterator[Block]:
     "Any file as rows of text, a block at a time; raises `SourceError` when it is no table or changes while it is read."
-    kind, before, none = next((s for s in reversed(path.suffixes) if s not in (".gz", ".zip")), ""), path.stat(), True
+    kind = next((s for s in reversed(path.suffixes) if s not in (".gz", ".zip")), "")
     if kind not in READERS: raise SourceError(f'"{path.name}" must be {", ".join(READERS)}')
+    before, none = path.stat(), True
     for block in READERS[kind](path, size):
-        none = none and not len(block.rows); yield block
-    if none: raise SourceError(f'"{path.name}" has no row that fits its header' if kind == ".csv" else f'"{path.name}" holds no row')
+        none = none and not len(block.rows)
+        yield block
+    what = "has no row that fits its header" if kind == ".csv" else "holds no row"
+    if none: raise SourceError(f'"{path.name}" {what}')
     after = path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns): raise SourceError(f'"{path.name}" changed while it was read; collect again when it is written')
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise SourceError(f'"{path.name}" changed while it was read; collect again when it is written')
 
 def read_file(
     path: Path,
@@ -266,8 +294,10 @@ class Column:
     source: str = ""        # where it comes from; filled in by the stage
 
     def __post_init__(self):
-        if self.type not in TYPES: raise ValueError(f'a column\'s type must be one of {", ".join(TYPES)}, got "{self.type}"')
-        if not self.meaning.strip(): raise ValueError("a column needs a meaning: one sentence for whoever reads it next")
+        if self.type not in TYPES:
+            raise ValueError(f'a column\'s type must be one of {", ".join(TYPES)}, got "{self.type}"')
+        if not self.meaning.strip():
+            raise ValueError("a column needs a meaning: one sentence for whoever reads it next")
 
 # %% ../../nbs/core/files.ipynb #files-convert
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
@@ -289,9 +319,13 @@ def convert(
     coded = cells.dictionary_encode()  # each different cell is looked at once, however often it comes
     known = pc.if_else(pc.is_in(coded.dictionary, pa.array(MISSING)), None, coded.dictionary)
     fits, digits = pc.match_substring_regex(known, PATTERNS[type]), pc.utf8_ltrim(known, "+-")
-    if type == "integer": fits = pc.and_(fits, pc.or_(pc.less(pc.utf8_length(digits), len(LARGEST)), pc.less_equal(digits, LARGEST)))
+    if type == "integer":
+        short = pc.less(pc.utf8_length(digits), len(LARGEST))
+        fits = pc.and_(fits, pc.or_(short, pc.less_equal(digits, LARGEST)))
     clean = pc.if_else(pc.fill_null(fits, False), pc.utf8_ltrim(known, "+"), None)
-    if type == "time": values = pa.array(pd.to_datetime(clean.to_pandas(), format="ISO8601", utc=True, errors="coerce").dt.as_unit("us"))
+    if type == "time":
+        times = pd.to_datetime(clean.to_pandas(), format="ISO8601", utc=True, errors="coerce")
+        values = pa.array(times.dt.as_unit("us"))
     else: values = clean.cast({"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}[type])
     if type == "number": values = pc.if_else(pc.is_finite(values), values, None)
     bad = pc.and_(pc.is_valid(known), pc.is_null(values))
@@ -326,7 +360,8 @@ def refuse_orders(
     found = np.flatnonzero(pc.fill_null(pc.match_substring_regex(cells, ORDERLESS), False))
     if not len(found): return
     example = f', such as "{cells[int(found[0])]}" in row {numbers[found[0]]}' if shown else ""
-    raise SourceError(f'column "{column}" of table "{name}" has {len(found)} dates whose order of day and month cannot be told{example}; write 2024-04-03T00:00:00Z')
+    raise SourceError(f'column "{column}" of table "{name}" has {len(found)} dates whose order of day and month '
+                      f"cannot be told{example}; write 2024-04-03T00:00:00Z")
 
 # %% ../../nbs/core/files.ipynb #files-fit
 def fit(
@@ -344,13 +379,18 @@ def fit(
     shown = lambda column, i: "" if columns[column].personal else f', such as "{rows[column][int(i)]}"'
     for column, declared in columns.items():
         values[column], bad = convert(rows[column], declared.type)
-        if declared.type == "time" and bad.any(): refuse_orders(rows[column], column, name, numbers, not declared.personal)
+        if declared.type == "time" and bad.any():
+            refuse_orders(rows[column], column, name, numbers, not declared.personal)
+        must = f"must be {declared.type}"
         if values[column].null_count < len(rows): unseen.pop(column, None)
-        elif bad.any() and column in unseen: unseen[column] = f"must be {declared.type}, no cell is{shown(column, bad.argmax())}"
-        for i in np.flatnonzero(bad): reasons.setdefault(int(i), f'"{column}" must be {declared.type}{shown(column, i).replace("such as", "got")}')
+        elif bad.any() and column in unseen: unseen[column] = f"{must}, no cell is{shown(column, bad.argmax())}"
+        for i in np.flatnonzero(bad):
+            reasons.setdefault(int(i), f'"{column}" {must}{shown(column, i).replace("such as", "got")}')
     if whole: refuse_unseen(unseen, name)
-    aside = [dict(row=int(numbers[i]), reason=reasons[i], content=json.dumps({c: rows[c][i].as_py() for c in columns})) for i in sorted(reasons)]
-    return pa.table(values).take(np.setdiff1d(np.arange(len(rows)), list(reasons))) if reasons else pa.table(values), aside
+    def content(i): return json.dumps({c: rows[c][i].as_py() for c in columns})
+    aside = [dict(row=int(numbers[i]), reason=reasons[i], content=content(i)) for i in sorted(reasons)]
+    fitting = pa.table(values)
+    return fitting.take(np.setdiff1d(np.arange(len(rows)), list(reasons))) if reasons else fitting, aside
 
 def refuse_unseen(
     unseen: Mapping[str, str],  # {column: what is wrong with it}
@@ -365,4 +405,6 @@ def plain_types(
 ) -> pd.DataFrame:
     "The table in pandas: nullable integers and booleans only where something is missing."
     gaps = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    return pd.DataFrame({name: column.to_pandas(types_mapper=gaps.get if column.null_count else None) for name, column in zip(table.column_names, table.columns)}, copy=False)
+    def plain(column): return column.to_pandas(types_mapper=gaps.get if column.null_count else None)
+    columns = zip(table.column_names, table.columns)
+    return pd.DataFrame({name: plain(column) for name, column in columns}, copy=False)

@@ -80,7 +80,8 @@ def digest(content) -> str:  # 12 hexadecimal digits
     found = hashlib.sha256()
     if hasattr(content, "to_batches"):
         import pyarrow as pa
-        with pa.ipc.new_stream(pa.PythonFile(_Sink(found), mode="w"), content.schema) as stream: stream.write_table(content)
+        with pa.ipc.new_stream(pa.PythonFile(_Sink(found), mode="w"), content.schema) as stream:
+            stream.write_table(content)
     else: found.update(content if isinstance(content, bytes) else json.dumps(content, sort_keys=True).encode())
     return found.hexdigest()[:12]
 
@@ -94,12 +95,12 @@ class _Sink:
 
 # %% ../../nbs/core/workspace.ipynb #ws-from-arrow
 def from_arrow(table) -> pd.DataFrame:
-    "An Arrow table as a frame: whole numbers and booleans nullable where something is missing, text as pandas' `string`."
+    "An Arrow table as a frame: nullable where something is missing, text as pandas' `string`."
     import pyarrow as pa
-    nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()} | dict.fromkeys((pa.string(), pa.large_string(), pa.string_view()), pd.StringDtype())
-    whole = {kind: dtype for kind, dtype in nullable.items() if isinstance(dtype, pd.StringDtype)}
-    columns = {name: column.to_pandas(types_mapper=(nullable if column.null_count else whole).get) for name, column in zip(table.column_names, table.columns)}
-    return pd.DataFrame(columns, copy=False)
+    whole = dict.fromkeys((pa.string(), pa.large_string(), pa.string_view()), pd.StringDtype())
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()} | whole
+    def plain(column): return column.to_pandas(types_mapper=(nullable if column.null_count else whole).get)
+    return pd.DataFrame({name: plain(column) for name, column in zip(table.column_names, table.columns)}, copy=False)
 
 # %% ../../nbs/core/workspace.ipynb #ecbdae39
 class Workspace:
@@ -115,7 +116,8 @@ class Workspace:
     @property
     def releases(self) -> Path: return self.root / "releases"
     @property
-    def serving_db(self) -> Path | str: return os.environ.get("MLOPS_DATABASE") or self.root / "serving.db"  # the URL of a PostgreSQL, with its password, or a file
+    def serving_db(self) -> Path | str:  # a file, or the URL of a PostgreSQL, with its password
+        return os.environ.get("MLOPS_DATABASE") or self.root / "serving.db"
     @property
     def has_log(self) -> bool: return isinstance(self.serving_db, str) or self.serving_db.exists()
 
@@ -135,12 +137,15 @@ def store(self: Workspace,
     before = self.published()["names"].get(name, {})
     if isinstance(content, dict):
         version = digest(content)
-        atomic_write(self.root / "documents" / name / f"{version}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        atomic_write(self.root / "documents" / name / f"{version}.json", text)
         return {"version": version}
     from deltalake import DeltaTable, write_deltalake
     path = self.root / "lake" / name.replace(".", "/"); path.parent.mkdir(parents=True, exist_ok=True)
     if not isinstance(content, pd.DataFrame): return {"gates": gates or {}} | self._store_parts(path, content, before)
-    table = to_arrow(content); table = table if schema is None else table.cast(schema); entry = {"digest": digest(table), "rows": len(content), "gates": gates or {}}
+    table = to_arrow(content)
+    if schema is not None: table = table.cast(schema)
+    entry = {"digest": digest(table), "rows": len(content), "gates": gates or {}}
     if before.get("digest") == entry["digest"]: return entry | {"version": before["version"]}
     write_deltalake(path, table, mode="overwrite", schema_mode="overwrite")
     return entry | {"version": DeltaTable(path).version()}
@@ -172,7 +177,9 @@ def _store_parts(self: Workspace, path: Path, parts: Iterator[pd.DataFrame], bef
     import pyarrow as pa
     from deltalake import DeltaTable, WriterProperties, write_deltalake
     seen = {"rows": 0, "digest": ""}
-    def numbered(part): return part if any(c.startswith("_") for c in part) else part.assign(_row=np.arange(seen["rows"], seen["rows"] + len(part)))
+    def numbered(part):
+        if any(c.startswith("_") for c in part): return part
+        return part.assign(_row=np.arange(seen["rows"], seen["rows"] + len(part)))
     first = next(parts); schema = to_arrow(numbered(first)).schema
     parts = itertools.chain([first], parts); del first  # each is gone before the next is made
     def batches():
@@ -180,9 +187,11 @@ def _store_parts(self: Workspace, path: Path, parts: Iterator[pd.DataFrame], bef
             seen["rows"] += len(table); seen["digest"] = digest([seen["digest"], digest(table)])
             yield from table.to_batches()
             del table; give_back()
-    write_deltalake(path, pa.RecordBatchReader.from_batches(schema, ahead(batches())), mode="overwrite", schema_mode="overwrite",
+    record = pa.RecordBatchReader.from_batches(schema, ahead(batches()))
+    write_deltalake(path, record, mode="overwrite", schema_mode="overwrite",
                     writer_properties=WriterProperties(max_row_group_size=1 << 15))  # rows that the writer holds
-    return seen | {"version": before["version"] if before.get("digest") == seen["digest"] else DeltaTable(path).version()}
+    same = before.get("digest") == seen["digest"]
+    return seen | {"version": before["version"] if same else DeltaTable(path).version()}
 
 Workspace._store_parts = _store_parts
 
@@ -193,7 +202,8 @@ def publish(self: Workspace,
 ) -> None:
     "Make new versions the ones that count, all in one step."
     now = self.published()
-    atomic_write(self.root / "published.json", json.dumps({"names": now["names"] | names, "passed": now["passed"] | (passed or {})}, indent=1) + "\n")
+    after = {"names": now["names"] | names, "passed": now["passed"] | (passed or {})}
+    atomic_write(self.root / "published.json", json.dumps(after, indent=1) + "\n")
 
 Workspace.publish = publish
 
@@ -238,7 +248,8 @@ def load(self: Workspace,
 
 def _entry(self: Workspace, name: str) -> dict:
     names = self.published()["names"]
-    if name not in names: raise KeyError(f'"{name}" is not published; there is {", ".join(sorted(names)) or "nothing yet"}')
+    if name not in names:
+        raise KeyError(f'"{name}" is not published; there is {", ".join(sorted(names)) or "nothing yet"}')
     return names[name]
 
 Workspace.read, Workspace.load, Workspace._entry = read, load, _entry
@@ -253,11 +264,15 @@ def reader(self: Workspace,
     entry = entry or self._entry(name); lake = self._lake(name, entry["version"])
     gates = {} if as_of is None else entry["gates"]
     @cache
-    def asked(times: tuple[str, ...]) -> tuple[np.ndarray | None, dict]:  # rows that are known, None for all; {gated column: where it is withheld}
-        there = frame_of(lake, list(times)); every = len(there)
-        there = there.assign(_row=np.arange(every), **{c: True for t in times if gates[t] != "*" for c in gates[t] if c not in times})
-        told = known(there, as_of, {t: gates[t] for t in times}); rows = told.pop("_row").to_numpy()
-        return None if len(rows) == every else rows, {c: told[c].isna().to_numpy() for t in times if gates[t] != "*" for c in (t, *gates[t])}
+    def asked(times: tuple[str, ...]) -> tuple[np.ndarray | None, dict]:
+        "Rows that are known, None for all; of each gated column, where it is withheld."
+        there = frame_of(lake, list(times))
+        every, gated = len(there), [t for t in times if gates[t] != "*"]
+        there = there.assign(_row=np.arange(every), **{c: True for t in gated for c in gates[t] if c not in times})
+        told = known(there, as_of, {t: gates[t] for t in times})
+        rows = told.pop("_row").to_numpy()
+        withheld = {c: told[c].isna().to_numpy() for t in gated for c in (t, *gates[t])}
+        return None if len(rows) == every else rows, withheld
     def read(columns: list[str]) -> pd.DataFrame:
         times = tuple(t for t, gated in gates.items() if gated == "*" or {*columns} & {t, *gated})
         rows, withheld = asked(times) if times else (None, {})
@@ -267,7 +282,12 @@ def reader(self: Workspace,
         return frame[columns]
     return read
 
-def read_columns(self: Workspace, name: str, columns: list[str], as_of: pd.Timestamp | str = None, entry: dict | None = None) -> pd.DataFrame:
+def read_columns(
+    self: Workspace,
+    name: str, columns: list[str],        # of the table
+    as_of: pd.Timestamp | str = None,     # now
+    entry: dict | None = None,            # of `store`: a version that is not published yet
+) -> pd.DataFrame:
     "Some columns of a table, read once."
     return self.reader(name, as_of, entry)(columns)
 
@@ -283,7 +303,7 @@ def between(self: Workspace,
     name: str,                          # a table: "gold.lookup_visitors"
     time: str,                          # column of times, UTC
     entry: dict | None = None,          # of `store`: a version that is not published yet
-) -> Callable:                          # (after, until) -> rows in (after, until], in order of time; after None: all until then
+) -> Callable:                          # (after, until) -> rows in (after, until], by time; after None: all until then
     "What reads a table stretch by stretch."
     import pyarrow.compute as pc
     from deltalake import DeltaTable
@@ -291,10 +311,12 @@ def between(self: Workspace,
     path = self.root / "lake" / name.replace(".", "/")
     table = DeltaTable(path, version=(entry or self._entry(name))["version"])
     lake = dataset(table.file_uris(), schema=table.to_pyarrow_dataset().schema, format="parquet")
-    columns, rows = [c for c in lake.schema.names if c == "_row" or not c.startswith("_")], ["_row"] if "_row" in lake.schema.names else []
+    columns = [c for c in lake.schema.names if c == "_row" or not c.startswith("_")]
+    rows = ["_row"] if "_row" in lake.schema.names else []
     def stretch(after: pd.Timestamp | None, until: pd.Timestamp) -> pd.DataFrame:
         wanted = (pc.field(time) <= until) if after is None else (pc.field(time) <= until) & (pc.field(time) > after)
-        return from_arrow(lake.to_table(columns, filter=wanted)).sort_values([time, *rows], kind="stable", ignore_index=True).drop(columns=rows)
+        found = from_arrow(lake.to_table(columns, filter=wanted))
+        return found.sort_values([time, *rows], kind="stable", ignore_index=True).drop(columns=rows)
     return stretch
 
 Workspace.between = between
@@ -312,7 +334,8 @@ def append(self: Workspace,
     path, table = self.root / "lake" / name.replace(".", "/"), to_arrow(rows)
     if (lake := DeltaTable(path)).version() != before["version"]: lake.restore(before["version"])
     write_deltalake(path, table, mode="append", schema_mode="merge")
-    return {"digest": digest([before["digest"], digest(table)]), "rows": before["rows"] + len(rows), "gates": gates or {}, "version": DeltaTable(path).version()}
+    return {"digest": digest([before["digest"], digest(table)]), "rows": before["rows"] + len(rows),
+            "gates": gates or {}, "version": DeltaTable(path).version()}
 
 Workspace.append = append
 
@@ -330,13 +353,18 @@ def append_events(self: Workspace,
     if there and DeltaTable(path).version() != entry["version"]: DeltaTable(path).restore(entry["version"])
     for batch in batches:
         fresh = batch.events.drop_duplicates("event_id")
-        if there and len(fresh): fresh = fresh[~fresh.event_id.isin(_ids_between(path, fresh.position.min(), fresh.position.max()))]
+        if there and len(fresh):
+            stored = _ids_between(path, fresh.position.min(), fresh.position.max())
+            fresh = fresh[~fresh.event_id.isin(stored)]
         entry["cursor"] = batch.cursor
         if there and not len(fresh): continue
         rows = entry.get("rows", 0)
         table = to_arrow(fresh.assign(_seq=range(rows, rows + len(fresh))))
-        write_deltalake(path, table, mode="append" if there else "overwrite", schema_mode=None if there else "overwrite"); there = True
-        entry |= {"rows": rows + len(fresh), "digest": digest([entry.get("digest"), digest(table)]), "version": DeltaTable(path).version()}
+        mode, schema_mode = ("append", None) if there else ("overwrite", "overwrite")
+        write_deltalake(path, table, mode=mode, schema_mode=schema_mode)
+        there = True
+        entry |= {"rows": rows + len(fresh), "digest": digest([entry.get("digest"), digest(table)]),
+                  "version": DeltaTable(path).version()}
     return entry
 
 def _ids_between(path: Path, low: int, high: int) -> list[str]:
@@ -397,7 +425,8 @@ def lock(self: Workspace,
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise Busy(f"{file.read().strip() or 'another run'} is using {self.root}; wait for it to end, or name another folder in MLOPS_WORKSPACE") from None
+            raise Busy(f"{file.read().strip() or 'another run'} is using {self.root}; "
+                       "wait for it to end, or name another folder in MLOPS_WORKSPACE") from None
         file.truncate(0); file.write(f"{who} (process {os.getpid()})"); file.flush()
         yield
 
@@ -413,14 +442,16 @@ def pseudonyms(self: Workspace,
     one = lambda value: hmac.digest(key, str(value).encode(), "sha256").hex()[:16]
     if isinstance(values, pd.Series):
         places, names = pd.factorize(values)
-        return pd.Series(pd.array([one(name) for name in names], "str").take(places, allow_fill=True), values.index, name=values.name)
+        codes = pd.array([one(name) for name in names], "str").take(places, allow_fill=True)
+        return pd.Series(codes, values.index, name=values.name)
     return None if values is None else one(values)
 
 def _key_in(path: Path) -> bytes:
     "The key of a workspace, made by whoever is first to need it."
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = atomic_write(path.with_suffix(f".{secrets.token_hex(4)}"), secrets.token_bytes(32)); beside.chmod(0o600)
+        beside = atomic_write(path.with_suffix(f".{secrets.token_hex(4)}"), secrets.token_bytes(32))
+        beside.chmod(0o600)
         try: os.link(beside, path)
         except FileExistsError: pass  # another process was first: its key counts
         finally: beside.unlink()

@@ -66,7 +66,8 @@ def declared(
         raise Refused(f'{notebook.name}: its cell tagged "parameters" may hold only lines like seed = 0') from None
 
 # %% ../../nbs/core/runner.ipynb #7d646ada
-KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", list: "a list like [1, 2]"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text",
+         list: "a list like [1, 2]"}
 
 def typed(
     name: str,   # the parameter
@@ -192,7 +193,7 @@ QUIET = {"DO_NOT_TRACK": "true", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABL
 def kernel_environment(
     more: dict,  # variables of this stage
 ) -> dict:
-    "This process's variables for a stage's kernel: quiet libraries, figures in the notebook, waiting threads soon sleep."
+    "This process's variables for a stage's kernel: quiet libraries, figures in the notebook, threads that soon sleep."
     here = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "1"} | here | QUIET | more
 
@@ -229,7 +230,7 @@ class Runner:
         parameters: dict | None = None,        # {name: value}, for every stage that declares the name
         force: bool = False,                   # run also what did not change
         retry: bool = False,                   # follow edges back that change something
-        tell: Callable = lambda row, record: None,  # called with None when a stage begins, with its record when it ended
+        tell: Callable = lambda row, record: None,  # called with None as a stage begins, with its record when it ended
         execute: Callable = execute,           # what executes a notebook
     ):
         self.settings, self.chosen, self.force, self.retry = settings, list(chosen), force, retry
@@ -287,7 +288,7 @@ def cut_off(
     failed: str,           # a stage's name
     workspace: Workspace,
 ) -> set[str]:             # names of stages
-    "The later stages that need what the failed one leaves, or would take what it left earlier for new: they must not run."
+    "The later stages that need what the failed one leaves, or would take what it left earlier for new."
     there, lost, stopped = list(workspace.published()["names"]), list(stage(failed).leaves), set()
     meet = lambda pattern, name: covers((pattern,), name) or covers((name,), pattern)
     needed = lambda pattern, leaf: not pattern.endswith("?") or any(meet(leaf, name) for name in there)
@@ -347,7 +348,8 @@ Runner.follow = follow
 # %% ../../nbs/core/runner.ipynb #3a08cc1a
 def run_stages(
     settings: Settings,
-    names: Iterable[str] = (), wheel: str | None = None, first: str | None = None, last: str | None = None,  # as for `choose`
+    # as for `choose`
+    names: Iterable[str] = (), wheel: str | None = None, first: str | None = None, last: str | None = None,
     parameters: dict | None = None,
     **options,  # of `Runner`: force, retry, tell, execute
 ) -> dict:      # run.json
@@ -373,7 +375,8 @@ def in_plain_words(
             edge = s["edges"][0]
             said.append(f"{name} goes back to {edge['to']}: {edge['reason']}.")
             said += [f"  {figure}: {in_words(value)}" for figure, value in s["verdict"].items()]
-            said.append(f"Open nbs/{stage(edge['to']).notebook}.ipynb to mend it; {_near(copy)} shows how it came about.")
+            mend = f"Open nbs/{stage(edge['to']).notebook}.ipynb to mend it"
+            said.append(f"{mend}; {_near(copy)} shows how it came about.")
             followed = edge.get("followed", "")
             if followed.startswith("no"): said.append(f"The edge was not followed{followed.removeprefix('no')}.")
     return said if record["status"] != "passed" else outcome(workspace)
@@ -387,7 +390,8 @@ def outcome(workspace: Workspace) -> list[str]:
     "What the documents say of rule, model, canary and monitor."
     names = workspace.published()["names"]
     wanted = ("problem", "verdict", "release", "deployment", "operation", "monitoring")
-    problem, verdict, release, deployment, operation, monitoring = (workspace.load(n) if n in names else {} for n in wanted)
+    found = (workspace.load(n) if n in names else {} for n in wanted)
+    problem, verdict, release, deployment, operation, monitoring = found
     unit, said = problem.get("unit", "cost units a decision"), []
     bar = verdict.get("bar", {})
     if bar.get("costs", {}).get("rule") is not None: said.append(f"The rule costs {bar['costs']['rule']:.3f} {unit}.")
@@ -415,7 +419,7 @@ def outcome(workspace: Workspace) -> list[str]:
 # %% ../../nbs/core/runner.ipynb #2178a06a
 def status(
     settings: Settings,
-) -> list[dict]:  # a row for each stage: stage, number, wheel, status, words, run, started, age in seconds, stale, after
+) -> list[dict]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after
     "The map as it stands: `stale` says why a stage must run, `after` which stale stages it builds on."
     workspace, last, notebooks = Workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
     runs = [json.loads(p.read_text())["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]

@@ -405,9 +405,9 @@ class Request(Entity):
     "A scheduled flight, three hours before it departs."
     carrier: str = Field(description="airline, two characters of its IATA code", pattern=r"^[A-Z0-9]{2}$",
                          examples=["UA", "DL", "B6", "EV", "AA"])
-    flight: int = Field(description="flight number", ge=1, le=9999, examples=[1545, 1714, 725, 461, 4424])
+    flight: int = Field(description="flight number", ge=1, le=9999, examples=[9001, 9002, 9003, 9004, 9005])
     origin: str = Field(description="airport of departure, IATA code", pattern=r"^[A-Z]{3}$",
-                        examples=["EWR", "LGA", "JFK"])
+                        examples=["EWR", "LGA", "JFK"], json_schema_extra={"enum": ["EWR", "JFK", "LGA"]})
     destination: str = Field(description="airport of arrival, IATA code", pattern=r"^[A-Z]{3}$",
                              examples=["IAH", "MIA", "BOS", "LAX", "ATL"])
     scheduled_departure: Moment = Field(

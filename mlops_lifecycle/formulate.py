@@ -59,7 +59,8 @@ def costs_from(
     for name, value in {"quiet": quiet, "needless": needless, "missed": missed, "caught": caught}.items():
         if not np.isfinite(value): raise ValueError(f'"{name}" of the cost matrix must be a number, got {value}')
     for wrong, dear, right, cheap in (("missed", missed, "caught", caught), ("needless", needless, "quiet", quiet)):
-        if dear < cheap: raise ValueError(f'"{wrong}" must cost at least as much as "{right}", got {dear:g} and {cheap:g}')
+        if dear < cheap:
+            raise ValueError(f'"{wrong}" must cost at least as much as "{right}", got {dear:g} and {cheap:g}')
     return Costs(float(missed - caught), float(needless - quiet), review)
 
 # %% ../nbs/01_formulate.ipynb #01-f-costs-settings-code
@@ -397,7 +398,8 @@ def formulate(
     return {
         "name": problem.name, "kind": problem.kind, "entity": problem.entity, "target": problem.target,
         "action": problem.action, "unit": problem.unit, "costs": prices, "request": problem.Request.model_json_schema(),
-        "personal": list(personal_fields(problem.Request)), "key": list(problem.key), "protected": list(problem.protected),
+        "personal": list(personal_fields(problem.Request)),
+        "key": list(problem.key), "protected": list(problem.protected),
         "rule": {"name": rule.name, "version": rule.version, "threshold": rule.threshold, "sha": rule.sha}}
 
 # %% ../nbs/01_formulate.ipynb #01-f-yours-request

@@ -46,7 +46,8 @@ def request_columns(
     "The fields of logged requests."
     names = missing_row(Request)
     local = [name for name in names if name.endswith("_local") and name.removesuffix("_local") in names]
-    frame = pd.DataFrame([json.loads(r) for r in requests]).reindex(columns=[name for name in names if name not in local])
+    frame = pd.DataFrame([json.loads(r) for r in requests])
+    frame = frame.reindex(columns=[name for name in names if name not in local])
     for name in [n for n in frame if f"{n}_local" in names]:
         clock = frame[name].str.replace(r"(Z|[+-]\d\d:\d\d)$", "", regex=True)  # as it was where it happened
         frame[f"{name}_local"] = pd.to_datetime(clock, format="ISO8601").astype("datetime64[us]")
@@ -111,7 +112,8 @@ def quality(
     others = costs.how.ways(y, len(y), costs)
     if "rule" in rows and kind == "model": others = others | {"rule": rows["rule"].to_numpy()}
     def bounds(gains): return interval(drawn_gains(gains, days, draws, seed), confidence)
-    figures, found = {"labelled": len(rows), "happened": float(y.mean()), "cost": mean_cost(y, rows.decision, costs)}, []
+    figures = {"labelled": len(rows), "happened": float(y.mean()), "cost": mean_cost(y, rows.decision, costs)}
+    found = []
     for name, other in others.items():
         low, high = bounds(saved := savings(y, rows.decision, other, costs))
         figures[f"saves against {name}"] = [low, float(saved.mean()), high]
@@ -159,7 +161,8 @@ def monitor(
     labelled, judge = rows[rows.outcome.notna()], settings.evaluate
     days = labelled.decision_time.dt.floor("D").nunique()
     if len(labelled) < limits.least_labelled:
-        unknown.append(f"quality: {len(labelled):,} outcomes have arrived, at least {limits.least_labelled:,} are needed")
+        unknown.append(f"quality: {len(labelled):,} outcomes have arrived, "
+                       f"at least {limits.least_labelled:,} are needed")
     elif days < limits.least_days:
         unknown.append(f"quality: outcomes of {days} days, at least {limits.least_days} are needed to compare costs")
     else:
@@ -178,8 +181,10 @@ def insist(
     "Let a finding pass; raises `GoBack` for an action that must not wait."
     if found["action"] not in go_back_on or found["action"] == "nothing": return found
     called = [a for a in found["alarms"] if a["action"] == found["action"]]
-    raise GoBack(ACTIONS[found["action"]], f"{found['action']} {found['release']}: {'; '.join(a['words'] for a in called)}",
-                 evidence={f"{a['what']} of {a['column']}": {"figure": a["figure"], "limit": a["limit"]} for a in called})
+    words = "; ".join(a["words"] for a in called)
+    raise GoBack(ACTIONS[found["action"]], f"{found['action']} {found['release']}: {words}",
+                 evidence={f"{a['what']} of {a['column']}": {"figure": a["figure"], "limit": a["limit"]}
+                           for a in called})
 
 # %% ../nbs/15_monitor.ipynb #15-m-figure-code
 def drift_figure(
@@ -193,5 +198,6 @@ def drift_figure(
     ax.barh(top.index, top, color=["#d55e00" if c in over else "#0072b2" for c in top.index])
     ax.plot([limits[c] for c in top.index], range(len(top)), "|", color="0.2", markersize=12, label="limit")
     ax.legend(frameon=False, loc="lower right")
-    ax.set(title=f"{len(over)} of {len(moved)} columns moved further than they may", xlabel="population stability index")
+    ax.set(title=f"{len(over)} of {len(moved)} columns moved further than they may",
+           xlabel="population stability index")
     return ax

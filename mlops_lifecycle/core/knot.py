@@ -124,8 +124,9 @@ def wheels(upright: bool = False) -> str:  # SVG
     for side in ("left", "right"):
         longest = {wheel: (a, b) for wheel, a, b in sorted(stretches(side), key=lambda run: run[2] - run[1])}
         for wheel, (a, b) in longest.items():
-            p = on_loop(side, ((a + b - 1) // 2 + 0.5) / max(len(loops()[side]) - 1, 1), R - 66).turned(upright)
-            words.append(f'<text class="wheel {wheel}" x="{p.x:.1f}" y="{p.y + 9:.1f}">{WHEELS.get(wheel, wheel)}</text>')
+            between = ((a + b - 1) // 2 + 0.5) / max(len(loops()[side]) - 1, 1)
+            p, name = on_loop(side, between, R - 66).turned(upright), WHEELS.get(wheel, wheel)
+            words.append(f'<text class="wheel {wheel}" x="{p.x:.1f}" y="{p.y + 9:.1f}">{name}</text>')
     return "".join(words)
 
 # %% ../../nbs/core/knot.ipynb #knot-marks
@@ -223,19 +224,22 @@ PALETTE = {
 # %% ../../nbs/core/knot.ipynb #knot-style
 _RULES = """
 .knot .paper{fill:var(--paper);stroke:var(--edge)}
-.knot .strand{fill:none;stroke:var(--strand);stroke-width:17}.knot .in{fill:none;stroke:var(--ring);stroke-width:4;opacity:.45}
+.knot .strand{fill:none;stroke:var(--strand);stroke-width:17}
+.knot .in{fill:none;stroke:var(--ring);stroke-width:4;opacity:.45}
 .knot .flow{fill:none;stroke:var(--paper);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
 .knot text{fill:var(--ink)}.knot .number{font-size:22px;font-weight:600;text-anchor:middle}.knot .name{font-size:24px}
 .knot.upright .name{font-size:27px}.knot .legend{font-size:20px;fill:var(--soft)}
 .knot .wheel{font-size:27px;font-weight:600;text-anchor:middle;fill:var(--word)}
 .knot .wheel,.knot .name{paint-order:stroke;stroke:var(--paper);stroke-width:7px;stroke-linejoin:round}
 .knot .stage{--verdict:var(--ring);text-decoration:none}.knot a{cursor:pointer}
-.knot .passed,.knot .skipped{--verdict:var(--passed)}.knot .went_back{--verdict:var(--back)}.knot .failed{--verdict:var(--failed)}
+.knot .passed,.knot .skipped{--verdict:var(--passed)}
+.knot .went_back{--verdict:var(--back)}.knot .failed{--verdict:var(--failed)}
 .knot .body{fill:var(--verdict);stroke:var(--verdict);stroke-width:3}.knot .stage .number{fill:var(--paper)}
 .knot .waits .body,.knot .skipped .body{fill:var(--hollow)}.knot .waits .number,.knot .skipped .number{fill:var(--ink)}
 .knot .badge circle{fill:var(--hollow);stroke:var(--verdict);stroke-width:2.5}
 .knot .badge path{fill:none;stroke:var(--verdict);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
-.knot a:hover .body,.knot a:focus .body{stroke-width:9}.knot a:hover .name,.knot a:focus .name{text-decoration:underline}
+.knot a:hover .body,.knot a:focus .body{stroke-width:9}
+.knot a:hover .name,.knot a:focus .name{text-decoration:underline}
 .knot .back .line{fill:none;stroke:var(--back);stroke-width:3.5;stroke-dasharray:9 6}.knot .back .head{fill:var(--back)}
 .knot .reach{fill:none;stroke:transparent;stroke-width:24}.knot .back:hover .line{stroke-width:6}
 """
@@ -268,7 +272,7 @@ def legend(
 
 # %% ../../nbs/core/knot.ipynb #knot-draw
 def draw(
-    states: dict[str, dict],  # {stage: status (a key of WORDS), words (what it left), href (its page)}, of those that ran
+    states: dict[str, dict],  # of those that ran: {stage: status (a key of WORDS), words (what it left), href}
     edges: list[dict],        # ways back that were taken: {"from", "to", "reason"}, names of stages
     upright: bool = False,    # taller than wide, for narrow screens
 ) -> str:  # an `<svg>` element, for a file of its own or to stand in a page

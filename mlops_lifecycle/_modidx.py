@@ -8,6 +8,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mlops_lifecycle.build.check_lock': ('build.html#check_lock', 'mlops_lifecycle/build.py'),
                                        'mlops_lifecycle.build.check_wheel': ('build.html#check_wheel', 'mlops_lifecycle/build.py'),
                                        'mlops_lifecycle.build.copy_source': ('build.html#copy_source', 'mlops_lifecycle/build.py'),
+                                       'mlops_lifecycle.build.environment_of': ('build.html#environment_of', 'mlops_lifecycle/build.py'),
                                        'mlops_lifecycle.build.image_context': ('build.html#image_context', 'mlops_lifecycle/build.py'),
                                        'mlops_lifecycle.build.licence_of': ('build.html#licence_of', 'mlops_lifecycle/build.py'),
                                        'mlops_lifecycle.build.serving_parts': ('build.html#serving_parts', 'mlops_lifecycle/build.py'),

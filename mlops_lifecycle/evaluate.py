@@ -31,7 +31,7 @@ from .core.judge import (
 from .core.kinds import BINARY, FEW, Kind, price, right_order
 from .core.stages import GoBack, stage
 from .formulate import (
-    Bar, Costs, bar, calibrated_threshold, choose_metric, costs_of, mean_cost, rank_metrics)
+    Bar, Costs, bar, choose_metric, costs_of, mean_cost, rank_metrics)
 from .train import split, windows
 
 # %% ../nbs/08_evaluate.ipynb #08-e-pick-code
@@ -121,22 +121,18 @@ def savings(
 
 # %% ../nbs/08_evaluate.ipynb #08-e-review-code
 def review_band(
-    threshold: float,  # from which on the model acts
     costs: Costs,
 ) -> tuple[float, float] | None:  # a person decides where low <= score < high; None where nobody should
     "Scores between which a person is cheaper than either decision."
-    if not costs.review or not costs.how.probability or not 0 < threshold < 1: return None
+    if not costs.review or not costs.how.probability: return None
     low = costs.review / costs.missed if costs.missed else 1.0
     high = 1 - costs.review / costs.needless if costs.needless else 0.0
-    if not 0 < low < high < 1: return None
-    odds = lambda p: np.log(p / (1 - p))
-    moved = odds(threshold) - odds(calibrated_threshold(costs))
-    return tuple(float(1 / (1 + np.exp(-(odds(p) + moved)))) for p in (low, high))
+    return (low, high) if 0 < low < high < 1 else None
 
 def reviewed(case: Judged) -> dict | None:  # low, high, share, cost, saves; None where it does not surely pay
     "The review band, if a decision surely costs less with it."
     given = getattr(case.winner, "calibration", {}).get("review")
-    band = review_band(case.threshold, case.costs) if case.costs.how.probability else given
+    band = review_band(case.costs) if case.costs.how.probability else given
     if band is None: return None
     asked, price = (case.score >= band[0]) & (case.score < band[1]), prices(case.y, case.decision, case.costs)
     saves = case.spread(asked * (price - case.costs.review))
@@ -642,7 +638,7 @@ def _cost_curve(case: Judged, unit: str, ax: Axes, how: dict) -> None:  # how: t
     kind, best, chosen = case.costs.how, case.best, mean_cost(case.y, case.decision, case.costs)
     at = over_threshold(case.y, case.score, case.costs, how=kind, **how)
     band(ax, at.threshold, at.cost, at.low, at.high, OURS)
-    ax.axvline(case.threshold, ls="--", color="0.4", label="chosen threshold")
+    ax.axvline(case.threshold, ls="--", color="0.4", label="threshold")
     ax.axhline(best.cost, ls=":", color=THEIRS, label=f"without: {best.name}")
     without = f"{best.cost - chosen:.2f} less than without" if chosen < best.cost else f"without only {best.cost:.2f}"
     ax.set(title=f"A decision costs {chosen:.2f}, {without}", xlabel=kind.axis, ylabel=unit, ylim=(0, None),

@@ -190,8 +190,9 @@ plan = Plan(
              " informs. A missed one leaves things as they are today.",
         personal="The tail number leads through the public register to owners. It tells how an aircraft's day went so"
                  " far; behind bronze and in the log stands a keyed pseudonym.",
-        groups="Passengers of the three airports. The evaluation and the staging test compare them, the monitor watches"
-               " on.",
+        groups="Passengers of the three airports. The evaluation compares the share of missed warnings among them on"
+               " real flights, the staging test whether the airport alone moves the decision, and a release that"
+               " differs too much is refused. After the release nobody compares them until the next model is judged.",
         consent="The warning says that a program made it, and names the service desk, which can look up its id.",
         misuse="It ranks flights, not people. Outcomes are measured by the airports and do not depend on whether a"
                " warning was sent.",

@@ -201,7 +201,6 @@ def folds(
         return found[::-1]
     if how == "grouped" and group not in rows:
         raise ValueError(f'"group" must name a column of the examples for grouped folds, got "{group}"')
-        raise ValueError(f'"group" must name a column of the examples for grouped folds, got "{group}"')
     if rows[target].nunique() <= 2: strata = rows[target].astype(int)
     else: strata = pd.qcut(rows[target].rank(method="first"), 5, labels=False)
     kind = StratifiedGroupKFold if how == "grouped" else StratifiedKFold
@@ -375,6 +374,7 @@ def _cost_of_folds(y: list[np.ndarray], scores: list[np.ndarray], costs: Any) ->
     "What a decision costs on average over the folds, each at its best threshold."
     decided = [costs.how.decide(score, best_threshold(happened, score, costs)) for happened, score in zip(y, scores)]
     return float(np.mean([mean_cost(happened, decision, costs) for happened, decision in zip(y, decided)]))
+
 def blends(
     kept: list[Trial],      # of the last round, best first
     y: list[np.ndarray],    # what happened in each fold
@@ -449,7 +449,6 @@ def in_doubt(
     "The scores between which a person would have saved most."
     score, order = np.asarray(score, dtype=float), np.argsort(score, kind="stable")
     edges = np.unique(np.linspace(0, len(score), parts + 1).astype(int))
-    saved = np.add.reduceat((np.asarray(paid) - review)[order], edges[:-1])
     saved = np.add.reduceat((np.asarray(paid) - review)[order], edges[:-1])
     total, start, best, found = 0.0, 0, 0.0, None
     for end, part in enumerate(saved, 1):  # the run of parts with the largest sum
@@ -605,7 +604,6 @@ def read_candidates(
     for c in document["candidates"]:
         content = (Path(root) / c["model"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != c["sha256"]:
-            raise ValueError(f'{c["model"]} is not the model that was trained: its checksum differs')
             raise ValueError(f'{c["model"]} is not the model that was trained: its checksum differs')
         said = {k: c[k] for k in ("calibration", "metrics", "parameters", "seconds", "folds", "recipes")}
         found.append(Candidate(c["name"], read_model(content), Encoder.from_dict(c["encoder"]), **said))

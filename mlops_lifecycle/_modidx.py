@@ -1649,6 +1649,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'mlops_lifecycle.monitoring.request_columns': ( 'monitor.html#request_columns',
                                                                                             'mlops_lifecycle/monitoring.py'),
                                             'mlops_lifecycle.monitoring.review': ('monitor.html#review', 'mlops_lifecycle/monitoring.py'),
+                                            'mlops_lifecycle.monitoring.stretch': ('monitor.html#stretch', 'mlops_lifecycle/monitoring.py'),
                                             'mlops_lifecycle.monitoring.watched': ( 'monitor.html#watched',
                                                                                     'mlops_lifecycle/monitoring.py')},
             'mlops_lifecycle.operate': { 'mlops_lifecycle.operate.Answer': ('operate.html#answer', 'mlops_lifecycle/operate.py'),

@@ -7,7 +7,7 @@ __all__ = ['BEHAVIOURS', 'OURS', 'THEIRS', 'pick', 'Judged', 'best_without', 'dr
            'review_band', 'reviewed', 'covered', 'slices', 'all_slices', 'fairness', 'alone', 'spoilt', 'robustness',
            'Behaviour', 'behaves', 'late_lately', 'declared_groups', 'hangs_on', 'gate', 'group_gates', 'gates_of',
            'plain', 'evaluate', 'insist', 'unknown_yet', 'money', 'in_words', 'metric_in_words', 'way', 'month_figure',
-           'page_of', 'curve_figures', 'band', 'days_figure', 'three_rows', 'Page', 'readable']
+           'page_of', 'curve_figures', 'band', 'days_figure', 'three_rows']
 
 # %% ../nbs/08_evaluate.ipynb #08-e-imports
 from collections.abc import Callable, Iterable, Mapping
@@ -710,28 +710,3 @@ def three_rows(
             "ordinary": ordinary, "raised by": say(added[added > least].nlargest(4)),
             "lowered by": say(added[added < -least].nsmallest(4))})
     return pd.DataFrame(found)
-
-# %% ../nbs/08_evaluate.ipynb #08-e-readable-code
-class Page(str):
-    "HTML that a notebook shows as such."
-    def _repr_html_(self): return str(self)
-
-def readable(
-    rows: list[Mapping],              # records of one kind
-    names: Mapping[str, str] = None,  # which of their entries, and what to call them; None: all, as they are
-    words: Mapping[str, Mapping] = {},  # by entry: what to say for its values
-) -> Page:
-    "Records as a table whose cells wrap."
-    names = names or dict.fromkeys(rows[0] if rows else ())
-    def say(key, value):
-        if key in words: return words[key][value]
-        if value is None: return ""
-        if isinstance(value, int): return f"{value:,}"
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-    def line(tag, texts):
-        style = "white-space:normal;text-align:left;vertical-align:top"
-        wide = lambda text: "min-width:18em;" if len(text) > 40 else ""
-        return "<tr>" + "".join(f'<{tag} style="{wide(t)}{style}">{escape(t)}</{tag}>' for t in texts) + "</tr>"
-    head = line("th", [name or key for key, name in names.items()])
-    body = "".join(line("td", [say(key, row[key]) for key in names]) for row in rows)
-    return Page(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")

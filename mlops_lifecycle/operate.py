@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ORPHAN', 'APP', 'price', 'summary', 'drawn_means', 'extra_cost', 'surely_more', 'slower', 'Verdict', 'judge', 'climb',
            'Traffic', 'play', 'learn', 'on_paper', 'Remembering', 'later_rows', 'requests_of', 'Answer', 'Client',
-           'free_port', 'running', 'Outside', 'reactions_of', 'open_traffic', 'operate', 'insist', 'draw_ladder']
+           'free_port', 'running', 'Outside', 'reactions_of', 'open_traffic', 'operate', 'insist', 'ladder_rows',
+           'draw_ladder']
 
 # %% ../nbs/14_operate.ipynb #14-o-imports
 import json
@@ -449,6 +450,17 @@ def insist(
             f"{outcome['stable']} serves")
     raise GoBack(outcome["back_to"], said,
                  evidence={name: last[name] for name in ("stable", "canary", "share", "difference")})
+
+# %% ../nbs/14_operate.ipynb #14-o-rows-code
+def ladder_rows(
+    steps: list[dict],  # of `climb`
+) -> list[dict]:        # a row for each step and arm, for `core.tables.readable`
+    "The ladder as people read it."
+    arms = [(step, arm, step[arm]) for step in steps for arm in ("stable", "canary") if step.get(arm, {}).get("asked")]
+    reason = lambda step, arm: f"{step['action']}: {step['reason']}" if arm == "canary" else ""
+    return [{"canary's share": f"{step['share']:g} %", "arm": arm, "requests": seen["asked"], "failed": seen["failed"],
+             "99 of 100 within, ms": seen["p99_ms"], "outcomes known": seen["labelled"], "cost a decision": seen["cost"],
+             "over all steps so far": reason(step, arm)} for step, arm, seen in arms]
 
 # %% ../nbs/14_operate.ipynb #14-o-draw-code
 def draw_ladder(

@@ -133,7 +133,7 @@ def wheels(upright: bool = False) -> str:  # SVG
 WORDS = {"passed": "passed", "skipped": "unchanged", "went_back": "went back", "failed": "failed", "": "not run yet"}
 MARKS = {
     "passed": "M-5 .5L-1.5 4.5L5.5 -4",
-    "skipped": "M-5 .5L-1.5 4.5L5.5 -4",
+    "skipped": "M-5 -2.5H5M-5 2.5H5",
     "went_back": "M5 5V1Q5 -2.5 1 -2.5H-5M-1.5 -6L-5 -2.5L-1.5 1",
     "failed": "M-4 -4L4 4M4 -4L-4 4",
     "": "",
@@ -262,12 +262,13 @@ def legend(
 ) -> str:  # SVG
     "What the marks mean: in one line, or in two when the picture stands up."
     parts, names = [], list(WORDS)
+    room = lambda s: len(WORDS[s]) * 11.5 + 64  # a mark, its word, and a gap to the next
     for i, line in enumerate([names[:3], names[3:]] if upright else [names]):
-        x = -sum(len(WORDS[s]) * 10 + 54 for s in line) / 2
+        x = -sum(map(room, line)) / 2
         for s in line:
             words = f'<text class="legend" x="{x + 31:.0f}" y="{low + 38 * i + 7:.0f}">{WORDS[s]}</text>'
             parts.append(f'<g class="stage {s or "waits"}">{badge(s, x + 12, low + 38 * i)}{words}</g>')
-            x += len(WORDS[s]) * 10 + 54
+            x += room(s)
     return "".join(parts)
 
 # %% ../../nbs/core/knot.ipynb #knot-draw

@@ -50,7 +50,7 @@ def figure_of(
     "What came, in short: the observed value, or how many rows do not hold."
     found = result.result or {}
     if found.get("observed_value") is not None: return _short(found["observed_value"])
-    if "unexpected_count" not in found: return "could not be checked"
+    if "unexpected_count" not in found: return "holds" if result.success else "could not be checked"
     if not found["unexpected_count"]: return "all hold"
     many = f"{found['unexpected_count']:,}"
     if "element_count" in found: many += f" of {found['element_count']:,}"

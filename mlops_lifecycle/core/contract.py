@@ -93,7 +93,9 @@ def _narrower(old: Mapping, new: Mapping, documents: tuple, at: str) -> Iterator
     "What the new schema of a request refuses that the old one took."
     old, new = map(_resolved, (old, new), documents)
     if _kinds(new): yield from (f"{at} no longer for {kind}" for kind in sorted(_kinds(old) - _kinds(new)))
-    if "enum" in new: yield from (f"{at} no longer for the value {value!r}" for value in old.get("enum", []) if value not in new["enum"])
+    if "enum" in new:
+        if "enum" not in old: yield f"{at} for one of {', '.join(map(repr, new['enum']))}"
+        yield from (f"{at} no longer for the value {value!r}" for value in old.get("enum", []) if value not in new["enum"])
     for limit, sign in TIGHTER.items():
         if limit in new and (limit not in old or (new[limit] - old[limit]) * sign > 0): yield f"{at} for {limit} {new[limit]}"
     if new.get("pattern") and new["pattern"] != old.get("pattern"): yield f"{at} for another pattern"

@@ -400,7 +400,8 @@ def of_canary(operation: dict, unit: str) -> str:
     became = {"nothing": "not needed"}.get(operation["action"], operation["action"])  # promoted, held
     compared = [s["difference"] for s in operation.get("steps", ()) if s.get("difference")]
     if operation["action"] != "promoted" or not compared:
-        return f"The canary was {became}: {operation['reason']}." if operation.get("reason") else f"The canary was {became}."
+        why = f": {operation['reason']}" if operation.get("reason") else ""
+        return f"The canary was {became}{why}."
     low, middle, high = compared[-1]
     more = f"{abs(middle):.2f} {unit} {'more' if middle > 0 else 'less'}"
     unsure = ", so the two cannot be told apart and nothing speaks against it" if low <= 0 <= high else ""
@@ -425,8 +426,8 @@ def of_monitor(monitoring: dict) -> str:
 
 def of_loop(replay: dict, unit: str) -> str:
     "What the loop was worth on the periods that followed."
-    called, taken = (sum(map(bool, which)) for which in
-                     ([e["action"] == "retrain" for e in replay["retrains"]], [e["adopted"] for e in replay["retrains"]]))
+    called = sum(e["action"] == "retrain" for e in replay["retrains"])
+    taken = sum(bool(e["adopted"]) for e in replay["retrains"])
     alone, rule = (replay["worth"][name] for name in ("never retrained", "rule only"))
     money, times = unit.partition(" a ")[0], lambda count: f"{count} time{'s' * (count != 1)}"
     saves = lambda found: f"{'saves' if found['saved'] >= 0 else 'costs'} {abs(found['saved']):,.0f} {money}"
@@ -447,7 +448,8 @@ def outcome(workspace: Workspace) -> list[str]:
         ids = filter(None, (found["release"].get("rule"), found["release"].get("model")))
         said.append("Released: " + " and ".join(ids) + ".")
     if "operation" in found: said.append(of_canary(found["operation"], unit))
-    if serves := (found.get("operation") or found.get("deployment", {})).get("stable"): said.append(f"Now {serves} serves.")
+    serves = (found.get("operation") or found.get("deployment", {})).get("stable")
+    if serves: said.append(f"Now {serves} serves.")
     if "monitoring" in found: said.append(of_monitor(found["monitoring"]))
     if "replay" in found: said.append(of_loop(found["replay"], unit))
     return said

@@ -468,6 +468,7 @@ def leave(
     run.passed(f"{len(rows)} sources, {sum(rows.values()):,} rows, {aside:,} set aside",
                rows=rows, set_aside=aside, loads=loads)
 
+# %% ../nbs/02_collect.ipynb #collect-held
 def held_of_log(
     workspace,
     sources: Mapping,
@@ -484,6 +485,7 @@ def cursors_of(
     names = workspace.published()["names"]
     return {name: names.get(f"bronze.{name}", {}).get("cursor", {}) for name in sources}
 
+# %% ../nbs/02_collect.ipynb #collect-acknowledge
 def acknowledge(
     sources: Mapping,
     root: Path,

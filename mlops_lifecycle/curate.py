@@ -272,6 +272,7 @@ def curate(
     dropped, filled = ({n: getattr(p, what) for n, p in parts.items()} for what in ("dropped", "filled"))
     return Silver(tables, times, schemas, quarantine, waiting, settled, catalog, dropped, filled)
 
+# %% ../nbs/03_curate.ipynb #curate-by-hand
 def by_hand(
     tables: dict[str, pd.DataFrame],  # labelled; the one that the question is about gets the settled answers
     sources: Mapping, question: Question | None,  # these as in `curate`

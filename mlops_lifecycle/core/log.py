@@ -77,6 +77,7 @@ feedback = sa.Table("feedback", metadata,
     sa.Column("asks", sa.Text, primary_key=True), sa.Column("reaction", sa.Text, nullable=False),
     sa.Column("label", Amount), sa.Column("at", sa.BigInteger, nullable=False))
 
+# %% ../../nbs/core/log.ipynb #core-log-tables-serves
 online = sa.Table("online", metadata,
     sa.Column("lookup", sa.Text, primary_key=True), sa.Column("key", sa.Text, primary_key=True),
     sa.Column("known_at", sa.BigInteger, primary_key=True), sa.Column("values", sa.Text, nullable=False))
@@ -166,6 +167,7 @@ class ServingLog:
         "Let go of the database."
         self.engine.dispose()
 
+# %% ../../nbs/core/log.ipynb #core-log-make
 def _make_tables(engine: sa.Engine) -> None:
     "Make what is not there yet: tables, and columns that an older version of the log did not have."
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
@@ -209,6 +211,7 @@ def _attempt(connection: sa.Connection, task: Callable) -> Any:
     except (sa.exc.OperationalError, sa.exc.InterfaceError): raise
     except Exception as refusal: return refusal
 
+# %% ../../nbs/core/log.ipynb #core-log-insert
 def _insert(connection: sa.Connection, rows: Sequence[Mapping]) -> None:
     "All rows in one statement: the interpreter is given up once, and not once a row."
     values = tuple(value for row in rows for value in map(row.get, _NAMES))
@@ -222,6 +225,7 @@ def _statement(dialect: str, rows: int) -> str:
     names = ", ".join('"' + name + '"' for name in predictions.columns.keys())
     return f"INSERT INTO predictions ({names}) VALUES {', '.join([one] * rows)}"
 
+# %% ../../nbs/core/log.ipynb #core-log-write-one
 def write(
     self: ServingLog,
     task: Callable[[sa.Connection], Any],
@@ -290,6 +294,7 @@ def prediction_row(
             row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
     return row
 
+# %% ../../nbs/core/log.ipynb #core-log-append-once
 def append_prediction(
     self: ServingLog,
     at: datetime | np.datetime64, **row,  # as for `prediction_row`
@@ -602,6 +607,7 @@ def frames(
         return frame.assign(**{name: moments(frame[name]) for name in times})
     return table(predictions, ("at", "decision_time")), table(feedback, ("at",))
 
+# %% ../../nbs/core/log.ipynb #core-log-ask-code
 def prediction(
     self: ServingLog,
     id: str,
@@ -667,6 +673,7 @@ def _done(connection: sa.Connection, limit: int, uncollected: bool) -> sa.Select
     since = sa.select(feedback.c.at).where(feedback.c.prediction_id == predictions.c.id, feedback.c.at >= held)
     return done.where(predictions.c.at < held // DAY * DAY, ~since.exists())
 
+# %% ../../nbs/core/log.ipynb #core-log-forget-drop
 def forget(
     self: ServingLog,
     before: datetime,           # the first day that stays

@@ -76,6 +76,7 @@ def by_cursor(
     best = None if "after" not in cursor else position_at(cursor["after"], source.cursor)
     return batches_of(events(best, cursor), cursor)
 
+# %% ../../nbs/core/sources.ipynb #sources-cursor
 def plain(value):
     "A cursor's value as JSON can keep it."
     if isinstance(value, datetime.date): return value.isoformat()

@@ -61,28 +61,34 @@ class PatientProtocol(HttpToolsProtocol):
         if self._watch: self._watch.cancel()
         super().connection_lost(exc)
 
-    def _too_slow(self) -> None:
-        self._watch = None
-        if self._headed: self.transport.close()
-        else: self._refuse(b"408 Request Timeout", "the request did not come in time")
-
     def send_400_response(self, msg: str) -> None: self._refuse(b"400 Bad Request", "this is not HTTP")
 
-    def _refuse(self, status: bytes, message: str) -> None:
-        if self.transport.is_closing(): return
-        body = b'{"detail":[{"field":null,"message":"' + message.encode() + b'"}]}'
-        head = b"\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        self.transport.write(b"HTTP/1.1 " + status + head + body)
-        self.transport.close()
+# %% ../../nbs/core/server.ipynb #server-refuse-code
+def _refuse(self: PatientProtocol, status: bytes, message: str) -> None:
+    if self.transport.is_closing(): return
+    body = b'{"detail":[{"field":null,"message":"' + message.encode() + b'"}]}'
+    head = b"\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    self.transport.write(b"HTTP/1.1 " + status + head + body)
+    self.transport.close()
 
-    def shutdown(self) -> None:
-        if self._leaving: return super().shutdown()
-        self._leaving = True
-        if self.cycle is not None and not self.cycle.response_complete: self.cycle.keep_alive = False
-        self.loop.call_later(self.GRACE, self._leave)
+def _too_slow(self: PatientProtocol) -> None:
+    self._watch = None
+    if self._headed: self.transport.close()
+    else: self._refuse(b"408 Request Timeout", "the request did not come in time")
 
-    def _leave(self) -> None:
-        if self.cycle is None or self.cycle.response_complete: self.transport.close()
+PatientProtocol._refuse, PatientProtocol._too_slow = _refuse, _too_slow
+
+# %% ../../nbs/core/server.ipynb #server-leave-code
+def _shutdown(self: PatientProtocol) -> None:
+    if self._leaving: return HttpToolsProtocol.shutdown(self)
+    self._leaving = True
+    if self.cycle is not None and not self.cycle.response_complete: self.cycle.keep_alive = False
+    self.loop.call_later(self.GRACE, self._leave)
+
+def _leave(self: PatientProtocol) -> None:
+    if self.cycle is None or self.cycle.response_complete: self.transport.close()
+
+PatientProtocol.shutdown, PatientProtocol._leave = _shutdown, _leave
 
 # %% ../../nbs/core/server.ipynb #server-config-code-server-config
 def server_config(

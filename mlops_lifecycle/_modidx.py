@@ -1077,6 +1077,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'mlops_lifecycle.core.run.between': ('core/run.html#between', 'mlops_lifecycle/core/run.py'),
                                           'mlops_lifecycle.core.run.code_digest': ( 'core/run.html#code_digest',
                                                                                     'mlops_lifecycle/core/run.py'),
+                                          'mlops_lifecycle.core.run.depends_on': ( 'core/run.html#depends_on',
+                                                                                   'mlops_lifecycle/core/run.py'),
                                           'mlops_lifecycle.core.run.file': ('core/run.html#file', 'mlops_lifecycle/core/run.py'),
                                           'mlops_lifecycle.core.run.head': ('core/run.html#head', 'mlops_lifecycle/core/run.py'),
                                           'mlops_lifecycle.core.run.heads': ('core/run.html#heads', 'mlops_lifecycle/core/run.py'),

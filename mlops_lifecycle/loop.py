@@ -224,16 +224,20 @@ def draw_replay(
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=(2, 1), layout="constrained")
     by_period = table.drop(index="all")
     for (name, colour), mark in zip(COLOURS.items(), "^so"):
-        left.plot(by_period.index, by_period[name], mark + "-", color=colour, label=name)
+        line = "--" if name == "with the loop" else "-"  # what lies under it must be seen
+        left.plot(by_period.index, by_period[name], mark + line, color=colour, label=name)
     left.set(ylabel=f"cost ({unit})" if unit else "cost", xlabel="period from", ylim=(0, None))
     left.legend(frameon=False)
     totals = [table.loc["all", name] * table.loc["all", "rows"] for name in COLOURS]
     bars = right.bar(range(3), totals, color=list(COLOURS.values()))
     right.bar_label(bars, [f"{total:,.0f}" for total in totals])
-    right.margins(y=0.12); right.set(ylabel="total cost", xticks=range(3))
+    right.yaxis.set_major_formatter("{x:,.0f}")
+    right.margins(y=0.12); right.set(ylabel=unit.partition(" a ")[0] or "total cost", title="in total", xticks=range(3))
     right.set_xticklabels([name.replace(" ", "\n", 1) for name in COLOURS])
-    fig.suptitle(f"The loop {'saves' if saved['saved'] >= 0 else 'costs'} {abs(saved['saved']):,.0f} "
-                 f"against never retraining ({saved['low']:+,.0f} to {saved['high']:+,.0f})")
+    words = (f"The loop {'saves' if saved['saved'] >= 0 else 'costs'} {abs(saved['saved']):,.0f} "
+             f"against never retraining ({saved['low']:+,.0f} to {saved['high']:+,.0f})")
+    alike = table["with the loop"].equals(table["never retrained"])
+    fig.suptitle("The loop changed nothing: it cost what the model left alone cost" if alike else words)
     return fig
 
 # %% ../nbs/16_loop.ipynb #16-l-call-code

@@ -467,20 +467,16 @@ def draw_ladder(
     steps: list[dict],  # of `climb`
     unit: str = "",     # of the cost: "€ a loan"
 ) -> Any:               # matplotlib axes
-    "The cost of both arms, step by step."
+    "What the canary costs more than the stable release, after each step."
     import matplotlib.pyplot as plt
-    rows = [s for s in steps if s.get("canary", {}).get("cost") is not None]
+    rows = [s for s in steps if s.get("difference")]
     fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for arm, colour, mark in (("stable", "#b35900", "s"), ("canary", "#00727a", "o")):
-        cost = [np.nan if s[arm]["cost"] is None else s[arm]["cost"] for s in rows]
-        ax.plot(range(len(rows)), cost, mark + "-", color=colour, label=arm)
-    ax.set_xticks(range(len(rows)), [f"{s['share']:g} %\n{s['canary']['labelled']} outcomes" for s in rows])
-    last = next((s["difference"] for s in reversed(rows) if s["difference"]), None)
-    if last:
-        low, middle, high = last
-        finding = f"costs {abs(middle):.2f} {'more' if middle > 0 else 'less'} ({low:+.2f} to {high:+.2f})"
-    ax.set_title(f"A decision by the canary {finding}" if last else "Nothing was compared")
-    ylabel = f"cost ({unit})" if unit else "cost"
-    ax.set(xlabel="share of the requests that the canary answers", ylabel=ylabel, ylim=(0, None))
-    ax.legend(frameon=False)
+    ax.axhline(0, color="0.6", linewidth=1)
+    for at, row in enumerate(rows):
+        low, middle, high = row["difference"]
+        ax.errorbar(at, middle, [[middle - low], [high - middle]], fmt="o", color="#00727a", capsize=4)
+    ax.set_xticks(range(len(rows)), [f"{s['share']:g} %" for s in rows])
+    finding = f"costs {abs(middle):.2f} {'more' if middle > 0 else 'less'} ({low:+.2f} to {high:+.2f})" if rows else ""
+    ax.set_title(f"A decision by the canary {finding}" if rows else "Nothing was compared")
+    ax.set(xlabel="after the step at which the canary answered", ylabel=f"extra cost ({unit})" if unit else "extra cost")
     return ax

@@ -321,9 +321,9 @@ ABOVE = ("owner", "uses", "source", "fresh", "newest", "versions")
 def catalog_page(
     catalog: dict[str, dict[str, dict]],  # {table: {column: {meaning, type, unit, personal, source, …}}}
 ) -> str:  # Markdown
-    "One table for each table of the catalogue, and a field to search in."
+    "One table for each table of the catalog, and a field to search in."
     many = sum(len(columns) for columns in catalog.values())
-    parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", "# Catalogue",
+    parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", "# Catalog",
              '<p>Every table behind bronze, column by column. '
              'For programs the same stands in <a href="_static/catalog.json">catalog.json</a>.</p>',
              SEARCH.replace("MANY", str(many))]
@@ -348,7 +348,7 @@ def _cell(value) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|$~#])", r"\\\1", " ".join(text.split()))
 
 # %% ../../nbs/core/report.ipynb #rep-catalog-search
-SEARCH = """<p class="narrow"><label for="narrow">Search in the catalogue</label>
+SEARCH = """<p class="narrow"><label for="narrow">Search in the catalog</label>
 <input type="search" id="narrow" placeholder="a word, a unit, an owner …" autocomplete="off">
 <output id="narrowed">MANY columns</output></p>
 <script>

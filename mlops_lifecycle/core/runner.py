@@ -403,9 +403,10 @@ def of_canary(operation: dict, unit: str) -> str:
         why = f": {operation['reason']}" if operation.get("reason") else ""
         return f"The canary was {became}{why}."
     low, middle, high = compared[-1]
-    more = f"{abs(middle):.2f} {unit} {'more' if middle > 0 else 'less'}"
+    more = f"{abs(middle):.2f} {unit} {'more' if middle > 0 else 'less'} than"
+    if f"{abs(middle):.2f}" == "0.00": more = "as much as"
     unsure = ", so the two cannot be told apart and nothing speaks against it" if low <= 0 <= high else ""
-    return (f"The canary was promoted: over all steps its decisions cost {more} than those of the release before it"
+    return (f"The canary was promoted: over all steps its decisions cost {more} those of the release before it"
             f" (between {low:+.2f} and {high:+.2f}{unsure}).")
 
 # %% ../../nbs/core/runner.ipynb #runner-monitor-code
@@ -431,10 +432,10 @@ def of_loop(replay: dict, unit: str) -> str:
     alone, rule = (replay["worth"][name] for name in ("never retrained", "rule only"))
     money, times = unit.partition(" a ")[0], lambda count: f"{count} time{'s' * (count != 1)}"
     saves = lambda found: f"{'saves' if found['saved'] >= 0 else 'costs'} {abs(found['saved']):,.0f} {money}"
-    worth = f"it {saves(alone)} against leaving the model alone" if taken else \
-        "no new model was taken, so it saves nothing against leaving the model alone"
-    return (f"Played on through {len(replay['periods'])} periods, the loop calls for a new model {times(called)}"
-            f" and takes one {times(taken)}: {worth}. Against the rule it {saves(rule)}.")
+    worth = f"{taken} passed all gates, and it {saves(alone)} against leaving the model alone" if taken else \
+        "none passed all gates, so it saves nothing against leaving the model alone"
+    return (f"Played on through {len(replay['periods'])} periods, the loop calls for a new model {times(called)}:"
+            f" {worth}. Against the rule it {saves(rule)}.")
 
 # %% ../../nbs/core/runner.ipynb #6ad60bb3
 def outcome(workspace: Workspace) -> list[str]:

@@ -119,7 +119,8 @@ def in_words(
     if isinstance(value, dict) and {"figure", "limit"} <= value.keys():
         return f"{in_words(value['figure'])}, the limit is {in_words(value['limit'])}"
     if isinstance(value, dict): return ", ".join(f"{name} {in_words(one)}" for name, one in value.items())
-    if isinstance(value, float): return f"{value:.4g}"
+    if isinstance(value, float): return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    if type(value) is int: return f"{value:,}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 # %% ../../nbs/core/stages.ipynb #0133de7f

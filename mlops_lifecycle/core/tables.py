@@ -33,7 +33,7 @@ def readable(
     def say(key, value): return words[key][value] if key in words else in_cell(value)
     def line(tag, texts):
         style = "white-space:normal;text-align:left;vertical-align:top"
-        wide = lambda text: "min-width:18em;" if len(text) > 40 else ""
+        wide = lambda text: "min-width:18em;" if len(text) > 40 else "min-width:6em;" if len(text) > 8 else ""
         return "<tr>" + "".join(f'<{tag} style="{wide(t)}{style}">{escape(t)}</{tag}>' for t in texts) + "</tr>"
     head = line("th", [name or key for key, name in names.items()])
     body = "".join(line("td", [say(key, row[key]) for key in names]) for row in rows)

@@ -46,10 +46,13 @@ from . import __version__
 from .core import inference_protocol as v2
 from .core import page as pages
 from .core.contract import breaking_changes, complete_route
-from .core.door import LOG, Door, Metrics, Refusal, headers_of, read_body, shown, strict_json, validated, where
+from .core.door import (
+    LOG, Door, Metrics, Refusal, headers_of, read_body, shown, strict_json, validated, where)
 from .core.features import FeatureSet, row_of
 from .core.keys import KeyRing
-from .core.log import Contradiction, GroupCommit, NotStored, Online, ServingLog, UnknownPrediction, microseconds, prediction_row, reaction, sqlite_warning, store_once
+from .core.log import (
+    Contradiction, GroupCommit, NotStored, Online, ServingLog, UnknownPrediction, microseconds, prediction_row,
+    reaction, sqlite_warning, store_once)
 from .core.release import Release, same_features, sign, signing_key, write_release
 from .core.server import settle, with_parent
 from .core.settings import Settings, load_settings
@@ -64,7 +67,9 @@ def feedback_request(
     "The type of a reaction, closed over the plan's list."
     names = tuple(r["name"] for r in plan["reactions"])
     meaning = "; ".join(f"{r['name']}: {r['meaning'] or r['asks']}" for r in plan["reactions"])
-    value = {"value": (float | None, Field(default=None, description="what it came to, of a reaction that tells an amount", examples=[1.0]))} if any(r.get("label") == "value" for r in plan["reactions"]) else {}
+    amount = Field(default=None, description="what it came to, of a reaction that tells an amount", examples=[1.0])
+    tells = any(r.get("label") == "value" for r in plan["reactions"])
+    value = {"value": (float | None, amount)} if tells else {}
     return create_model("Feedback", __base__=Entity, __doc__="A reaction to one prediction.",
         prediction_id=(str, Field(description="of the prediction", pattern=r"^[0-9a-f]{32}$", examples=["0" * 32])),
         reaction=(Literal[names], Field(description=meaning, examples=[names[0]])), **value)
@@ -75,7 +80,8 @@ class Prediction(BaseModel):
     score: float = Field(description="how much speaks for acting, 0 to 1 where a model decided")
     decision: Literal[0, 1] = Field(description="1: act, because the score reaches the threshold")
     threshold: float = Field(description="score from which on one acts")
-    model: str = Field(description='what decided: the name of a model or of the rule that is deployed; "rule" where the rule stood in for a model')
+    model: str = Field(description=(
+        'what decided: the name of a model or of the rule that is deployed; "rule" where the rule stood in for a model'))
     version: str
     arm: Literal["stable", "canary"]
     review: bool = Field(description="a person should look at it")
@@ -86,7 +92,8 @@ class Amount(Prediction):
     decision: float = Field(description="the amount to decide for: the expected one and a margin")
     score: float = Field(description="the amount that is expected")
     threshold: float = Field(description="the margin, so that a decision costs least")
-    interval: list[float] | None = Field(description="low and high: the outcome lies between them nine times in ten; null where that is not known")
+    interval: list[float] | None = Field(description=(
+        "low and high: the outcome lies between them nine times in ten; null where that is not known"))
 
 class Noted(BaseModel):
     "A reaction, as it was stored."
@@ -122,7 +129,8 @@ class Told(Prediction):
     release: str
     features: dict[str, Any]
     reactions: list[Noted]
-    explanation: list[Reason] | None = Field(description="the strongest first; empty for a rule; null where it was not asked for")
+    explanation: list[Reason] | None = Field(description=(
+        "the strongest first; empty for a rule; null where it was not asked for"))
 
 class Queue(BaseModel):
     "Predictions that wait for a person, oldest first."
@@ -197,10 +205,11 @@ def load_slots(
     found, faults = {}, []
     for slot in ("stable", "canary"):
         try:
-            found[slot] = release = state[slot] and Release.load(releases / Path(state[slot]).name, rule=problem.rule, key=key)
+            id = state[slot]
+            found[slot] = release = id and Release.load(releases / Path(id).name, rule=problem.rule, key=key)
             if release and release.kind == "model":
                 same_features(release, features())
-                release.score_one(dict.fromkeys(release.encoder.names, np.nan))  # whatever a library does at its first question, no client waits for it
+                release.score_one(dict.fromkeys(release.encoder.names, np.nan))  # what is slow once, no client waits for
         except (ValueError, OSError) as error: faults.append(f"{slot}: {error}"); found.pop(slot, None)
     if "stable" not in found: found["stable"] = before.stable
     canary = found.get("canary")
@@ -216,7 +225,8 @@ def trial_workspace(
     "A workspace of its own in which the rule serves."
     workspace, rule = Workspace(root), problem.rule
     workspace.publish({"plan": workspace.store("plan", dict(plan))})
-    manifest = {"kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha, "decides": problem.kind}
+    manifest = {"kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold,
+                "rule": rule.sha, "decides": problem.kind}
     released = write_release(workspace.releases, manifest, {})
     if key: sign(released, key)
     log = ServingLog(workspace.serving_db)
@@ -232,7 +242,8 @@ def columns_for(
     at: np.datetime64,          # now, UTC
 ) -> tuple[BaseModel, dict]:    # the entity behind pseudonyms, and its columns
     "Put pseudonyms in place and name the columns, `decision_time` among them."
-    named = {name: workspace.pseudonyms(value) for name in _personal(problem.Request) if (value := getattr(entity, name)) is not None}
+    clear = ((name, getattr(entity, name)) for name in _personal(problem.Request))
+    named = {name: workspace.pseudonyms(value) for name, value in clear if value is not None}
     if named: entity = entity.model_copy(update=named)
     row = row_of(entity)
     row["decision_time"] = np.datetime64(problem.decision_time(row) if problem.decision_time else at, "us")
@@ -249,7 +260,9 @@ def looked_up(
     "Look up what was known at the decision, or now if that is earlier."
     return features.look_up_row(row, log.online_get, min(microseconds(row["decision_time"]), microseconds(at)))
 
-def features_for(features: FeatureSet, row: Mapping, log: Any, at: np.datetime64) -> dict:  # as for `looked_up`; one scalar a feature
+def features_for(
+    features: FeatureSet, row: Mapping, log: Any, at: np.datetime64,  # as for `looked_up`
+) -> dict:  # one scalar a feature
     "Look up and compute the features of one request."
     return features.compute(looked_up(features, row, log, at))
 
@@ -260,7 +273,8 @@ def unknown_categories(
 ) -> list[str]:       # names of features
     "Features whose category the model has never seen."
     codes = release.encoder._codes if release.encoder else {}
-    return [name for name, known in codes.items() if values[name] not in known and values[name] == values[name] and values[name] is not None]
+    there = ((name, values[name], known) for name, known in codes.items())
+    return [name for name, value, known in there if value not in known and value == value and value is not None]
 
 # %% ../nbs/09_code.ipynb #09-c-stale
 def lookup_ages(
@@ -280,7 +294,7 @@ def stale_lookups(
     features: FeatureSet,
     ages: Mapping,       # of `lookup_ages`
     rule_after: float,   # times the allowed age
-) -> tuple[list[str], list[str]]:  # names of lookups: nothing in them can be used, and that for so long that no model is asked
+) -> tuple[list[str], list[str]]:  # lookups of which nothing can be used; those for so long that no model is asked
     "Which lookups nobody renews."
     stale = [v for v in features.lookups if v.name in ages and ages[v.name] > v.longest]
     return [v.name for v in stale], [v.name for v in stale if ages[v.name] > rule_after * v.longest]
@@ -356,8 +370,9 @@ def _clock_of(self: Serving, request: HttpRequest) -> datetime:  # UTC
     return clock
 
 def _new_id(self: Serving, clock: datetime, body: bytes) -> str:  # 32 hexadecimal digits
-    "An id for a prediction: random behind the milliseconds, so that an index grows at its end; or in a replay made from what is asked."
-    return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex if self.replay else f"{int(clock.timestamp() * 1e3):012x}{os.urandom(10).hex()}"
+    "A prediction's id: random behind the milliseconds, so that an index grows at its end; in a replay, of what is asked."
+    if self.replay: return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex
+    return f"{int(clock.timestamp() * 1e3):012x}{os.urandom(10).hex()}"
 
 Serving.clock_of, Serving.new_id = _clock_of, _new_id
 
@@ -402,7 +417,10 @@ def _found(self: Serving, case: Case) -> None:
     case.values = looked_up(self.features, case.row, self.online, until)
     if not (ages := lookup_ages(self.features, self.online, until, case.values)): return
     stale, too_old = stale_lookups(self.features, ages, self.limits.rule_after)
-    for name in stale: self.metrics.of(self.metrics.stale, name).inc(); case.warnings.append(f'nothing new came from "{name}" for {ages[name] / 3.6e9:,.0f} hours, so nothing of it was used')
+    for name in stale:
+        self.metrics.of(self.metrics.stale, name).inc()
+        passed = f"{ages[name] / 3.6e9:,.0f} hours"
+        case.warnings.append(f'nothing new came from "{name}" for {passed}, so nothing of it was used')
     if too_old: raise TooOld(f"{', '.join(too_old)} too old")
 
 def _computed(self: Serving, case: Case) -> None:
@@ -414,18 +432,22 @@ def _computed(self: Serving, case: Case) -> None:
 
 def _scored(self: Serving, case: Case) -> None:
     "The score; raises `ArithmeticError` where it is no number."
-    case.score = case.release.score_one(case.values) if case.release.kind == "model" else float(case.release.score(case.row))
+    if case.release.kind == "model": case.score = case.release.score_one(case.values)
+    else: case.score = float(case.release.score(case.row))
     if not isfinite(case.score): raise ArithmeticError(f"{case.release.id} gave a score that is no number")
 
 def _said(self: Serving, case: Case) -> None:
     "The decision, and what is odd about it."
     release, band = case.release, case.release.manifest.get("review")
     for name in unknown_categories(release, case.values) if release.encoder else ():
-        self.metrics.of(self.metrics.unknown, name).inc(); case.warnings.append(f'"{name}" has a category that was not seen in training')
+        self.metrics.of(self.metrics.unknown, name).inc()
+        case.warnings.append(f'"{name}" has a category that was not seen in training')
     review = bool(case.warnings) or bool(band and band[0] <= case.score < band[1])
-    case.said = {"score": case.score, "decision": release.decision(case.score), "review": review, "features": case.values, "warnings": case.warnings}
+    case.said = {"score": case.score, "decision": release.decision(case.score), "review": review,
+                 "features": case.values, "warnings": case.warnings}
 
-def _decide(self: Serving, release: Release, row: Mapping, at: np.datetime64) -> dict:  # what one release says to one request
+def _decide(self: Serving, release: Release, row: Mapping, at: np.datetime64) -> dict:
+    "What one release says to one request."
     case = Case(row, at, release)
     for step in self.steps: step(self, case)
     return case.said
@@ -439,14 +461,17 @@ async def _ask(self: Serving, release: Release, row: Mapping, at: np.datetime64)
     waits, since = self._rest.get(release.id, (0, 0.0))
     if waits >= 3 and time.monotonic() - since < 1: raise TimeoutError("it rests")
     try:
-        async with asyncio.timeout(self.limits.decision_limit_ms / 1e3): said = await asyncio.to_thread(self.decide, release, row, at)
+        async with asyncio.timeout(self.limits.decision_limit_ms / 1e3):
+            said = await asyncio.to_thread(self.decide, release, row, at)
     except TimeoutError: self._rest[release.id] = waits + 1, time.monotonic(); raise
     self._rest.pop(release.id, None)
     return said
 
 def _is_quick(release: Release) -> bool: return release.trees is not None or release.kind == "rule"
 
-async def _answer(self: Serving, chain: list[Release], case: Case) -> str | None:  # the error of the first that could not
+async def _answer(self: Serving,
+    chain: list[Release], case: Case,
+) -> str | None:  # the error of the first that could not
     "Let the first of the chain decide that can."
     error = None
     for release in chain:
@@ -480,21 +505,25 @@ def _placed(self: Serving, case: Case) -> None:
 def _written(self: Serving, case: Case, error: str | None = None) -> None:
     "The answer, and the row that is stored of it."
     said, release = case.said, case.release
-    told = {"score": said["score"], "decision": said["decision"], "threshold": release.threshold, "model": release.name, "version": release.version,
-            "arm": case.arm, "review": said["review"], "warnings": said["warnings"]}
+    told = {"score": said["score"], "decision": said["decision"], "threshold": release.threshold,
+            "model": release.name, "version": release.version, "arm": case.arm,
+            "review": said["review"], "warnings": said["warnings"]}
     case.answer = {"prediction_id": case.id} | told
-    case.stored = prediction_row(case.clock, id=case.id, key=key_of(self.problem, case.row), decision_time=case.row["decision_time"], release=release.id, kind=release.kind,
-                                 generation=case.slots.generation, request=case.entity.model_dump_json(), features=said["features"], seconds=case.seconds, error=error, **told)
+    case.stored = prediction_row(
+        case.clock, id=case.id, key=key_of(self.problem, case.row), decision_time=case.row["decision_time"],
+        release=release.id, kind=release.kind, generation=case.slots.generation,
+        request=case.entity.model_dump_json(), features=said["features"], seconds=case.seconds, error=error, **told)
     if self.problem.how.amount: case.answer["interval"] = release.interval(said["score"])
 
 def _gathered(self: Serving, turns: int = 3) -> None:
-    "The log has written: answers are sent and what comes in is read, in as many turns of the loop; then the next crowd goes."
+    "The log has written: in as many turns of the loop answers are sent and requests are read; then the next crowd goes."
     if turns: self.group.loop.call_soon(self.gathered, turns - 1)
     elif self.cases: self.together()
 
 def _together(self: Serving) -> None:
     "Take all cases that wait through all steps, as far as nobody has to be waited for."
-    cases, self.cases, started = [case for case in self.cases if not case.ready.done()], [], time.perf_counter()  # without those whose caller has gone
+    cases = [case for case in self.cases if not case.ready.done()]  # without those whose caller has gone
+    self.cases, started = [], time.perf_counter()
     def each(step, cases):
         for case in cases:
             try: step(self, case)
@@ -520,7 +549,8 @@ async def _predicted(self: Serving,
 ) -> dict:                  # the answer, as `Prediction`
     "Decide, store, and only then say so."
     started, slots, loop = time.perf_counter(), self.slots, asyncio.get_running_loop()
-    case = Case({}, np.datetime64(clock.replace(tzinfo=None), "us"), slots=slots, entity=entity, clock=clock, id=id, plain=not (own or self.replay), ready=loop.create_future())
+    case = Case({}, np.datetime64(clock.replace(tzinfo=None), "us"), slots=slots, entity=entity, clock=clock, id=id,
+                plain=not (own or self.replay), ready=loop.create_future())
     self.cases.append(case)
     if len(self.cases) == 1 and not self.group.busy: loop.call_soon(self.together)
     if await case.ready is None:
@@ -537,23 +567,27 @@ def _outside(problem: Problem, row: Mapping) -> str | None:  # a sentence for pe
     return problem.out_of_scope(row) if hasattr(problem, "out_of_scope") else None
 
 async def _once(self: Serving, stored: dict, answer: dict) -> dict:
-    "Store the answer unless its id was answered before; then give that answer. Raises `Refusal` where it belongs to another request."
+    "Store the answer unless its id was answered before; then give that answer, or a `Refusal` to another request."
     before = await self.group.store(store_once(stored))
     if before is None: return answer
     if self.replay:
         again = stored | {"id": os.urandom(16).hex()}; await self.group.store(again)
         return answer | {"prediction_id": again["id"]}
     if before["request"] != stored["request"]: raise Refusal(409, "was used for another request", "Idempotency-Key")
-    return answer | {name: before[name] for name in answer if name in before} | {"review": bool(before["review"]), "warnings": json.loads(before["warnings"])} | ({"interval": None} if "interval" in answer else {})
+    answer |= {name: before[name] for name in answer if name in before}
+    if "interval" in answer: answer["interval"] = None
+    return answer | {"review": bool(before["review"]), "warnings": json.loads(before["warnings"])}
 
 def _count(self: Serving, case: Case, logging: float) -> None:
     m, answer, release = self.metrics, case.answer, case.release
     m.of(m.predictions, answer["arm"], release.id, "amount" if "interval" in answer else str(answer["decision"])).inc()
-    m.of(m.deciding, answer["arm"], release.id).observe(case.seconds); m.of(m.score, release.id).observe(answer["score"])
+    m.of(m.deciding, answer["arm"], release.id).observe(case.seconds)
+    m.of(m.score, release.id).observe(answer["score"])
     m.log_seconds.observe(logging)
     if answer["review"]: m.reviews.inc()
 
-Serving.predicted, Serving.gathered, Serving.together, Serving._once, Serving._count = _predicted, _gathered, _together, _once, _count
+Serving.predicted, Serving.gathered, Serving.together = _predicted, _gathered, _together
+Serving._once, Serving._count = _once, _count
 
 # %% ../nbs/09_code.ipynb #09-c-predict-code
 router = APIRouter()
@@ -561,18 +595,25 @@ router = APIRouter()
 def _serving(request: HttpRequest) -> Serving: return request.app.state.serving
 _Asked = Annotated[Serving, Depends(_serving)]
 
-def as_json(content: Any, status: int = 200) -> Response: return Response(to_json(content, inf_nan_mode="null"), status, media_type="application/json")
+def as_json(content: Any, status: int = 200) -> Response:
+    return Response(to_json(content, inf_nan_mode="null"), status, media_type="application/json")
+
+async def _sent(serving: Serving, request: HttpRequest, kind: str | None = "application/json") -> bytes:
+    "The body of a request, within the settings' limits."
+    return await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds, kind)
 
 @router.post("/v1/predict", response_model=Prediction, summary="Ask for a decision", tags=["decisions"])
 async def predict(request: HttpRequest, serving: _Asked):
-    clock, body = serving.clock_of(request), await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds)
+    clock, body = serving.clock_of(request), await _sent(serving, request)
     entity, own = validated(serving.Request, body), headers_of(request).get(b"idempotency-key", b"").decode("latin-1")
     await serving.current()
-    return as_json(await serving.predicted(entity, clock, serving.own_id(request, own) if own else serving.new_id(clock, body), bool(own)))
+    id = serving.own_id(request, own) if own else serving.new_id(clock, body)
+    return as_json(await serving.predicted(entity, clock, id, bool(own)))
 
 def _own_id(self: Serving, request: HttpRequest, own: str) -> str:  # 32 hexadecimal digits
     "The id that follows from a caller's own name for a request; the same name of another caller gives another."
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", own): raise Refusal(422, "must be 1 to 100 letters, digits, _ . : or -", "Idempotency-Key")
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", own):
+        raise Refusal(422, "must be 1 to 100 letters, digits, _ . : or -", "Idempotency-Key")
     return uuid5(NAMESPACE_URL, f"{request.headers.get('authorization', '').split('_')[1:2]} {own}").hex
 
 Serving.own_id = _own_id
@@ -581,35 +622,45 @@ Serving.own_id = _own_id
 async def _each(self: Serving, rows: list, clock: datetime, body: bytes) -> list[dict]:  # `Prediction` or `Errors`
     "Answer every row of a batch, in its order."
     async def one(number, row):
-        try: return await self.predicted(validated(self.Request, json.dumps(row).encode()), clock, self.new_id(clock, body + b"%d" % number))
+        try:
+            entity, id = validated(self.Request, json.dumps(row).encode()), self.new_id(clock, body + b"%d" % number)
+            return await self.predicted(entity, clock, id)
         except Refusal as refusal:
             if refusal.status == 503: raise
             return {"detail": refusal.errors}
     answers, room = [], 100
-    for first in range(0, len(rows), room): answers += await asyncio.gather(*(one(first + i, row) for i, row in enumerate(rows[first:first + room])))
+    for first in range(0, len(rows), room):
+        some = enumerate(rows[first:first + room], first)
+        answers += await asyncio.gather(*(one(number, row) for number, row in some))
     return answers
 
 Serving.each = _each
 
 @router.post("/v1/predict/batch", response_model=Batch, summary="Ask for many decisions", tags=["decisions"])
 async def predict_batch(request: HttpRequest, serving: _Asked):
-    clock, body, most = serving.clock_of(request), await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds), serving.limits.max_batch
-    asked = strict_json(body)
-    if set(asked) != {"requests"} or not isinstance(asked["requests"], list) or not asked["requests"]: raise Refusal(422, "must be a list of requests, at least one, and stand alone", "requests")
-    if len(asked["requests"]) > most: raise Refusal(413, f"at most {most:,} requests at a time", "requests")
+    clock, body, most = serving.clock_of(request), await _sent(serving, request), serving.limits.max_batch
+    rows = (asked := strict_json(body)).get("requests")
+    if set(asked) != {"requests"} or not isinstance(rows, list) or not rows:
+        raise Refusal(422, "must be a list of requests, at least one, and stand alone", "requests")
+    if len(rows) > most: raise Refusal(413, f"at most {most:,} requests at a time", "requests")
     await serving.current()
-    return as_json({"answers": await serving.each(asked["requests"], clock, body)})
+    return as_json({"answers": await serving.each(rows, clock, body)})
 
 # %% ../nbs/09_code.ipynb #09-c-feedback-route
 @router.post("/v1/feedback", response_model=Noted, summary="Tell what came of it", tags=["what came of it"])
 async def give_feedback(request: HttpRequest, serving: _Asked):
     clock = serving.clock_of(request)
-    given = validated(serving.Feedback, await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds))
+    given = validated(serving.Feedback, await _sent(serving, request))
     told, value = serving.reactions[given.reaction], getattr(given, "value", None)
-    if (told["label"] == "value") != (value is not None): raise Refusal(422, "must be what it came to" if value is None else "goes with a reaction that tells an amount only", "value")
-    return as_json(await serving.noted(given.prediction_id, told["asks"], given.reaction, clock, told["label"] if value is None else value))
+    if told["label"] == "value" and value is None: raise Refusal(422, "must be what it came to", "value")
+    if told["label"] != "value" and value is not None:
+        raise Refusal(422, "goes with a reaction that tells an amount only", "value")
+    label = told["label"] if value is None else value
+    return as_json(await serving.noted(given.prediction_id, told["asks"], given.reaction, clock, label))
 
-async def _noted(self: Serving, id: str, asks: str, answer: str, clock: datetime, label: float | None) -> dict:  # as `Noted`
+async def _noted(self: Serving,
+    id: str, asks: str, answer: str, clock: datetime, label: float | None,
+) -> dict:  # as `Noted`
     "Store a reaction; raises `Refusal` (404, 409)."
     try: row = await self.group.store(reaction(id, asks, answer, clock, label))
     except UnknownPrediction: raise Refusal(404, "no prediction has this id", "prediction_id") from None
@@ -623,10 +674,13 @@ async def _told(self: Serving, id: str, explain: bool = False) -> dict | None:  
     "A prediction, as it was stored."
     row = await asyncio.to_thread(self.log.prediction, id)
     if row is None: return None
-    told = {name: row[name] for name in ("score", "decision", "threshold", "model", "version", "arm", "warnings", "release")}
-    told |= {"prediction_id": id, "review": bool(row["review"]), "at": str(np.datetime64(row["at"], "us")) + "Z", "reactions": await asyncio.to_thread(self.log.reactions, id), "explanation": None}
-    told["features"] = {name: str(np.datetime64(v["utc"], "us")) + "Z" if isinstance(v, dict) else v for name, v in row["features"].items()}
-    if explain: told["explanation"] = [] if row["kind"] == "rule" else await asyncio.to_thread(lambda: self.release(row["release"]).explain(row["features"]))
+    as_stored = "score", "decision", "threshold", "model", "version", "arm", "warnings", "release"
+    told = {name: row[name] for name in as_stored} | {"prediction_id": id, "review": bool(row["review"])}
+    def time_of(us): return str(np.datetime64(us, "us")) + "Z"
+    told |= {"at": time_of(row["at"]), "reactions": await asyncio.to_thread(self.log.reactions, id), "explanation": None}
+    told["features"] = {name: time_of(v["utc"]) if isinstance(v, dict) else v for name, v in row["features"].items()}
+    def why(): return self.release(row["release"]).explain(row["features"])
+    if explain: told["explanation"] = [] if row["kind"] == "rule" else await asyncio.to_thread(why)
     return told
 
 def _release(self: Serving, id: str) -> Release:
@@ -636,7 +690,8 @@ def _release(self: Serving, id: str) -> Release:
 
 Serving.told, Serving.release = _told, _release
 
-@router.get("/v1/predictions/{prediction_id}", response_model=Told, summary="What was decided, and why", tags=["decisions"])
+@router.get("/v1/predictions/{prediction_id}", response_model=Told,
+            summary="What was decided, and why", tags=["decisions"])
 async def tell_prediction(prediction_id: str, serving: _Asked, explain: bool = False):
     told = await serving.told(prediction_id, explain) if re.fullmatch("[0-9a-f]{32}", prediction_id) else None
     if told is None: raise Refusal(404, "no prediction has this id", "prediction_id")
@@ -647,19 +702,26 @@ async def tell_reviews(serving: _Asked, limit: Annotated[int, Field(ge=1, le=100
     rows = await asyncio.to_thread(serving.log.undecided, "review", limit)
     return as_json({"waiting": [await serving.told(row["id"]) for row in rows]})
 
-@router.post("/v1/reviews/{prediction_id}", response_model=Noted, summary="Decide as a person", tags=["what came of it"])
+@router.post("/v1/reviews/{prediction_id}", response_model=Noted,
+             summary="Decide as a person", tags=["what came of it"])
 async def decide_review(request: HttpRequest, prediction_id: str, serving: _Asked):
     amount = serving.problem.how.amount
-    clock, given = serving.clock_of(request), validated(DecidedAmount if amount else Decided, await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds))
-    return as_json(await serving.noted(prediction_id if re.fullmatch("[0-9a-f]{32}", prediction_id) else "", "review", f"{given.decision:g}" if amount else ("wait", "act")[given.decision], clock, None))
+    clock, Asked = serving.clock_of(request), DecidedAmount if amount else Decided
+    given = validated(Asked, await _sent(serving, request))
+    id = prediction_id if re.fullmatch("[0-9a-f]{32}", prediction_id) else ""
+    answer = f"{given.decision:g}" if amount else ("wait", "act")[given.decision]
+    return as_json(await serving.noted(id, "review", answer, clock, None))
 
 # %% ../nbs/09_code.ipynb #09-c-admin
 def _deployable(self: Serving, id: str) -> Release:
     "The release, loaded; raises `Refusal` where it is unknown, unfit or not approved."
-    if id != Path(id).name or id.startswith(".") or not (self.workspace.releases / id).is_dir(): raise Refusal(404, "no release has this id", "release")
-    if "release" in self.workspace.published()["names"] and self.workspace.load("release").get("pending") == id: raise Refusal(409, "waits for the approval of a person", "release")
+    folder, published = self.workspace.releases / id, self.workspace.published()["names"]
+    if id != Path(id).name or id.startswith(".") or not folder.is_dir():
+        raise Refusal(404, "no release has this id", "release")
+    if "release" in published and self.workspace.load("release").get("pending") == id:
+        raise Refusal(409, "waits for the approval of a person", "release")
     try:
-        release = Release.load(self.workspace.releases / id, rule=self.problem.rule, key=self.key)
+        release = Release.load(folder, rule=self.problem.rule, key=self.key)
         if release.kind == "model": same_features(release, self.features)
     except (ValueError, OSError) as error: raise Refusal(409, f"cannot serve: {error}", "release") from None
     return release
@@ -672,20 +734,25 @@ async def _changed(serving: Serving, **slots) -> Response:
     await serving.look()
     return as_json(found)
 
-@router.post("/v1/admin/deploy", response_model=Deployed, summary="Put a release beside what serves", tags=["operation"])
+@router.post("/v1/admin/deploy", response_model=Deployed,
+             summary="Put a release beside what serves", tags=["operation"])
 async def admin_deploy(request: HttpRequest, serving: _Asked):
-    asked = validated(Deploy, await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds))
+    asked = validated(Deploy, await _sent(serving, request))
     await asyncio.to_thread(serving.deployable, asked.release)
-    if (await asyncio.to_thread(serving.log.deployment))["stable"] is None: return await _changed(serving, stable=asked.release)
+    now = await asyncio.to_thread(serving.log.deployment)
+    if now["stable"] is None: return await _changed(serving, stable=asked.release)
     return await _changed(serving, canary=asked.release, share=asked.share)
 
-@router.post("/v1/admin/promote", response_model=Deployed, summary="Let the canary answer more, or everything", tags=["operation"])
+@router.post("/v1/admin/promote", response_model=Deployed,
+             summary="Let the canary answer more, or everything", tags=["operation"])
 async def admin_promote(request: HttpRequest, serving: _Asked):
-    asked, now = validated(Promote, await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds)), await asyncio.to_thread(serving.log.deployment)
+    asked, now = validated(Promote, await _sent(serving, request)), await asyncio.to_thread(serving.log.deployment)
     if now["canary"] is None: raise Refusal(409, "there is no canary to promote")
-    return await _changed(serving, **({"share": asked.share} if asked.share < 1 else {"stable": now["canary"], "canary": None, "share": 0.0}))
+    if asked.share < 1: return await _changed(serving, share=asked.share)
+    return await _changed(serving, stable=now["canary"], canary=None, share=0.0)
 
-@router.post("/v1/admin/rollback", response_model=Deployed, summary="Take the canary out, or go back to the release before", tags=["operation"])
+@router.post("/v1/admin/rollback", response_model=Deployed,
+             summary="Take the canary out, or go back to the release before", tags=["operation"])
 async def admin_rollback(serving: _Asked):
     try: found = await asyncio.to_thread(serving.log.roll_back)
     except ValueError as error: raise Refusal(409, str(error)) from None
@@ -696,8 +763,11 @@ async def admin_rollback(serving: _Asked):
 @router.get("/v1/model", response_model=Serves, summary="What serves", tags=["operation"])
 async def what_serves(serving: _Asked):
     slots = await serving.current()
-    told = lambda r: r and {"release": r.id, "kind": r.kind, "model": r.name, "version": r.version, "threshold": r.threshold}
-    return as_json(told(slots.stable) | {"generation": slots.generation, "share": slots.share, "canary": told(slots.canary), "fault": slots.fault})
+    def told(release): return release and {
+        "release": release.id, "kind": release.kind, "model": release.name, "version": release.version,
+        "threshold": release.threshold}
+    beside = {"generation": slots.generation, "share": slots.share, "canary": told(slots.canary), "fault": slots.fault}
+    return as_json(told(slots.stable) | beside)
 
 @router.get("/v2/health/live", summary="Does the process answer?", tags=["probes"])
 async def live() -> dict[str, bool]: return {"live": True}
@@ -708,7 +778,8 @@ async def ready(serving: _Asked) -> dict[str, bool]:
     return {"ready": True}
 
 @router.get("/metrics", include_in_schema=False)
-async def tell_metrics(serving: _Asked): return PlainTextResponse(serving.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+async def tell_metrics(serving: _Asked):
+    return PlainTextResponse(serving.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 # %% ../nbs/09_code.ipynb #09-c-v2
 def _named(serving: Serving, name: str, version: str | None = None) -> list[str]:  # versions that serve, the stable first

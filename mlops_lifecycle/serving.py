@@ -304,14 +304,22 @@ class Serving:
     "What the app holds between requests."
     FRESH = 0.2  # seconds between two looks at the log; 0: a look before every request
 
-    def __init__(self, settings: Settings, workspace: Workspace, problem: Problem, plan: Mapping, features: FeatureSet | None, replay: bool):
-        self.settings, self.limits, self.workspace, self.problem, self.plan, self.replay = settings, settings.serving, workspace, problem, plan, replay
-        self.Request, self.Feedback, self.reactions = problem.Request, feedback_request(plan), {r["name"]: r for r in plan["reactions"]}
+    def __init__(self,
+        settings: Settings, workspace: Workspace, problem: Problem, plan: Mapping,
+        features: FeatureSet | None, replay: bool,
+    ):
+        self.settings, self.limits, self.workspace = settings, settings.serving, workspace
+        self.problem, self.plan, self.replay, self._features = problem, plan, replay, features
+        self.Request, self.Feedback = problem.Request, feedback_request(plan)
+        self.reactions = {reaction["name"]: reaction for reaction in plan["reactions"]}
         self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ)
-        self.group, self.online, self.ring, self.metrics = GroupCommit(self.log, self.gathered), Online(self.log), KeyRing(), Metrics()
+        self.group, self.online = GroupCommit(self.log, self.gathered), Online(self.log)
+        self.ring, self.metrics = KeyRing(), Metrics()
         self.key, rule = signing_key(settings), problem.rule
-        self.rule = Release(Path(), {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version, "threshold": rule.threshold, "decides": problem.kind}, {}, rule=rule.score)
-        self.slots, self.marks, self._features, self._loading, self._rest, self.until = Slots(), None, features, asyncio.Lock(), {}, None
+        described = {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version,
+                     "threshold": rule.threshold, "decides": problem.kind}
+        self.rule = Release(Path(), described, {}, rule=rule.score)
+        self.slots, self.marks, self._loading, self._rest, self.until = Slots(), None, asyncio.Lock(), {}, None
         self.cases: list[Case] = []
         self.door: Door | None = None  # behind which it stands
 
@@ -332,9 +340,11 @@ class Serving:
             await asyncio.to_thread(self.ring.read, self.log)
             state = await asyncio.to_thread(self.log.deployment)
             if state["generation"] != self.slots.generation:
-                self.slots = await asyncio.to_thread(load_slots, state, self.workspace.releases, self.problem, lambda: self.features, self.slots, self.key)
+                self.slots = await asyncio.to_thread(
+                    load_slots, state, self.workspace.releases, self.problem, lambda: self.features, self.slots, self.key)
                 self.metrics.generation.set(self.slots.generation)
-                if self.slots.fault: LOG.error("generation %s does not serve as deployed: %s", self.slots.generation, self.slots.fault)
+                if fault := self.slots.fault:
+                    LOG.error("generation %s does not serve as deployed: %s", self.slots.generation, fault)
             self.marks = marks
 
     async def follow(self) -> None:
@@ -370,7 +380,7 @@ def _clock_of(self: Serving, request: HttpRequest) -> datetime:  # UTC
     return clock
 
 def _new_id(self: Serving, clock: datetime, body: bytes) -> str:  # 32 hexadecimal digits
-    "A prediction's id: random behind the milliseconds, so that an index grows at its end; in a replay, of what is asked."
+    "A prediction's id: random behind the milliseconds, so that an index grows at its end; in a replay, as asked."
     if self.replay: return uuid5(NAMESPACE_URL, f"{self.slots.generation} {clock.isoformat()} {body!r}").hex
     return f"{int(clock.timestamp() * 1e3):012x}{os.urandom(10).hex()}"
 

@@ -1808,6 +1808,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mlops_lifecycle.serving._release': ('code.html#_release', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._said': ('code.html#_said', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._scored': ('code.html#_scored', 'mlops_lifecycle/serving.py'),
+                                         'mlops_lifecycle.serving._sent': ('code.html#_sent', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._serve_docs': ('code.html#_serve_docs', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._serving': ('code.html#_serving', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving._tell_amounts': ('code.html#_tell_amounts', 'mlops_lifecycle/serving.py'),

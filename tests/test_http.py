@@ -1,6 +1,7 @@
 """The API over a real connection: what clients really send, the answer each gets, and an app that lives on.
 
-Every row of the second table of bad inputs has its test here; what needs killed processes or a held-up disk stands in test_serving_faults.py.
+Every row of the second table of bad inputs has its test here; what needs killed processes or a held-up disk stands in
+test_serving_faults.py.
 """
 import contextlib
 import hmac
@@ -48,7 +49,8 @@ SECRET = "N0SECRET"
 @contextlib.contextmanager
 def served(app, **options):
     """The app behind a real socket on loopback, and a client."""
-    with on_loopback(app, **options) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client: yield client
+    with on_loopback(app, **options) as (port, _):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client: yield client
 
 
 def settings(**serving):
@@ -63,15 +65,19 @@ def trial(folder) -> Workspace:
 
 def add_model(workspace, **manifest) -> str:
     """Release a small model of the project's features, learned from artificial requests; its id."""
-    requests, log, at = artificial(problem.Request, 60), ServingLog(workspace.root / "aside.db"), np.datetime64("2013-06-01", "us")
-    rows = [columns_for(problem, problem.Request.model_validate_json(json.dumps(r)), workspace, at)[1] for r in requests]
+    requests, log = artificial(problem.Request, 60), ServingLog(workspace.root / "aside.db")
+    at = np.datetime64("2013-06-01", "us")
+    asked = [problem.Request.model_validate_json(json.dumps(request)) for request in requests]
+    rows = [columns_for(problem, entity, workspace, at)[1] for entity in asked]
     frame = pd.DataFrame([features_for(FEATURES, row, log, at) for row in rows]); log.close()
     from sklearn.ensemble import HistGradientBoostingClassifier
     encoder = Encoder.fit(frame, FEATURES.features)
     matrix = encoder.encode({n: frame[n].to_numpy(object) for n in frame})
-    matrix[0, np.isnan(matrix).all(axis=0)] = 0.0; matrix[1, np.isnan(matrix[1:]).all(axis=0)] = 1.0  # scikit-learn wants a value in each column
+    matrix[0, np.isnan(matrix).all(axis=0)] = 0.0  # scikit-learn wants a value in each column
+    matrix[1, np.isnan(matrix[1:]).all(axis=0)] = 1.0
     model = HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=5, random_state=0).fit(matrix, [0, 1] * 30)
-    made = {"kind": "model", "name": "small", "as_of": "2013-06-01", "threshold": 0.5, "encoder": encoder.to_dict(), "features": FEATURES.describe()} | manifest
+    made = {"kind": "model", "name": "small", "as_of": "2013-06-01", "threshold": 0.5,
+            "encoder": encoder.to_dict(), "features": FEATURES.describe()} | manifest
     return write_release(workspace.releases, made, {}, model).name
 
 
@@ -142,7 +148,8 @@ def test_another_content_type_is_415(api, kind):
 
 def test_feedback_unknown_repeated_contradicting(api):
     told = ask(api, PLAIN).json()
-    react = lambda reaction, id=told["prediction_id"]: api.post("/v1/feedback", json={"prediction_id": id, "reaction": reaction})
+    def react(reaction, id=told["prediction_id"]):
+        return api.post("/v1/feedback", json={"prediction_id": id, "reaction": reaction})
     first, again = react("late"), react("late")
     assert (first.status_code, again.status_code, again.json()) == (200, 200, first.json())
     assert react("on_time").status_code == 409
@@ -153,23 +160,26 @@ def test_feedback_unknown_repeated_contradicting(api):
 
 def test_unknown_routes_methods_and_odd_paths(api):
     assert api.get("/v1/predict").status_code == 405
-    assert {api.get(path).status_code for path in ("/v1/nothing", "/v2/models/..%2Fx", "/docs/assets/..%2f..%2fsettings.ini")} == {404}
+    paths = "/v1/nothing", "/v2/models/..%2Fx", "/docs/assets/..%2f..%2fsettings.ini"
+    assert {api.get(path).status_code for path in paths} == {404}
 
 
 def test_the_contract_has_every_route_and_status(api):
     document = api.get("/openapi.json").json()
-    assert {"/v1/predict", "/v1/predict/batch", "/v1/feedback", "/v1/model", "/v1/predictions/{prediction_id}", "/v1/reviews", "/v1/admin/deploy", "/v1/admin/promote",
-            "/v1/admin/rollback", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}/infer"} <= set(document["paths"])
+    assert {"/v1/predict", "/v1/predict/batch", "/v1/feedback", "/v1/model", "/v1/predictions/{prediction_id}",
+            "/v1/reviews", "/v1/admin/deploy", "/v1/admin/promote", "/v1/admin/rollback", "/v2/health/live",
+            "/v2/health/ready", "/v2/models/{name}/infer"} <= set(document["paths"])
     assert {"200", "413", "415", "422", "503"} <= set(document["paths"]["/v1/predict"]["post"]["responses"])
     assert {"404", "409"} <= set(document["paths"]["/v1/feedback"]["post"]["responses"])
 
 
 def test_the_contract_says_what_is_allowed_and_its_examples_are_nobodys(api, flights):
-    """A field has a meaning and limits or a list of values, each of which is answered; and no example is a flight that was."""
+    """A field has a meaning, and limits or a list of values, each of which is answered. No example is a flight that was."""
     schema = api.get("/openapi.json").json()["components"]["schemas"]["Request"]
     limits = {"minimum", "maximum", "pattern", "enum", "format"}
     for name, field in schema["properties"].items():
-        assert field["description"] and limits & {*field, *(limit for one in field.get("anyOf", ()) for limit in one)}, name
+        there = {*field, *(limit for one in field.get("anyOf", ()) for limit in one)}
+        assert field["description"] and limits & there, name
         for value in field.get("enum", ()): assert ask(api, with_(**{name: value})).status_code == 200
     assert schema["properties"]["origin"]["enum"] == sorted(flights.origin.unique())
     assert not set(map(str, schema["properties"]["flight"]["examples"])) & set(flights.flight)
@@ -213,36 +223,45 @@ def test_who_is_slow_is_not_waited_for(tmp_path):
             with socket.create_connection((api.base_url.host, api.base_url.port), timeout=30) as wire:
                 wire.sendall(content)
                 return b"".join(iter(lambda: wire.recv(65_536), b""))
-        assert said(b"POST /v1/predict HTTP/1.1\r\nhost: 127").startswith(b"HTTP/1.1 408")                    # a header that does not end
-        assert said(b"").startswith(b"HTTP/1.1 408")                                                          # nothing at all
-        slow = said(b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 90\r\n\r\n{")
-        assert slow.startswith(b"HTTP/1.1 408") and b"within 0.3 seconds" in slow                             # a body that does not end
+        assert said(b"POST /v1/predict HTTP/1.1\r\nhost: 127").startswith(b"HTTP/1.1 408")  # a header that does not end
+        assert said(b"").startswith(b"HTTP/1.1 408")                                        # nothing at all
+        head = b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        slow = said(head + b"content-length: 90\r\n\r\n{")                                  # a body that does not end
+        assert slow.startswith(b"HTTP/1.1 408") and b"within 0.3 seconds" in slow
         assert ask(api, PLAIN).status_code == 200
 
 
 def test_a_batch_of_none_too_many_and_with_one_bad_row(api):
-    many = lambda rows: api.post("/v1/predict/batch", json={"requests": rows})
-    assert (many([]).status_code, many([GOOD] * 21).status_code, many("all").status_code, api.post("/v1/predict/batch", json=[GOOD]).status_code) == (422, 413, 422, 422)
+    def batch(content): return api.post("/v1/predict/batch", json=content)
+    def many(rows): return batch({"requests": rows})
+    assert [many(rows).status_code for rows in ([], [GOOD] * 21, "all")] == [422, 413, 422]
+    assert batch([GOOD]).status_code == 422
     answers = many([GOOD, GOOD | {"carrier": SECRET}, GOOD]).json()["answers"]
     assert [set(a) == {"detail"} for a in answers] == [False, True, False]
     assert answers[1]["detail"][0]["field"] == "carrier" and SECRET not in json.dumps(answers)
-    assert {a["prediction_id"] for a in answers if "detail" not in a} == {api.get(f"/v1/predictions/{answers[n]['prediction_id']}").json()["prediction_id"] for n in (0, 2)}
+    for id in (answers[n]["prediction_id"] for n in (0, 2)):
+        assert api.get(f"/v1/predictions/{id}").json()["prediction_id"] == id
     twice = b'{"requests": [' + PLAIN.replace(b"{", b'{"flight": 1, ', 1) + b"]}"
     assert api.post("/v1/predict/batch", content=twice, headers={"content-type": "application/json"}).status_code == 422
 
 
 def test_in_a_crowd_everybody_gets_the_answer_to_what_was_asked(api):
-    """Requests of one instant go through together: nobody gets another's answer, and what is wrong with one is nobody else's matter."""
-    asked = [GOOD | {"flight": 1 + n, "scheduled_departure": f"2013-07-01T{n % 24:02}:30:00-04:00"} | ({"origin": "SFO"} if n % 10 == 3 else {}) for n in range(120)]
+    """Requests of one instant go through together: nobody gets another's answer, or pays for what is wrong with it."""
+    def asks(n):
+        departs = f"2013-07-01T{n % 24:02}:30:00-04:00"
+        return GOOD | {"flight": 1 + n, "scheduled_departure": departs} | ({"origin": "SFO"} if n % 10 == 3 else {})
+    asked = [asks(n) for n in range(120)]
     for n in range(9, 120, 10): asked[n] = asked[n - 1]  # the same again, under the same name
     names = [{"idempotency-key": f"crowd-{n // 10}"} if n % 10 > 7 else {} for n in range(120)]
-    with ThreadPoolExecutor(16) as crowd: told = list(crowd.map(lambda row, name: api.post("/v1/predict", json=row, headers=name), asked, names))
+    def post(row, name): return api.post("/v1/predict", json=row, headers=name)
+    with ThreadPoolExecutor(16) as crowd: told = list(crowd.map(post, asked, names))
     assert [a.status_code for a in told] == [422 if row["origin"] == "SFO" else 200 for row in asked]
     for sent, answer in zip(asked, told):
         if answer.status_code == 422: continue
         kept = api.get(f"/v1/predictions/{answer.json()['prediction_id']}").json()
         row = row_of(problem.Request.model_validate_json(json.dumps(sent)))
-        assert kept["features"]["flight"] == row["flight"] and answer.json()["score"] == kept["score"] == float(problem.rule.score(row))
+        assert kept["features"]["flight"] == row["flight"]
+        assert answer.json()["score"] == kept["score"] == float(problem.rule.score(row))
     assert len({a.json()["prediction_id"] for a in told if a.status_code == 200}) == 120 - 12 - 12
 
 
@@ -268,19 +287,24 @@ def test_what_lies_outside_of_the_scope_is_422_with_the_reason(api):
 
 def test_the_app_starts_without_what_only_training_needs():
     """Scikit-learn and SciPy's statistics cost a second and a hundred megabytes each worker."""
-    code = "import sys; from mlops_lifecycle import serving, transform; print(*{m.split('.')[0] for m in sys.modules} & {'sklearn', 'scipy', 'skops', 'mlflow', 'matplotlib', 'great_expectations'})"
-    assert passed(subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)).stdout.split() == []
+    heavy = "sklearn", "scipy", "skops", "mlflow", "matplotlib", "great_expectations"
+    code = (f"import sys; from mlops_lifecycle import serving, transform; "
+            f"print(*{{m.split('.')[0] for m in sys.modules}} & {set(heavy)!r})")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert passed(done).stdout.split() == []
 
 
 def test_unknown_models_and_versions_are_404(api):
-    for path in ("models/others", "models/..%2Fx", "models/late-arrivals/versions/9", "models/late-arrivals/versions/..%2F..%2Fx", "models/late-arrivals/versions/9/ready"):
+    own = f"models/{problem.name}/versions"
+    for path in ("models/others", "models/..%2Fx", f"{own}/9", f"{own}/..%2F..%2Fx", f"{own}/9/ready"):
         assert api.get(f"/v2/{path}").status_code == 404, path
     assert api.post("/v2/models/others/infer", json={"inputs": []}).status_code == 404
-    assert {api.post("/v1/admin/deploy", json={"release": name}).status_code for name in ("../x", "..", "model-x", ".hidden")} == {404}
+    names = "../x", "..", "model-x", ".hidden"
+    assert {api.post("/v1/admin/deploy", json={"release": name}).status_code for name in names} == {404}
 
 
 def test_more_load_than_it_can_carry(tmp_path):
-    """With the log held up, requests gather inside; from the limit on they are sent away, the probes are not, and afterwards all is well."""
+    """With the log held up, requests gather inside; from the limit on they are sent away, but no probe. Then all is well."""
     app = create_app(settings(max_inside=5), trial(tmp_path))
     with served(app) as api, ThreadPoolExecutor(30) as crowd:
         assert ask(api, PLAIN).status_code == 200
@@ -292,7 +316,8 @@ def test_more_load_than_it_can_carry(tmp_path):
         free.set()
         answers = [a.result() for a in asked]
         refused = [a for a in answers if a.status_code == 503]
-        assert len(refused) == 25 and all(a.headers["retry-after"] == "1" for a in refused) and {a.status_code for a in answers} == {200, 503}
+        assert len(refused) == 25 and {a.status_code for a in answers} == {200, 503}
+        assert all(a.headers["retry-after"] == "1" for a in refused)
         assert ask(api, PLAIN).status_code == 200
 
 
@@ -306,10 +331,13 @@ def test_a_full_disk_a_locked_and_a_vanished_log_are_503_and_recover(tmp_path):
         refuses = lambda: (answer := ask(api, PLAIN)).status_code == 503 and answer.headers["retry-after"] == "1"
         react = lambda: api.post("/v1/feedback", json={"prediction_id": kept[0], "reaction": "late"})
 
-        with app.serving.log.engine.connect() as connection: connection.exec_driver_sql("PRAGMA max_page_count = 1")   # as small as it is: SQLITE_FULL
+        def pages(most):
+            with app.serving.log.engine.connect() as connection:
+                connection.exec_driver_sql(f"PRAGMA max_page_count = {most}")
+        pages(1)  # as small as it is: SQLITE_FULL
         while (answer := ask(api, PLAIN)).status_code == 200: kept.append(answer.json()["prediction_id"])
         assert refuses() and api.get("/v2/health/live").status_code == 200
-        with app.serving.log.engine.connect() as connection: connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        pages(1_000_000)
         kept.append(ask(api, PLAIN).json()["prediction_id"])
 
         with contextlib.closing(sqlite3.connect(workspace.serving_db, isolation_level=None)) as other:
@@ -332,21 +360,27 @@ def test_a_full_disk_a_locked_and_a_vanished_log_are_503_and_recover(tmp_path):
 
 
 def test_no_key_a_wrong_one_and_a_clients_one_on_an_admin_route(tmp_path, monkeypatch):
-    """401, 401 and 403; whoever guesses learns nothing from the time it takes, since the same is compared for a key that is near and one that is far."""
+    """401, 401 and 403. Whoever guesses learns nothing from the time it takes: the same is compared, near or far."""
     workspace = trial(tmp_path)
     log = ServingLog(workspace.serving_db)
-    client, admin = ({"authorization": f"Bearer {keys.make_key(log, name, [name])}"} for name in ("predict", "admin")); log.close()
+    client, admin = ({"authorization": f"Bearer {keys.make_key(log, name, [name])}"} for name in ("predict", "admin"))
+    log.close()
     compared = []
-    monkeypatch.setattr(keys.hmac, "compare_digest", lambda a, b: (compared.append((len(a), len(b))), hmac_digest(a, b))[1])
+    def compare(a, b): compared.append((len(a), len(b))); return hmac_digest(a, b)
+    monkeypatch.setattr(keys.hmac, "compare_digest", compare)
     with served(create_app(settings(requests_a_second=5), workspace)) as api:
-        send = lambda path, **headers: api.post(path, content=PLAIN, headers={"content-type": "application/json"} | headers)
-        assert [send("/v1/predict").status_code, send("/v1/predict", authorization="Bearer mlops_00000000_x").status_code,
-                send("/v1/predict", authorization=client["authorization"] + "x").status_code, send("/v1/admin/rollback", **client).status_code] == [401, 401, 401, 403]
+        def send(path, **headers):
+            return api.post(path, content=PLAIN, headers={"content-type": "application/json"} | headers)
+        strangers = {}, {"authorization": "Bearer mlops_00000000_x"}, {"authorization": client["authorization"] + "x"}
+        assert [send("/v1/predict", **headers).status_code for headers in strangers] == [401] * 3
+        assert send("/v1/admin/rollback", **client).status_code == 403
         assert len(set(compared)) == 1 and len(compared) == 4
         assert send("/v1/predict").headers["www-authenticate"] == "Bearer"
-        assert api.post("/v1/admin/promote", json={}, headers=admin).status_code == 409 and send("/v1/predict", **admin).status_code == 403
-        statuses = [send("/v1/predict", **client) for _ in range(12)]
-        assert {s.status_code for s in statuses} == {200, 429} and all(s.headers["retry-after"] == "1" for s in statuses if s.status_code == 429)
+        assert api.post("/v1/admin/promote", json={}, headers=admin).status_code == 409
+        assert send("/v1/predict", **admin).status_code == 403
+        many = [send("/v1/predict", **client) for _ in range(12)]
+        assert {answer.status_code for answer in many} == {200, 429}
+        assert all(answer.headers["retry-after"] == "1" for answer in many if answer.status_code == 429)
         assert api.get("/v2/health/ready").status_code == 200 and api.get("/docs").status_code == 200
         assert api.get("/v1/model", headers={"host": "evil.example"}).status_code == 401
 
@@ -357,16 +391,19 @@ hmac_digest = hmac.compare_digest
 def test_without_a_key_only_this_machine_may_ask(api):
     assert ask(api, PLAIN).status_code == 200
     strangers = [{"host": "evil.example"}, {"x-forwarded-for": "10.1.2.3"}, {"forwarded": "for=10.1.2.3"}]
-    assert {api.post("/v1/predict", content=PLAIN, headers={"content-type": "application/json"} | headers).status_code for headers in strangers} == {401}
+    kind = {"content-type": "application/json"}
+    assert {api.post("/v1/predict", content=PLAIN, headers=kind | more).status_code for more in strangers} == {401}
 
 
 def test_every_answer_is_careful_and_can_be_traced(api):
-    """The headers that tell a browser to be careful, on answers of every kind; no other origin is let in; ids go round."""
+    """Headers that tell a browser to be careful, on answers of every kind; no other origin is let in; ids go round."""
     for path in ("/", "/docs", "/openapi.json", "/v1/model", "/v1/nothing", "/metrics", "/v2/health/live"):
         headers = api.get(path, headers={"origin": "https://evil.example"}).headers
-        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY" and "default-src 'none'" in headers["content-security-policy"], path
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY", path
+        assert "default-src 'none'" in headers["content-security-policy"], path
         assert "access-control-allow-origin" not in headers and "server" not in headers, path
-    assert api.options("/v1/predict", headers={"origin": "https://evil.example", "access-control-request-method": "POST"}).status_code in (401, 405)
+    preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    assert api.options("/v1/predict", headers=preflight).status_code in (401, 405)
     assert api.get("/v1/model", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
     assert len(api.get("/v1/model", headers={"x-request-id": "not an id"}).headers["x-request-id"]) == 32
 
@@ -374,11 +411,12 @@ def test_every_answer_is_careful_and_can_be_traced(api):
 def test_a_retried_predict_is_one_prediction(api):
     """Eight tries of one request at once, as a client with a bad network sends them."""
     before = len(stored(api.workspace))
-    tries = lambda n: api.post("/v1/predict", content=PLAIN, headers={"content-type": "application/json", "idempotency-key": "order-1"}).json()
-    with ThreadPoolExecutor(8) as pool: answers = list(pool.map(tries, range(8)))
+    def order(body):
+        named = {"content-type": "application/json", "idempotency-key": "order-1"}
+        return api.post("/v1/predict", content=body, headers=named)
+    with ThreadPoolExecutor(8) as pool: answers = [told.json() for told in pool.map(order, [PLAIN] * 8)]
     assert all(a == answers[0] for a in answers) and len(stored(api.workspace)) == before + 1
-    other = api.post("/v1/predict", content=with_(distance=1.0), headers={"content-type": "application/json", "idempotency-key": "order-1"})
-    assert other.status_code == 409
+    assert order(with_(distance=1.0)).status_code == 409
 
 
 def stored(workspace) -> list[str]:
@@ -396,14 +434,16 @@ def test_a_new_release_is_taken_in_without_a_failed_request(tmp_path):
 
         def asking():
             with httpx.Client(base_url=api.base_url, trust_env=False, timeout=30) as own:
-                while not stop.is_set(): answers.append(own.post("/v1/predict", content=PLAIN, headers={"content-type": "application/json"}))
+                while not stop.is_set(): answers.append(ask(own, PLAIN))
         crowd = [pool.submit(asking) for _ in range(3)]
         assert api.post("/v1/admin/deploy", json={"release": model}).json()["canary"] == model
-        assert api.post("/v1/admin/promote", json={}).json() == {"generation": 3, "stable": model, "canary": None, "share": 0.0}
+        now = {"generation": 3, "stable": model, "canary": None, "share": 0.0}
+        assert api.post("/v1/admin/promote", json={}).json() == now
         until = time.monotonic() + 30
         while answers[-1:] and answers[-1].json().get("model") != "small" and time.monotonic() < until: time.sleep(0.02)
         stop.set(); [c.result() for c in crowd]
-        assert {a.status_code for a in answers} == {200} and {a.json()["model"] for a in answers} == {problem.rule.name, "small"}
+        assert {a.status_code for a in answers} == {200}
+        assert {a.json()["model"] for a in answers} == {problem.rule.name, "small"}
         assert api.post("/v1/admin/rollback").json()["stable"] == "rule-" + problem.rule.version
 
 
@@ -435,10 +475,11 @@ def test_the_stock_client_of_the_inference_protocol(api):
             for tensor in described["inputs"]:
                 if GOOD.get(tensor["name"]) is None: continue
                 one = triton.InferInput(tensor["name"], [2], tensor["datatype"])
-                one.set_data_from_numpy(np.array([GOOD[tensor["name"]]] * 2, dtype=numpy_of[tensor["datatype"]]), binary_data=binary); inputs.append(one)
+                values = np.array([GOOD[tensor["name"]]] * 2, dtype=numpy_of[tensor["datatype"]])
+                one.set_data_from_numpy(values, binary_data=binary); inputs.append(one)
             found = client.infer(problem.name, inputs, request_id="7")
             alone = ask(api, PLAIN).json()
-            assert found.as_numpy("score").tolist() == [alone["score"]] * 2 and found.as_numpy("decision").tolist() == [alone["decision"]] * 2
+            for name in ("score", "decision"): assert found.as_numpy(name).tolist() == [alone[name]] * 2
             assert found.get_response()["id"] == "7"
         with pytest.raises(triton.InferenceServerException, match="no such model"): client.get_model_metadata("others")
         with pytest.raises(triton.InferenceServerException): client.infer(problem.name, inputs[:1])
@@ -446,7 +487,7 @@ def test_the_stock_client_of_the_inference_protocol(api):
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory):
-    """An app that asks for keys: one caller asks and reacts, one runs it. And what there is in it: a release, a prediction."""
+    """An app that asks for keys, of one who asks and reacts and of one who runs it; and a release and a prediction in it."""
     workspace = trial(tmp_path_factory.mktemp("keyed"))
     model, log = add_model(workspace), ServingLog(workspace.serving_db)
     def key(*scopes): return {"authorization": f"Bearer {keys.make_key(log, ' '.join(scopes), scopes)}"}
@@ -460,7 +501,7 @@ def keyed(tmp_path_factory):
 
 
 def statuses(api, operation, mode: str) -> set[int]:
-    """Ask one route for what schemathesis makes of the contract, hold each answer against it, and tell which statuses came."""
+    """Ask one route for what schemathesis makes of the contract, hold each answer against it, and tell the statuses."""
     from hypothesis import HealthCheck, given
     from hypothesis import settings as effort
     from schemathesis import GenerationMode, checks
@@ -500,6 +541,7 @@ def test_requests_made_from_the_contract_get_no_5xx_and_no_answer_outside_of_it(
     assert len(operations) > 15
 
 
+UTC_TIMES = pa.timestamp("us", "UTC")
 FILES = {  # the column, and how a file may hold it as well
     "a dictionary": ("carrier", lambda column: column.dictionary_encode()),
     "large strings": ("origin", lambda column: column.cast(pa.large_string())),
@@ -507,7 +549,7 @@ FILES = {  # the column, and how a file may hold it as well
     "whole numbers": ("distance", lambda column: column.cast(pa.int64())),
     "small numbers": ("flight", lambda column: column.cast(pa.int16())),
     "numbers": ("flight", lambda column: column.cast(pa.float64())),
-    "times in UTC": ("scheduled_departure", lambda column: column.cast(pa.timestamp("us", "UTC"))),
+    "times in UTC": ("scheduled_departure", lambda column: column.cast(UTC_TIMES)),
     "times of a place": ("scheduled_departure", lambda column: column.cast(pa.timestamp("ns", "America/New_York"))),
     "times of another place": ("scheduled_departure", lambda column: column.cast(pa.timestamp("s", "+05:30"))),
     "nothing": ("tail_number", lambda column: pa.nulls(len(column))),
@@ -521,7 +563,7 @@ WRONG_FILES = {
     "halves": ("flight", lambda column: pc.add(column.cast(pa.float64()), 0.5)),
     "truth": ("flight", lambda column: pc.greater(column, 1)),
     "no number": ("distance", lambda column: pa.array([np.nan] * len(column))),
-    "times without a zone": ("scheduled_departure", lambda column: column.cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))),
+    "times without a zone": ("scheduled_departure", lambda column: column.cast(UTC_TIMES).cast(pa.timestamp("us"))),
     "lists": ("carrier", lambda column: pa.array([[value] for value in column.to_pylist()])),
     "bytes that are no text": ("carrier", lambda column: pa.array([b"\xff"] * len(column))),
 }
@@ -553,8 +595,11 @@ def scoring(tmp_path_factory):
 
 def answers_to(scoring, table) -> pd.DataFrame:
     """What the app says to each row of a file, with a time as its text and a decimal as a number."""
-    def plain(value): return value.isoformat() if hasattr(value, "isoformat") else value if value is None or isinstance(value, str) else float(value)
-    rows = [{name: plain(value) for name, value in row.items()} | {"flight": int(row["flight"])} for row in table.to_pylist()]
+    def plain(value):
+        if hasattr(value, "isoformat"): return value.isoformat()
+        return value if value is None or isinstance(value, str) else float(value)
+    def as_json(row): return {name: plain(value) for name, value in row.items()} | {"flight": int(row["flight"])}
+    rows = map(as_json, table.to_pylist())
     return pd.DataFrame([ask(scoring, json.dumps(row)).raise_for_status().json() for row in rows])
 
 
@@ -583,7 +628,8 @@ def test_a_delta_table_is_asked_like_a_file(scoring, tmp_path):
         file, table = in_file(tmp_path / name, *FILES[name], suffix="")
         done, out = scoring.score(file)
         assert done.exit_code == 0, done.stderr
-        assert pd.read_parquet(out).score.tolist() == answers_to(scoring, DeltaTable(file).to_pyarrow_table()).score.tolist()
+        alone = answers_to(scoring, DeltaTable(file).to_pyarrow_table())
+        assert pd.read_parquet(out).score.tolist() == alone.score.tolist()
     for name in ("no text", "no numbers", "lists"):
         file, _ = in_file(tmp_path / f"wrong {name}", *WRONG_FILES[name], suffix="")
         done, _ = scoring.score(file)

@@ -97,7 +97,7 @@ def test_a_model_that_fears_the_morning_leads_back_to_train(court):
 
 def test_a_model_that_needs_every_table_leads_back_to_transform(court):
     brittle = court.like("brittle", lambda rows: np.where(rows["temperature"].isna(), 0.3 - court.winner.score(rows), court.winner.score(rows)))
-    assert "(worst: no table weather)" in court.failed(brittle)["transform"]
+    assert "worst day (table weather is missing)" in court.failed(brittle)["transform"]
 
 
 def test_a_candidate_is_held_against_a_release_when_asked(court, lived, tmp_path):

@@ -1712,6 +1712,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_lifecycle.plan.Revisit': ('plan.html#revisit', 'mlops_lifecycle/plan.py'),
                                       'mlops_lifecycle.plan.Stakeholder': ('plan.html#stakeholder', 'mlops_lifecycle/plan.py'),
                                       'mlops_lifecycle.plan.Step': ('plan.html#step', 'mlops_lifecycle/plan.py'),
+                                      'mlops_lifecycle.plan._limits': ('plan.html#_limits', 'mlops_lifecycle/plan.py'),
                                       'mlops_lifecycle.plan._page': ('plan.html#_page', 'mlops_lifecycle/plan.py'),
                                       'mlops_lifecycle.plan._rows': ('plan.html#_rows', 'mlops_lifecycle/plan.py'),
                                       'mlops_lifecycle.plan.answered': ('plan.html#answered', 'mlops_lifecycle/plan.py'),

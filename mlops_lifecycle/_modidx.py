@@ -1523,7 +1523,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'mlops_lifecycle.evaluate.page_of': ('evaluate.html#page_of', 'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.pick': ('evaluate.html#pick', 'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.plain': ('evaluate.html#plain', 'mlops_lifecycle/evaluate.py'),
-                                          'mlops_lifecycle.evaluate.prices': ('evaluate.html#prices', 'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.readable': ('evaluate.html#readable', 'mlops_lifecycle/evaluate.py'),
                                           'mlops_lifecycle.evaluate.review_band': ( 'evaluate.html#review_band',
                                                                                     'mlops_lifecycle/evaluate.py'),

@@ -217,5 +217,6 @@ def short(
     "A value as people read it."
     if not isinstance(value, (int, float, np.number)): return str(value)
     if value != value: return "missing"
+    if unit in ("share", "probability"): return f"{value:.0%}"
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{text} {unit}".rstrip()

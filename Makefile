@@ -36,7 +36,7 @@ serve: $(READY)    ## the API on what is deployed
 report: $(READY)    ## the site again, from what is there
 	$(BIN)/mlops report
 
-bench: $(READY)    ## the figures of the README
+bench: $(READY)    ## every benchmark (hours)
 	@for figures in benchmarks/*.py; do $(BIN)/python $$figures || exit 1; done
 
 readme: $(READY)    ## README.md from nbs/index.ipynb

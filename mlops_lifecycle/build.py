@@ -91,7 +91,8 @@ def serving_parts(
         seen.add(key)
         part = found[key[0]] = importlib.metadata.distribution(wanted.name)
         deeper = [Requirement(line) for line in part.requires or []]
-        todo += [r for r in deeper if not r.marker or any(r.marker.evaluate({"extra": e}) for e in ("", *wanted.extras))]
+        extras = ("", *wanted.extras)
+        todo += [r for r in deeper if not r.marker or any(r.marker.evaluate({"extra": e}) for e in extras)]
     return dict(sorted(found.items()))
 
 # %% ../nbs/10_build.ipynb #10-b-lock-code
@@ -116,7 +117,8 @@ def check_lock(
         name, holds = canonicalize_name(name), not marker or Marker(marker).evaluate(dict(environment))
         if holds or name not in pins: pins[name] = version
     lacking = sorted(set(parts) - set(pins))
-    if lacking: raise GoBack("code", f"{lock.name} pins no {', '.join(lacking)}; run make lock", evidence={"lacking": lacking})
+    if lacking:
+        raise GoBack("code", f"{lock.name} pins no {', '.join(lacking)}; run make lock", evidence={"lacking": lacking})
     return {name: (part.version, pins[name]) for name, part in parts.items() if part.version != pins[name]}
 
 # %% ../nbs/10_build.ipynb #10-b-bom-code
@@ -170,7 +172,8 @@ def image_context(
 ) -> Path:        # `out`
     "The folder an image is made from; raises `GoBack` to code where the Dockerfile wants what is not there."
     (out / "deploy/wheel").mkdir(parents=True)
-    for name in ("deploy/Dockerfile", "deploy/requirements.lock", "settings.ini"): shutil.copyfile(root / name, out / name)
+    for name in ("deploy/Dockerfile", "deploy/requirements.lock", "settings.ini"):
+        shutil.copyfile(root / name, out / name)
     shutil.copyfile(wheel, out / "deploy/wheel" / wheel.name)
     lines = re.findall(r"^COPY (?!--)(.+)$", (out / "deploy/Dockerfile").read_text(), re.M)
     copied = [source for line in lines for source in line.split()[:-1]]
@@ -194,7 +197,8 @@ def verify_sums(folder: Path) -> int:  # files
     "Count the files whose sums hold; raises `GoBack` to code where one does not."
     listed = dict(reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text().splitlines())
     wrong = [name for name, total in listed.items() if not (folder / name).is_file() or sha256(folder / name) != total]
-    if wrong: raise GoBack("code", f"the checksums of {', '.join(wrong)} do not hold: build again", evidence={"files": wrong})
+    if wrong:
+        raise GoBack("code", f"the checksums of {', '.join(wrong)} do not hold: build again", evidence={"files": wrong})
     return len(listed)
 
 # %% ../nbs/10_build.ipynb #10-b-call-code
@@ -205,7 +209,9 @@ def build(
 ) -> dict:          # wheel, sha256, sbom, image (paths below `out`), modules, parts, sums, differs
     "Build everything that travels; raises `GoBack` to code where something is stale, missing or broken."
     old = stale(root=root)
-    if old: raise GoBack("code", f"the package is older than {', '.join(old)}: run nbdev-export", evidence={"notebooks": old})
+    if old:
+        raise GoBack("code", f"the package is older than {', '.join(old)}: run nbdev-export",
+                     evidence={"notebooks": old})
     wheel = build_wheel(root, out / "wheel")
     modules, parts = check_wheel(wheel, root / name), serving_parts(root)
     differs = check_lock(root / "deploy/requirements.lock", parts, environment_of(root / "deploy/Dockerfile"))

@@ -23,9 +23,11 @@ import pyarrow as pa
 
 from .core.changes import Batch, acknowledge_slot, changes_of_files, changes_of_slot
 from .core.clock import arrive
-from .core.files import BLOCK, Block, Column, SourceError, blocks_of, fingerprint, fit, infer, plain_types, refuse_unseen
+from .core.files import (
+    BLOCK, Block, Column, SourceError, blocks_of, fingerprint, fit, infer, plain_types, refuse_unseen)
 from .core.log import ServingLog
-from .core.sources import after_of, as_blocks, by_cursor, download, pages_of, rows_of_api, rows_of_database
+from .core.sources import (
+    after_of, as_blocks, by_cursor, download, pages_of, rows_of_api, rows_of_database)
 from .core.stages import GoBack
 from .core.streams import acknowledge_stream, batches_of_log, batches_of_stream
 from .core.workspace import ahead, outside
@@ -55,14 +57,18 @@ def pieces_of(
     "What a source that is read whole consists of; raises `SourceError` for a kind that nobody knows."
     if source.kind == "web": yield from pages_of(name, source, root)
     elif source.kind == "file" and "://" in source.where:
-        with tempfile.TemporaryDirectory() as folder: download(source, folder); yield from files_of(source.model_copy(update={"where": "*"}), folder)
+        with tempfile.TemporaryDirectory() as folder:
+            download(source, folder)
+            yield from files_of(source.model_copy(update={"where": "*"}), folder)
     elif source.kind == "file": yield from files_of(source, root)
     else: yield source.where, as_blocks(rows_of(name, source)(name, source, root, None))
 
 def rows_of(name: str, source):  # a function that gives rows
     "How a source that gives rows is asked for them."
     known = ROWS | KINDS
-    if source.kind not in known: raise SourceError(f'source "{name}" is of kind "{source.kind}"; known are file, web, log, changes, stream, {", ".join(known)}')
+    if source.kind not in known:
+        raise SourceError(f'source "{name}" is of kind "{source.kind}"; '
+                          f'known are file, web, log, changes, stream, {", ".join(known)}')
     return known[source.kind]
 
 # %% ../nbs/02_collect.ipynb #collect-load
@@ -79,7 +85,8 @@ class Load:
     left_out: dict[str, None] = field(default_factory=dict)  # columns that nobody declared
     aside: list[dict] = field(default_factory=list)          # rows set aside: source, file, row, reason, content
 
-    def set_aside(self, piece: str, misfits: Iterable[dict]) -> None: self.aside += [dict(source=self.source, file=piece) | m for m in misfits]
+    def set_aside(self, piece: str, misfits: Iterable[dict]) -> None:
+        self.aside += [dict(source=self.source, file=piece) | m for m in misfits]
 
     def record(self) -> dict:
         "The counts, for the run's record."
@@ -104,7 +111,8 @@ def parts_of(
             lines = np.setdiff1d(block.lines, [w["row"] for w in wrong]) if wrong else block.lines
             load.rows += len(table); load.set_aside(piece, block.misfits + wrong)
             load.left_out |= dict.fromkeys(c for c in block.rows.column_names if c not in columns)
-            yield table.append_column("_file", pa.repeat(piece, len(table))).append_column("_line", pa.array(lines, pa.int64()))
+            table = table.append_column("_file", pa.repeat(piece, len(table)))
+            yield table.append_column("_line", pa.array(lines, pa.int64()))
         load.copies += not count
         refuse_unseen(unseen, load.source)
 
@@ -131,7 +139,8 @@ def together(
 ) -> pd.DataFrame:
     "Parts as one frame; raises `SourceError` where columns that nobody declared look like different types."
     try: table = pa.concat_tables(held, promote_options="permissive")
-    except pa.ArrowException as error: raise SourceError(f"the parts of a source disagree, declare its columns: {error}") from None
+    except pa.ArrowException as error:
+        raise SourceError(f"the parts of a source disagree, declare its columns: {error}") from None
     held.clear()
     return plain_types(table)
 
@@ -221,7 +230,9 @@ def next_on_the_clock(
     minutes = pd.to_timedelta(clock // 100 * 60 + clock % 100, unit="min").astype("timedelta64[us]")
     for name, rows in zone.groupby(zone).groups.items():
         midnight = after[rows].dt.tz_convert(name).dt.tz_localize(None).dt.normalize()
-        instant = lambda local, name=name: local.dt.tz_localize(name, ambiguous=np.ones(len(local), bool), nonexistent="shift_forward").dt.tz_convert("UTC")
+        def instant(local, name=name):
+            zoned = local.dt.tz_localize(name, ambiguous=np.ones(len(local), bool), nonexistent="shift_forward")
+            return zoned.dt.tz_convert("UTC")
         today = instant(midnight + minutes[rows])
         found[rows] = today.where(today > after[rows], instant(midnight + minutes[rows] + pd.Timedelta("1D")))
     return found
@@ -231,10 +242,12 @@ def add_known_at(
     tables: dict[str, pd.DataFrame],  # as the sources gave them
 ) -> dict[str, pd.DataFrame]:
     "Add the instants, the wall clocks, and when each value became known."
-    flights, minutes = tables["flights"].copy(deep=False), lambda values: pd.to_timedelta(values.astype("Float64"), unit="min")
+    flights = tables["flights"].copy(deep=False)
+    minutes = lambda values: pd.to_timedelta(values.astype("Float64"), unit="min")
     zone = flights.dest.map(tables["airports"].dropna().set_index("faa").tzone.to_dict() | ZONES)
     flights["scheduled_departure"] = flights.time_hour + minutes(flights.minute)
-    flights["scheduled_departure_local"] = flights.scheduled_departure.dt.tz_convert("America/New_York").dt.tz_localize(None)
+    local = flights.scheduled_departure.dt.tz_convert("America/New_York")
+    flights["scheduled_departure_local"] = local.dt.tz_localize(None)
     flights["scheduled_arrival"] = next_on_the_clock(flights.scheduled_departure, flights.sched_arr_time, zone)
     flights["known_at"] = flights.scheduled_departure - pd.Timedelta("30D")
     flights["departed_at"] = flights.scheduled_departure + minutes(flights.dep_delay)
@@ -244,7 +257,8 @@ def add_known_at(
 
 # %% ../nbs/02_collect.ipynb #collect-yours-gates
 GATES = {
-    "flights": {"known_at": "*", "departed_at": ["dep_time", "dep_delay"], "arrived_at": ["arr_time", "arr_delay", "air_time"]},
+    "flights": {"known_at": "*", "departed_at": ["dep_time", "dep_delay"],
+                "arrived_at": ["arr_time", "arr_delay", "air_time"]},
     "weather": {"known_at": "*"},
 }
 COLUMNS["flights"] |= {
@@ -265,12 +279,16 @@ LOG_COLUMNS = {
         "release": Column("text", "release that answered"), "kind": Column("text", "rule or model"),
         "model": Column("text", "name of what answered"), "version": Column("text", "its version"),
         "arm": Column("text", "stable or canary"), "generation": Column("integer", "of the deployment"),
-        "score": Column("number", "what the release gave", "probability, or the rule's own"), "decision": Column("number", "1: act; or the amount"),
-        "threshold": Column("number", "from which score on it acts", "as the score"), "review": Column("boolean", "a person should look"),
+        "score": Column("number", "what the release gave", "probability, or the rule's own"),
+        "decision": Column("number", "1: act; or the amount"),
+        "threshold": Column("number", "from which score on it acts", "as the score"),
+        "review": Column("boolean", "a person should look"),
         "warnings": Column("text", "JSON list"), "request": Column("text", "JSON, personal fields as pseudonyms"),
-        "features": Column("text", "JSON"), "seconds": Column("number", "time to answer", "s"), "error": Column("text", "of a canary that failed")},
+        "features": Column("text", "JSON"), "seconds": Column("number", "time to answer", "s"),
+        "error": Column("text", "of a canary that failed")},
     "feedback": {
-        "prediction_id": Column("text", "prediction it speaks of"), "asks": Column("text", "question that was answered"),
+        "prediction_id": Column("text", "prediction it speaks of"),
+        "asks": Column("text", "question that was answered"),
         "reaction": Column("text", "the answer"), "label": Column("number", "what happened, where the answer says it"),
         "at": Column("time", "when it came")},
 }
@@ -281,20 +299,21 @@ def read_log(
     path: Path | str,  # the app's database; it may not exist
     what: str,         # "predictions" or "feedback"
     before: pd.DataFrame | None = None,  # what bronze holds of it
-) -> tuple[pd.DataFrame, int, int]:  # rows, by time; how many of them are only in bronze; how many the log has forgotten
+) -> tuple[pd.DataFrame, int, int]:  # rows by time; how many are only in bronze; how many the log has forgotten
     "One table of the serving log, with the declared types, and what bronze alone still knows."
     table, forgotten = pd.DataFrame(columns=list(LOG_COLUMNS[what])), 0
     if isinstance(path, str) or path.exists():
         log = ServingLog(path)
         try: forgotten, table = log.forgotten()[what], dict(zip(LOG_COLUMNS, log.frames()))[what]
         finally: log.close()
-    types = {"text": "str", "integer": "Int64", "number": "float64", "boolean": "boolean", "time": "datetime64[us, UTC]"}
+    types = {"text": "str", "integer": "Int64", "number": "float64", "boolean": "boolean",
+             "time": "datetime64[us, UTC]"}
     typed = {name: types[declared.type] for name, declared in LOG_COLUMNS[what].items()}
-    same = {name: object for name in typed if typed[name] in ("Int64", "boolean")}  # so that nothing lies behind a missing value
-    tables = [some.reindex(columns=list(typed)).astype(same).astype(typed) for some in (table, before) if some is not None]
+    whole = {name: object for name in typed if typed[name] in ("Int64", "boolean")}  # nothing behind a missing value
+    same = lambda some: some.reindex(columns=list(typed)).astype(whole).astype(typed)
+    tables = [same(some) for some in (table, before) if some is not None]
     rows = pd.concat(tables).drop_duplicates(LOG_KEYS[what])  # a row of the log goes before bronze's
     return rows.sort_values(["at", *LOG_KEYS[what]], ignore_index=True), len(rows) - len(table), forgotten
-
 
 # %% ../nbs/02_collect.ipynb #collect-changing
 def batches_of_source(
@@ -304,10 +323,13 @@ def batches_of_source(
     cursor: dict,  # up to where bronze holds it; empty: nothing yet
 ) -> Iterator[Batch] | None:  # None for a source that is read whole
     "The events that are new at a source that changes."
-    if source.kind == "changes": return (changes_of_slot if "://" in source.where else changes_of_files)(name, source, root, cursor)
+    if source.kind == "changes":
+        changes_of = changes_of_slot if "://" in source.where else changes_of_files
+        return changes_of(name, source, root, cursor)
     if source.kind == "stream": return batches_of_stream(name, source, root, cursor)
     if source.kind == "log": return batches_of_log(name, source, root, cursor)
-    if source.kind != "file" and source.cursor: return by_cursor(rows_of(name, source)(name, source, root, after_of(cursor)), source, cursor)
+    if source.kind != "file" and source.cursor:
+        return by_cursor(rows_of(name, source)(name, source, root, after_of(cursor)), source, cursor)
     return None
 
 # %% ../nbs/02_collect.ipynb #collect-counted
@@ -321,8 +343,11 @@ def counted(
     for batch in batches:
         broken = batch.events.op == "unreadable"
         load.pieces += 1; load.rows += int((~broken).sum()); load.seconds += time.perf_counter() - began
-        load.set_aside("", [dict(row=int(p), content=json.loads(row)["content"], reason=json.loads(row)["reason"]) for p, row in zip(batch.events.position[broken], batch.events.row[broken])])
-        if columns: load.left_out |= dict.fromkeys(c for row in batch.events.row[~broken] for c in json.loads(row) if c not in columns)
+        unread = [(int(p), json.loads(row)) for p, row in zip(batch.events.position[broken], batch.events.row[broken])]
+        load.set_aside("", [dict(row=p, content=row["content"], reason=row["reason"]) for p, row in unread])
+        if columns:
+            came = (c for row in batch.events.row[~broken] for c in json.loads(row))
+            load.left_out |= dict.fromkeys(c for c in came if c not in columns)
         yield batch
         began = time.perf_counter()
 
@@ -335,7 +360,8 @@ def timeless(
     times = [c for c, gated in gates.items() if gated == "*"]
     lost = table[times].isna().any(axis=1) if times else pd.Series(False, index=table.index)
     if not lost.any(): return table.reset_index(drop=True), []
-    aside = [dict(row=int(row.get("_line", i)), reason=f"no {' or '.join(times)}: when it became known cannot be told", content=row.to_json(date_format="iso"))
+    reason = f"no {' or '.join(times)}: when it became known cannot be told"
+    aside = [dict(row=int(row.get("_line", i)), reason=reason, content=row.to_json(date_format="iso"))
              for i, row in table[lost].iterrows()]
     return table[~lost].reset_index(drop=True), aside
 
@@ -350,10 +376,13 @@ class Bronze:
 
     @property
     def quarantine(self) -> pd.DataFrame:  # rows set aside: source, file, row, reason, content
-        aside = pd.DataFrame([a for load in self.loads.values() for a in load.aside], columns=["source", "file", "row", "reason", "content"])
+        aside = pd.DataFrame([a for load in self.loads.values() for a in load.aside],
+                             columns=["source", "file", "row", "reason", "content"])
         return aside.astype({"row": int, "source": str, "file": str, "reason": str, "content": str})
 
-    def __repr__(self): return f"Bronze({', '.join(f'{n} {load.rows:,}' for n, load in self.loads.items())}; {len(self.quarantine):,} set aside)"
+    def __repr__(self):
+        rows = ", ".join(f"{n} {load.rows:,}" for n, load in self.loads.items())
+        return f"Bronze({rows}; {len(self.quarantine):,} set aside)"
 
 # %% ../nbs/02_collect.ipynb #collect-collect
 def collect(
@@ -370,7 +399,8 @@ def collect(
     for name, source in sources.items():
         expected = {c: d for c, d in columns.get(name, {}).items() if d.source != "computed"}
         if source.where in LOG_COLUMNS: logs[name] = from_log(log, source.where, before.get(name), loads[name])
-        elif batches := batches_of_source(name, source, root, cursors.get(name, {})): events[name] = counted(there(batches, name), expected, loads[name])
+        elif batches := batches_of_source(name, source, root, cursors.get(name, {})):
+            events[name] = counted(there(batches, name), expected, loads[name])
         else:
             rows = grouped(parts_of(pieces_of(name, source, root), expected, loads[name], tuple(source.text)), size)
             parts[name] = there(ahead(timed(with_arrival(rows, source), loads[name])), name)
@@ -380,7 +410,8 @@ def collect(
     for name, table in dated.items():
         later = map(lambda part, name=name: times(first | {name: part})[name], parts.get(name, ()))
         tables[name] = one_or_many(kept_of(itertools.chain([table], later), own[name], loads[name]))
-    return Bronze(tables | logs, events, own | {n: {"at": "*"} for n in logs} | {n: {"known_at": "*"} for n in events}, loads)
+    own |= {n: {"at": "*"} for n in logs} | {n: {"known_at": "*"} for n in events}
+    return Bronze(tables | logs, events, own, loads)
 
 # %% ../nbs/02_collect.ipynb #collect-helpers
 def from_log(path: Path | str, what: str, before: pd.DataFrame | None, load: Load) -> pd.DataFrame:
@@ -389,13 +420,16 @@ def from_log(path: Path | str, what: str, before: pd.DataFrame | None, load: Loa
     table, load.kept, forgotten = read_log(path, what, before)
     load.rows, load.seconds = len(table), time.perf_counter() - began
     if (lost := load.kept - forgotten) > 0:
-        load.warning = f"{lost:,} rows are gone from the log, which has not forgotten them (another database?); bronze keeps them"
+        load.warning = (f"{lost:,} rows are gone from the log, which has not forgotten them (another database?); "
+                        "bronze keeps them")
     return table
 
 def there(parts: Iterator, name: str) -> Iterator:
     "The same parts or batches; raises `GoBack` when the source is not there."
     try: yield from parts
-    except FileNotFoundError as error: raise GoBack("formulate", f'source "{name}" is declared and is not there: {error}', {"source": name}) from None
+    except FileNotFoundError as error:
+        said = f'source "{name}" is declared and is not there: {error}'
+        raise GoBack("formulate", said, {"source": name}) from None
 
 def timed(parts: Iterator[pd.DataFrame], load: Load) -> Iterator[pd.DataFrame]:
     "The same parts; the load is told how long it took to read them."
@@ -430,7 +464,9 @@ def leave(
     run.write("bronze.quarantine", bronze.quarantine)
     loads = {name: load.record() | {"version": run.outputs[f"bronze.{name}"]} for name, load in bronze.loads.items()}
     rows = {name: load["rows"] for name, load in loads.items()}
-    run.passed(f"{len(rows)} sources, {sum(rows.values()):,} rows, {len(bronze.quarantine):,} set aside", rows=rows, set_aside=len(bronze.quarantine), loads=loads)
+    aside = len(bronze.quarantine)
+    run.passed(f"{len(rows)} sources, {sum(rows.values()):,} rows, {aside:,} set aside",
+               rows=rows, set_aside=aside, loads=loads)
 
 def held_of_log(
     workspace,
@@ -456,7 +492,8 @@ def acknowledge(
     "Tell the sources that wait for it how far bronze is, so that they may forget; only what is published counts."
     for name, cursor in cursors_of(workspace, sources).items():
         if cursor and sources[name].kind == "stream": acknowledge_stream(sources[name], root, cursor)
-        if cursor and sources[name].kind == "changes" and "://" in sources[name].where: acknowledge_slot(sources[name], root, cursor)
+        if cursor and sources[name].kind == "changes" and "://" in sources[name].where:
+            acknowledge_slot(sources[name], root, cursor)
     newest = [table["at"].max() for table in held_of_log(workspace, sources).values() if len(table)]
     if newest and workspace.has_log:
         log = ServingLog(workspace.serving_db)

@@ -43,7 +43,8 @@ def check_release(
     "The release, verified; raises `GoBack` to release where it cannot be trusted."
     try: return Release.load(folder, rule=problem.rule, key=key)
     except (ValueError, OSError) as error:
-        raise GoBack("release", f"{folder.name} cannot be deployed: {error}", evidence={"release": folder.name}) from error
+        raise GoBack("release", f"{folder.name} cannot be deployed: {error}",
+                     evidence={"release": folder.name}) from error
 
 # %% ../nbs/13_deploy.ipynb #13-d-smoke-code
 def smoke_check(

@@ -7,7 +7,7 @@ __all__ = ['BEHAVIOURS', 'DEARER', 'OURS', 'THEIRS', 'pick', 'Judged', 'best_wit
            'review_band', 'reviewed', 'covered', 'slices', 'all_slices', 'fairness', 'alone', 'spoilt', 'robustness',
            'Behaviour', 'behaves', 'late_lately', 'declared_groups', 'hangs_on', 'gate', 'group_gates', 'gates_of',
            'plain', 'evaluate', 'insist', 'unknown_yet', 'money', 'in_words', 'metric_in_words', 'way', 'month_figure',
-           'page_of', 'curve_figures', 'band', 'days_figure', 'three_rows', 'Page', 'readable']
+           'page_of', 'curve_figures', 'band', 'days_figure', 'three_rows']
 
 # %% ../nbs/08_evaluate.ipynb #08-e-imports
 from collections.abc import Callable, Iterable, Mapping
@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike
 
 from .core.features import FeatureSet, columns_of
 from .core.judge import (
-    calibration_table, drawn_gains, explain_row, find_slices, gain_table, importance, interval, over_threshold, over_time,
-    scores_of, short, shuffled_scores)
+    calibration_table, drawn_gains, explain_row, find_slices, gain_table, importance, interval,
+    over_threshold, over_time, scores_of, short, shuffled_scores)
 from .core.kinds import BINARY, FEW, Kind, price, right_order
 from .core.stages import GoBack, stage
 from .formulate import (
@@ -36,7 +36,7 @@ from .train import split, windows
 
 # %% ../nbs/08_evaluate.ipynb #08-e-pick-code
 def pick(
-    candidates: Iterable[Any],  # with `name`, `score(columns)` and `metrics`: cost and threshold, such as train.Candidate
+    candidates: Iterable[Any],  # with `name`, `score(columns)`, and `metrics`: cost and threshold, as train.Candidate
 ) -> tuple[Any, float]:         # the winner, and the threshold from which on it acts
     "The candidate that would have cost least in the period of choosing; the first, where no outcome was known there."
     candidates = list(candidates)
@@ -103,7 +103,8 @@ def judged(
     return Judged(
         winner, threshold, rows, before, score, decision=how.decide(score, threshold),
         y=rows[problem.target].to_numpy(how.outcome), days=drawn_whole(rows, settings.train),
-        best=best_without(before, rows, problem, costs), costs=costs, limits=settings.evaluate, seed=settings.train.seed)
+        best=best_without(before, rows, problem, costs), costs=costs,
+        limits=settings.evaluate, seed=settings.train.seed)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-savings-code
 def savings(
@@ -184,7 +185,8 @@ def all_slices(
     how = dict(least=limits.least_group, confidence=limits.confidence, draws=limits.draws, seed=case.seed)
     inside = lambda cut, rows: slices(
         cut[rows], case.y[rows], case.decision[rows], case.best.decision[rows], case.costs, case.days[rows], **how)
-    names, lost = [f.name for f in feature_set.features], -savings(case.y, case.decision, case.best.decision, case.costs)
+    names = [f.name for f in feature_set.features]
+    lost = -savings(case.y, case.decision, case.best.decision, case.costs)
     words, later = find_slices(case.rows[names], lost, case.days, least=4 * limits.least_group)
     tables = [inside(groups, np.ones(len(case.y), bool)), inside(words.to_frame("found"), later)]
     return pd.concat([t for t in tables if len(t)], ignore_index=True)
@@ -204,7 +206,8 @@ def fairness(
         return float(np.mean(np.asarray(y_true > y_pred)[case])) if case.any() else 0.0
     for column in groups:
         group = groups[column].astype("str")
-        frame = MetricFrame(metrics=missed, y_true=y, y_pred=np.asarray(decision, how.outcome), sensitive_features=group)
+        decided = np.asarray(decision, how.outcome)
+        frame = MetricFrame(metrics=missed, y_true=y, y_pred=decided, sensitive_features=group)
         cases = pd.Series(how.case(y)).groupby(group.to_numpy()).sum()
         enough = frame.by_group[frame.by_group.index.map(cases) >= least]
         difference = float(enough.max() - enough.min()) if len(enough) > 1 else None
@@ -270,8 +273,8 @@ def robustness(
         decision = case.costs.how.decide(score, case.threshold)
         low, _, high = case.spread(savings(y, decision, case.best.decision[place], case.costs), place)
         found.append(dict(
-            what=what, cost=mean_cost(y, decision, case.costs), changed=float((decision != case.decision[place]).mean()),
-            low=low, high=high))
+            what=what, cost=mean_cost(y, decision, case.costs),
+            changed=float((decision != case.decision[place]).mean()), low=low, high=high))
     return pd.DataFrame(found)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-behaviour-code
@@ -281,7 +284,8 @@ class Behaviour:
     name: str                                     # "a worse habit"
     change: Callable[[pd.DataFrame], Mapping]     # rows -> {column: its new values}
     expect: Literal["higher", "lower"]
-    among: Callable[[pd.DataFrame], ArrayLike] = lambda rows: np.ones(len(rows), dtype=bool)  # rows -> True where it is tried
+    # rows -> True where it is tried
+    among: Callable[[pd.DataFrame], ArrayLike] = lambda rows: np.ones(len(rows), dtype=bool)
 
 def behaves(
     case: Judged, behaviours: Iterable[Behaviour],
@@ -302,7 +306,8 @@ def behaves(
 # %% ../nbs/08_evaluate.ipynb #08-e-yours-code
 def late_lately(rows: pd.DataFrame, share: float) -> dict[str, float]:
     "Everything that says how many flights were late in the last hours."
-    return dict.fromkeys((c for c in rows if c.endswith(("late_lately", "late_1h", "late_2h", "late_3h", "late_8h"))), share)
+    lately = ("late_lately", "late_1h", "late_2h", "late_3h", "late_8h")
+    return dict.fromkeys((c for c in rows if c.endswith(lately)), share)
 
 BEHAVIOURS = (
     Behaviour("a later departure in the day",
@@ -378,7 +383,7 @@ def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: Any) -> list[d
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gates-code
 def gates_of(
-    found: Mapping,                # leak, against, cost, without, groups, fairness, robustness, behaviour, metrics, interval
+    found: Mapping,  # leak, against, cost, without, groups, fairness, robustness, behaviour, metrics, interval
     problem: Any, plan: Mapping, settings: Any,  # formulate.Problem; document of stage 00; core.settings.Settings
     formulated: Mapping | None = None,  # document of stage 01; None: nothing to compare with
 ) -> list[dict]:                   # gate, figure, limit, passed (None: not judged), stage
@@ -422,13 +427,15 @@ def _measured(
     protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
     names = [f.name for f in feature_set.features
              if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
-    fair = fairness(protected, case.y, case.decision, case.limits.fairness_limit, case.limits.least_group, case.costs.how)
+    fair = fairness(
+        protected, case.y, case.decision, case.limits.fairness_limit, case.limits.least_group, case.costs.how)
     table, metrics = hangs_on(case, candidates, feature_set, problem)
     labelled = examples[examples[problem.target].notna()]; some = labelled.iloc[:: max(1, len(labelled) // 8_000)]
     return {
         "without": case.best.cost, "leak": alone(some, feature_set, problem.target), "against": against,
         "cost": mean_cost(case.y, case.decision, case.costs), "fairness": fair, "metrics": metrics, "importance": table,
-        "groups": all_slices(case, feature_set, protected.join(rows[names])), "robustness": robustness(case, feature_set),
+        "groups": all_slices(case, feature_set, protected.join(rows[names])),
+        "robustness": robustness(case, feature_set),
         "behaviour": behaves(case, behaviours), "interval": covered(case)}
 
 # %% ../nbs/08_evaluate.ipynb #08-e-judge-evaluate
@@ -438,7 +445,7 @@ def evaluate(
     feature_set: FeatureSet,
     problem: Any, plan: Mapping,  # formulate.Problem; the document of stage 00
     settings: Any, as_of: pd.Timestamp | str,
-    champion: Any = None,         # what has to be beaten as well: `name` and `decide(columns)`, such as core.release.Release
+    champion: Any = None,  # what has to be beaten as well: `name` and `decide(columns)`, such as core.release.Release
     formulated: Mapping | None = None,  # the document of stage 01
     behaviours: Iterable[Behaviour] = (),  # the project's
     declared: Callable = lambda rows: pd.DataFrame(index=rows.index),  # the project's groups, one column a way to cut
@@ -457,7 +464,8 @@ def evaluate(
         "cost": found["cost"], "saving": saving, "gain": [low, high], "confidence": case.limits.confidence,
         "against": found["against"],
         "bar": {"name": case.best.name, "cost": case.best.cost, "costs": case.best.costs},
-        "costs": {"missed": case.costs.missed, "needless": case.costs.needless}, "rows": len(case.rows), "months": months,
+        "costs": {"missed": case.costs.missed, "needless": case.costs.needless},
+        "rows": len(case.rows), "months": months,
         "acted": float(case.decision.mean()), "happened": float(case.y.mean()), "gates": gates,
         "slices": plain(found["groups"]), "fairness": found["fairness"], "robustness": plain(found["robustness"]),
         "behaviour": plain(found["behaviour"]), "importance": plain(found["importance"]),
@@ -617,7 +625,7 @@ def page_of(words: Mapping) -> str:  # HTML
 OURS, THEIRS = "#0072b2", "#d55e00"
 
 def curve_figures(case: Judged, unit: str) -> Figure:
-    "Cost over the threshold, calibration, gain, and cost over time, with intervals; where too few outcomes are known, the scores alone."
+    "Cost over the threshold, calibration, gain, and cost over time, with intervals; else the scores alone."
     if case.unknown: return _score_figure(case)
     figure = Figure(figsize=(11, 7.2), layout="constrained"); (cost, calibration), (gain, time) = figure.subplots(2, 2)
     how = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.draws, seed=case.seed)
@@ -688,7 +696,7 @@ def days_figure(case: Judged, unit: str, ax: Axes) -> Axes:
 def three_rows(
     case: Judged, feature_set: FeatureSet,
 ) -> pd.DataFrame:  # row, score, and in words what raised and lowered it
-    "A case met, a case missed, a false alarm, or what stands for them where an amount is decided: the clearest, explained."
+    "A case met, a case missed, a false alarm, or what stands for them for an amount: the clearest, explained."
     names, found = [f.name for f in feature_set.features], []
     least = 0.002 * case.costs.how.scale(case.score)
     for what, place in case.costs.how.clearest(case.y, case.decision, case.score).items():
@@ -701,28 +709,3 @@ def three_rows(
             "ordinary": ordinary, "raised by": say(added[added > least].nlargest(4)),
             "lowered by": say(added[added < -least].nsmallest(4))})
     return pd.DataFrame(found)
-
-# %% ../nbs/08_evaluate.ipynb #08-e-readable-code
-class Page(str):
-    "HTML that a notebook shows as such."
-    def _repr_html_(self): return str(self)
-
-def readable(
-    rows: list[Mapping],              # records of one kind
-    names: Mapping[str, str] = None,  # which of their entries, and what to call them; None: all, as they are
-    words: Mapping[str, Mapping] = {},  # by entry: what to say for its values
-) -> Page:
-    "Records as a table whose cells wrap."
-    names = names or dict.fromkeys(rows[0] if rows else ())
-    def say(key, value):
-        if key in words: return words[key][value]
-        if value is None: return ""
-        if isinstance(value, int): return f"{value:,}"
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-    def line(tag, texts):
-        style = "white-space:normal;text-align:left;vertical-align:top"
-        wide = lambda text: "min-width:18em;" if len(text) > 40 else ""
-        return "<tr>" + "".join(f'<{tag} style="{wide(t)}{style}">{escape(t)}</{tag}>' for t in texts) + "</tr>"
-    head = line("th", [name or key for key, name in names.items()])
-    body = "".join(line("td", [say(key, row[key]) for key in names]) for row in rows)
-    return Page(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")

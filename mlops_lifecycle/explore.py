@@ -119,7 +119,8 @@ def draw_rates(
     title = f"moves: {says(low)}, {says(high)}" if moves else f"stays near {how.say(rates.rate.mean())}"
     ax, off = axes(f'"{target}" {title}'), [rates.rate - rates.low, rates.high - rates.rate]
     ax.errorbar([f"{start:%Y-%m-%d}" for start in starts], rates.rate, yerr=off, fmt="o-", color=COLOUR, capsize=3)
-    ax.set(xlabel="decided in the period from", ylabel=named(target, how), ylim=(0, None)); ax.tick_params(axis="x", rotation=30)
+    ax.set(xlabel="decided in the period from", ylabel=named(target, how), ylim=(0, None))
+    ax.tick_params(axis="x", rotation=30)
     if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
 
@@ -299,7 +300,8 @@ def draw_twins(
     if pairs.empty: return None
     some = pairs.head(12)[::-1]; first = pairs.iloc[0]
     more = f"\n{len(pairs) - 1} more pairs are close" if len(pairs) > 1 else ""
-    ax = axes(f"{first['first']} and {first['second']} say the same ({first['correlation']:+.2f}){more}", 1.2 + 0.3 * len(some))
+    title = f"{first['first']} and {first['second']} say the same ({first['correlation']:+.2f}){more}"
+    ax = axes(title, 1.2 + 0.3 * len(some))
     ax.barh(some["first"] + " & " + some["second"], some["correlation"].abs(), color=COLOUR)
     ax.set(xlabel="rank correlation, without its sign", xlim=(0, 1))
     return ax.figure
@@ -332,7 +334,9 @@ def draw_drift(
     if len(drift) < 2: return None
     most = drift.max().sort_values(ascending=False); far = int((most > 0.25).sum())
     title = "No feature moves far from where it began"
-    if far: title = f"{most.index[0]} moves most ({most.iloc[0]:.2f})\n{far} of {len(most)} features become another population"
+    if far:
+        title = (f"{most.index[0]} moves most ({most.iloc[0]:.2f})\n"
+                 f"{far} of {len(most)} features become another population")
     ax = axes(title)
     for name in most.index[:6]: ax.plot(drift.index, drift[name], "o-", label=name)
     ax.axhline(0.25, ls="--", color="0.5"); ax.tick_params(axis="x", rotation=30)

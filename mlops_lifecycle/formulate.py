@@ -57,7 +57,8 @@ def costs_from(
     for name, value in {"quiet": quiet, "needless": needless, "missed": missed, "caught": caught}.items():
         if not np.isfinite(value): raise ValueError(f'"{name}" of the cost matrix must be a number, got {value}')
     for wrong, dear, right, cheap in (("missed", missed, "caught", caught), ("needless", needless, "quiet", quiet)):
-        if dear < cheap: raise ValueError(f'"{wrong}" must cost at least as much as "{right}", got {dear:g} and {cheap:g}')
+        if dear < cheap:
+            raise ValueError(f'"{wrong}" must cost at least as much as "{right}", got {dear:g} and {cheap:g}')
     return Costs(float(missed - caught), float(needless - quiet), review)
 
 # %% ../nbs/01_formulate.ipynb #01-f-costs-settings-code
@@ -305,7 +306,8 @@ def formulate(
     return {
         "name": problem.name, "kind": problem.kind, "entity": problem.entity, "target": problem.target,
         "action": problem.action, "unit": problem.unit, "costs": prices, "request": problem.Request.model_json_schema(),
-        "personal": list(personal_fields(problem.Request)), "key": list(problem.key), "protected": list(problem.protected),
+        "personal": list(personal_fields(problem.Request)),
+        "key": list(problem.key), "protected": list(problem.protected),
         "rule": {"name": rule.name, "version": rule.version, "threshold": rule.threshold, "sha": rule.sha}}
 
 # %% ../nbs/01_formulate.ipynb #01-f-yours-request
@@ -313,9 +315,9 @@ class Request(Entity):
     "A scheduled flight, three hours before it departs."
     carrier: str = Field(description="airline, two characters of its IATA code", pattern=r"^[A-Z0-9]{2}$",
                          examples=["UA", "DL", "B6", "EV", "AA"])
-    flight: int = Field(description="flight number", ge=1, le=9999, examples=[1545, 1714, 725, 461, 4424])
+    flight: int = Field(description="flight number", ge=1, le=9999, examples=[9001, 9002, 9003, 9004, 9005])
     origin: str = Field(description="airport of departure, IATA code", pattern=r"^[A-Z]{3}$",
-                        examples=["EWR", "LGA", "JFK"])
+                        examples=["EWR", "LGA", "JFK"], json_schema_extra={"enum": ["EWR", "JFK", "LGA"]})
     destination: str = Field(description="airport of arrival, IATA code", pattern=r"^[A-Z]{3}$",
                              examples=["IAH", "MIA", "BOS", "LAX", "ATL"])
     scheduled_departure: Moment = Field(

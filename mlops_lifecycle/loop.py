@@ -124,12 +124,13 @@ def decider(release: Release) -> Decider:
     return Decider(release.id, lambda rows: np.asarray(release.decide(columns_of(rows))), release)
 
 def watch(
-    clock: pd.Timestamp, rows: pd.DataFrame, champion: Decider,  # as `play` calls it: one period, outcomes known by its end
+    clock: pd.Timestamp, rows: pd.DataFrame, champion: Decider,  # as `play` calls it: a period's, outcomes by its end
     problem: Problem, settings: Any,
 ) -> tuple[str, list[str]]:  # action and reasons
     "Ask the monitor about a period."
     score = np.asarray(champion.source.score(columns_of(rows)), dtype=float)
-    seen = rows.assign(score=score, decision=champion.source.decision(score), rule=problem.rule.decide(columns_of(rows)))
+    seen = rows.assign(
+        score=score, decision=champion.source.decision(score), rule=problem.rule.decide(columns_of(rows)))
     found = monitor(seen, champion.source, costs_of(settings, problem.kind), settings)
     return found["action"], [a["words"] for a in found["alarms"]] or ["all within their limits", *found["unknown"]]
 
@@ -164,7 +165,8 @@ def renew(
         candidates = train(then, feature_set, problem, settings, clock, families, sample=settings.train.renew_sample)
         said["reason"] = f"{len(candidates)} kept, fitted on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as said:
-        verdict = insist(evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, **judging))
+        verdict = insist(
+            evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, **judging))
         name = verdict["candidate"]
         # none where too few outcomes are known
         others = ", ".join(f"{other} {verdict['cost'] + gain[1]:.3f}" for other, gain in verdict["against"].items())
@@ -179,7 +181,7 @@ def renew(
 
 # %% ../nbs/16_loop.ipynb #16-l-worth-code
 def worth(
-    outcome: np.ndarray, ours: np.ndarray, theirs: np.ndarray,  # what happened, and the two sets of decisions; shape (n,)
+    outcome: np.ndarray, ours: np.ndarray, theirs: np.ndarray,  # what happened, and two sets of decisions; shape (n,)
     costs: Costs,
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
 ) -> dict:  # saved: in total, cost units; low and high: its interval; decisions: how many
@@ -222,15 +224,20 @@ def draw_replay(
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=(2, 1), layout="constrained")
     by_period = table.drop(index="all")
     for (name, colour), mark in zip(COLOURS.items(), "^so"):
-        left.plot(by_period.index, by_period[name], mark + "-", color=colour, label=name)
-    left.set(ylabel=f"cost ({unit})" if unit else "cost", xlabel="period from", ylim=(0, None)); left.legend(frameon=False)
+        line = "--" if name == "with the loop" else "-"  # what lies under it must be seen
+        left.plot(by_period.index, by_period[name], mark + line, color=colour, label=name)
+    left.set(ylabel=f"cost ({unit})" if unit else "cost", xlabel="period from", ylim=(0, None))
+    left.legend(frameon=False)
     totals = [table.loc["all", name] * table.loc["all", "rows"] for name in COLOURS]
     bars = right.bar(range(3), totals, color=list(COLOURS.values()))
     right.bar_label(bars, [f"{total:,.0f}" for total in totals])
-    right.margins(y=0.12); right.set(ylabel="total cost", xticks=range(3))
+    right.yaxis.set_major_formatter("{x:,.0f}")
+    right.margins(y=0.12); right.set(ylabel=unit.partition(" a ")[0] or "total cost", title="in total", xticks=range(3))
     right.set_xticklabels([name.replace(" ", "\n", 1) for name in COLOURS])
-    fig.suptitle(f"The loop {'saves' if saved['saved'] >= 0 else 'costs'} {abs(saved['saved']):,.0f} "
-                 f"against never retraining ({saved['low']:+,.0f} to {saved['high']:+,.0f})")
+    words = (f"The loop {'saves' if saved['saved'] >= 0 else 'costs'} {abs(saved['saved']):,.0f} "
+             f"against never retraining ({saved['low']:+,.0f} to {saved['high']:+,.0f})")
+    alike = table["with the loop"].equals(table["never retrained"])
+    fig.suptitle("The loop changed nothing: it cost what the model left alone cost" if alike else words)
     return fig
 
 # %% ../nbs/16_loop.ipynb #16-l-call-code

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ORPHAN', 'APP', 'price', 'summary', 'drawn_means', 'extra_cost', 'surely_more', 'slower', 'Verdict', 'judge', 'climb',
            'Traffic', 'play', 'learn', 'on_paper', 'Remembering', 'later_rows', 'requests_of', 'Answer', 'Client',
-           'free_port', 'running', 'Outside', 'reactions_of', 'open_traffic', 'operate', 'insist', 'draw_ladder']
+           'free_port', 'running', 'Outside', 'reactions_of', 'open_traffic', 'operate', 'insist', 'ladder_rows',
+           'draw_ladder']
 
 # %% ../nbs/14_operate.ipynb #14-o-imports
 import json
@@ -81,7 +82,8 @@ def extra_cost(
         extra.append(drawn_means(canary, draws, rng) - drawn_means(stable, draws, rng))
     if not weights: return None
     left_out = (1 - confidence) / 2
-    return tuple(float(q) for q in np.quantile(np.average(extra, axis=0, weights=weights), [left_out, 0.5, 1 - left_out]))
+    drawn = np.average(extra, axis=0, weights=weights)
+    return tuple(float(q) for q in np.quantile(drawn, [left_out, 0.5, 1 - left_out]))
 
 # %% ../nbs/14_operate.ipynb #14-o-sure-code
 def surely_more(
@@ -107,7 +109,8 @@ def slower(
     if not surely_more(slow, of, 0.01, doubt): return ""
     if others and fisher_exact([[slow, of - slow], [other, others - other]], alternative="greater").pvalue >= doubt:
         return ""
-    return f"{slow} of {of} answers took more than {limit:g} ms, allowed is 1 %; of the stable ones {other} of {others} did"
+    return (f"{slow} of {of} answers took more than {limit:g} ms, allowed is 1 %; "
+            f"of the stable ones {other} of {others} did")
 
 # %% ../nbs/14_operate.ipynb #14-o-verdict-code
 @dataclass(frozen=True)
@@ -219,8 +222,10 @@ def on_paper(
     rows = rows.assign(draw=np.random.default_rng(seed).uniform(0, 100, len(rows)))
     def ask(part, share):
         new = part.draw < share
-        return pd.DataFrame({"arm": np.where(new, "canary", "stable"), "decision": np.where(new, part.canary, part.stable),
-                             "milliseconds": 0.0, "failed": False})
+        return pd.DataFrame({
+            "arm": np.where(new, "canary", "stable"),
+            "decision": np.where(new, part.canary, part.stable),
+            "milliseconds": 0.0, "failed": False})
     return Traffic(rows, ask, chunk=chunk)
 
 # %% ../nbs/14_operate.ipynb #14-o-remember-code
@@ -265,7 +270,8 @@ def requests_of(
             types = (field.annotation, *get_args(field.annotation))
             kind = next((k for k in (bool, int) if k in types), lambda value: value)
             columns[name] = [None if pd.isna(v) else kind(names.get(v, v)) for v in rows[name].astype(object)]
-    return [json.dumps({k: v for k, v in zip(columns, row) if v is not None}).encode() for row in zip(*columns.values())]
+    rows = ({name: v for name, v in zip(columns, row) if v is not None} for row in zip(*columns.values()))
+    return [json.dumps(row).encode() for row in rows]
 
 # %% ../nbs/14_operate.ipynb #14-o-client-code
 @dataclass(frozen=True)
@@ -320,7 +326,8 @@ def running(
     "A server on loopback that lives as long as the block."
     port = free_port()
     command = [sys.executable, "-c", ORPHAN + code.format(port=port)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=os.environ | dict(environ))
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=os.environ | dict(environ))
     try:
         client, deadline = Client(port, 1), time.monotonic() + patience
         while client.send([("GET", ready, None, {})])[0].status != 200:
@@ -362,7 +369,9 @@ class Outside:
     def tell(self, rows: pd.DataFrame) -> np.ndarray:
         "Send what came of them; False where it was not taken."
         value = self.reactions.get("value")
-        say = lambda y: {"reaction": self.reactions[int(y)]} if value is None else {"reaction": value, "value": float(y)}
+        def say(y):
+            if value is None: return {"reaction": self.reactions[int(y)]}
+            return {"reaction": value, "value": float(y)}
         told = [{"prediction_id": self.ids[i]} | say(y) for i, y in rows.outcome.items()]
         answers = self.client.send([("POST", "/v1/feedback", json.dumps(t).encode(), {"x-mlops-clock": at.isoformat()})
                                     for t, at in zip(told, rows.label_known_at)])
@@ -412,11 +421,12 @@ def operate(
     judge: Callable,         # as `climb` takes it
     costs: Costs,
     shares: Iterable[float],  # of the ladder, percent
-) -> dict:                   # action, reason, back_to, steps, and what serves now: stable, canary, share, generation; clock
+) -> dict:  # action, reason, back_to, steps, what serves now (stable, canary, share, generation), and the clock
     "Let the canary climb, then promote it, leave it, or take it out."
     before = log.deployment()
     if not before["canary"]:
-        return {"action": "nothing", "reason": "no canary is deployed", "back_to": "", "steps": [], "clock": None} | before
+        nothing = {"action": "nothing", "reason": "no canary is deployed", "back_to": "", "steps": [], "clock": None}
+        return nothing | before
     move = lambda share: log.deploy(share=share / 100)["generation"]
     left = [share for share in shares if share >= 100 * before["share"]]
     try:
@@ -436,28 +446,37 @@ def insist(
     "Let an outcome pass; raises `GoBack` for a roll back."
     if outcome["action"] != "rolled back": return outcome
     last = outcome["steps"][-1]
-    said = f"{outcome['candidate']} was rolled back at {last['share']:g} %: {outcome['reason']}; {outcome['stable']} serves"
+    said = (f"{outcome['candidate']} was rolled back at {last['share']:g} %: {outcome['reason']}; "
+            f"{outcome['stable']} serves")
     raise GoBack(outcome["back_to"], said,
                  evidence={name: last[name] for name in ("stable", "canary", "share", "difference")})
+
+# %% ../nbs/14_operate.ipynb #14-o-rows-code
+def ladder_rows(
+    steps: list[dict],  # of `climb`
+) -> list[dict]:        # a row for each step and arm, for `core.tables.readable`
+    "The ladder as people read it."
+    arms = [(step, arm, step[arm]) for step in steps for arm in ("stable", "canary") if step.get(arm, {}).get("asked")]
+    reason = lambda step, arm: f"{step['action']}: {step['reason']}" if arm == "canary" else ""
+    return [{"canary's share": f"{step['share']:g} %", "arm": arm, "requests": seen["asked"], "failed": seen["failed"],
+             "99 of 100 within, ms": seen["p99_ms"], "outcomes known": seen["labelled"], "cost a decision": seen["cost"],
+             "over all steps so far": reason(step, arm)} for step, arm, seen in arms]
 
 # %% ../nbs/14_operate.ipynb #14-o-draw-code
 def draw_ladder(
     steps: list[dict],  # of `climb`
     unit: str = "",     # of the cost: "€ a loan"
 ) -> Any:               # matplotlib axes
-    "The cost of both arms, step by step."
+    "What the canary costs more than the stable release, after each step."
     import matplotlib.pyplot as plt
-    rows = [s for s in steps if s.get("canary", {}).get("cost") is not None]
+    rows = [s for s in steps if s.get("difference")]
     fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for arm, colour, mark in (("stable", "#b35900", "s"), ("canary", "#00727a", "o")):
-        cost = [np.nan if s[arm]["cost"] is None else s[arm]["cost"] for s in rows]
-        ax.plot(range(len(rows)), cost, mark + "-", color=colour, label=arm)
-    ax.set_xticks(range(len(rows)), [f"{s['share']:g} %\n{s['canary']['labelled']} outcomes" for s in rows])
-    last = next((s["difference"] for s in reversed(rows) if s["difference"]), None)
-    if last:
-        low, middle, high = last
-        finding = f"costs {abs(middle):.2f} {'more' if middle > 0 else 'less'} ({low:+.2f} to {high:+.2f})"
-    ax.set_title(f"A decision by the canary {finding}" if last else "Nothing was compared")
-    ylabel = f"cost ({unit})" if unit else "cost"
-    ax.set(xlabel="share of the requests that the canary answers", ylabel=ylabel, ylim=(0, None)); ax.legend(frameon=False)
+    ax.axhline(0, color="0.6", linewidth=1)
+    for at, row in enumerate(rows):
+        low, middle, high = row["difference"]
+        ax.errorbar(at, middle, [[middle - low], [high - middle]], fmt="o", color="#00727a", capsize=4)
+    ax.set_xticks(range(len(rows)), [f"{s['share']:g} %" for s in rows])
+    finding = f"costs {abs(middle):.2f} {'more' if middle > 0 else 'less'} ({low:+.2f} to {high:+.2f})" if rows else ""
+    ax.set_title(f"A decision by the canary {finding}" if rows else "Nothing was compared")
+    ax.set(xlabel="after the step at which the canary answered", ylabel=f"extra cost ({unit})" if unit else "extra cost")
     return ax

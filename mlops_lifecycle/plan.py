@@ -48,7 +48,7 @@ class Reaction(Part):
     "One possible answer to a question that is asked about a decision."
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")  # what a caller sends
     asks: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")  # the question; "outcome" is what really happened
-    label: Literal[0, 1, "value"] | None = None           # of an answer to "outcome"; "value": the amount that is sent with it
+    label: Literal[0, 1, "value"] | None = None  # of an answer to "outcome"; "value": the amount that is sent with it
     meaning: str = ""
 
     @model_validator(mode="after")
@@ -147,7 +147,8 @@ def _rows(parts: tuple) -> str:
         return escape(str("" if value is None else value))
     def line(tag, values):
         return "<tr>" + "".join(f'<{tag} style="text-align:left">{said(v)}</{tag}>' for v in values) + "</tr>"
-    return f"<table>{line('th', names)}" + "".join(line("td", [getattr(p, n) for n in names]) for p in parts) + "</table>"
+    rows = (line("td", [getattr(part, name) for name in names]) for part in parts)
+    return f"<table>{line('th', names)}{''.join(rows)}</table>"
 
 def _page(self: Plan) -> str:
     "The plan as HTML."
@@ -175,7 +176,8 @@ plan = Plan(
         Stakeholder(who="passenger", wants="to know before leaving for the airport", fears="a needless alarm, or none"),
         Stakeholder(who="airline's service desk", wants="fewer people at the counter",
                     fears="calls about warnings that came to nothing"),
-        Stakeholder(who="crew and owner of the aircraft", wants="to be left out of it", fears="being watched by tail number")),
+        Stakeholder(who="crew and owner of the aircraft", wants="to be left out of it",
+                    fears="being watched by tail number")),
     metrics=(
         Metric(name="cost", target=0.7, unit="cost units a flight",
                why="a missed warning costs 5, a needless one 1; warning everybody costs about 0.8"),
@@ -183,11 +185,13 @@ plan = Plan(
                why="who ignores warnings is not helped by better ones")),
     journey=(
         Step(who="passenger", does="books and leaves a number", gets="the promise of a word in time"),
-        Step(who="airline's system", does="asks the API three hours before departure", gets="a decision, a score and an id"),
+        Step(who="airline's system", does="asks the API three hours before departure",
+             gets="a decision, a score and an id"),
         Step(who="passenger", does="reads the warning", gets="time to rebook or to stay at home"),
         Step(who="passenger", does="taps one of two buttons under it", gets="a product that learns")),
     reactions=(
-        Reaction(name="late", asks="outcome", label=1, meaning="arrived 30 or more minutes late, was cancelled or diverted"),
+        Reaction(name="late", asks="outcome", label=1,
+                 meaning="arrived 30 or more minutes late, was cancelled or diverted"),
         Reaction(name="on_time", asks="outcome", label=0, meaning="arrived less than 30 minutes late"),
         Reaction(name="helped", asks="warning", meaning="the passenger made use of the warning"),
         Reaction(name="ignored", asks="warning", meaning="the passenger did not act on the warning")),

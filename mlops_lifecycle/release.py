@@ -37,7 +37,8 @@ def reference(
     def described(values, categorical=False):
         cut = distribution(values, categorical)
         return cut | {"usual": usual(cut, values, rows.decision_time)}
-    return {"rows": len(rows), "features": {f.name: described(rows[f.name], f.categorical) for f in feature_set.features},
+    features = {f.name: described(rows[f.name], f.categorical) for f in feature_set.features}
+    return {"rows": len(rows), "features": features,
             "score": described(pd.Series(score)), "mean_score": float(score.mean()),
             "happened": float(known.mean()) if len(known) else None}
 
@@ -100,8 +101,9 @@ def _tables(
         "costs": [{"what decides": name, problem.unit: cost} for name, cost in costs.items()],
         "gates": [{k: g[k] for k in ("gate", "figure", "limit")} | {"result": result[g["passed"]]}
                   for g in verdict["gates"]],
-        "groups": [{k: s[k] for k in ("column", "group", "rows", "share", "cost", "other")} | {"judged": judged[s["weak"]]}
-                   for s in verdict["slices"]],
+        "groups": [
+            {k: s[k] for k in ("column", "group", "rows", "share", "cost", "other")} | {"judged": judged[s["weak"]]}
+            for s in verdict["slices"]],
         "lineage": [{"what": k, "which": pairs(v)} for k, v in (manifest["lineage"] | manifest["environment"]).items()],
     }
     return {name: markdown_table(lines) for name, lines in rows.items()}
@@ -118,7 +120,8 @@ def model_card(
     found = f"it acts on {told(verdict['acted'])}; what came of them is not known yet"
     saved = "What it saves is not known: too few outcomes had come in when it was released.\n"
     if known:
-        found = how.found.format(happened=told(verdict["happened"]), acted=told(verdict["acted"]), target=problem.target)
+        happened, acted = told(verdict["happened"]), told(verdict["acted"])
+        found = how.found.format(happened=happened, acted=acted, target=problem.target)
         saved = (f"It saves {verdict['saving']:.3f} against the cheapest of the others, with {verdict['gain'][0]:.3f} "
                  f"to {verdict['gain'][1]:.3f} as the interval of that figure.\n")
     missed, needless = how.mistakes
@@ -130,7 +133,8 @@ def model_card(
         f"{verdict['rows']:,} rows, {found}.\n", table["costs"], saved, "## Gates\n", table["gates"],
         f"## Groups\n\n`other` is what the bar ({verdict['bar']['name']}) costs there.\n", table["groups"],
         "## Features\n", markdown_table(manifest["features"]["features"]),
-        "## Limits\n\nThe figures hold for periods like the judged one. Groups that were too few to be judged are unknown, "
+        "## Limits\n\n"
+        "The figures hold for periods like the judged one. Groups that were too few to be judged are unknown, "
         "not fine. It has not been shown to work for any other decision than the one above.\n",
         "## Ethics\n", markdown_table([{"question": e["question"], "answer": e["answer"]} for e in plan["ethics"]]),
         "## Where it came from\n", table["lineage"]])
@@ -143,8 +147,9 @@ def release_rule(
 ) -> str:               # the release's id
     "Release the problem's rule, if this version of it is not released yet; raises `GoBack` to formulate."
     rule = problem.rule
-    manifest = {"kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha,
-                "problem": problem.name, "decides": problem.kind, "lineage": dict(lineage)}
+    manifest = {
+        "kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha,
+        "problem": problem.name, "decides": problem.kind, "lineage": dict(lineage)}
     card = (f"# {rule.name}, {problem.name}\n\nA rule, version {rule.version}: no model, no data. "
             f"Its threshold is {rule.threshold:.4g} ({problem.how.axis}).\n")
     try: return write_release(releases, manifest, {"card.md": card.encode()}).name

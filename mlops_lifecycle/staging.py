@@ -55,7 +55,7 @@ def served(
 @dataclass(frozen=True)
 class Check:
     "One question, asked of what would be released."
-    check: str     # contract, load, privacy, security, bias or skew
+    check: str     # contract, load, privacy, security, bias, skew or anonymity
     figure: float
     limit: float   # the figure must not exceed it
     stage: str     # that can mend it

@@ -143,7 +143,7 @@ def extra_trees(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting
 def gradient_boosting(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
-    "Few, small steps; every split looks at a seventh of the columns, and no leaf knows fewer than a hundred rows by heart."
+    "Few, small steps; a split looks at a seventh of the columns, no leaf knows fewer than a hundred rows by heart."
     usual = {
         "learning_rate": 0.07, "max_iter": 120, "max_leaf_nodes": 47, "min_samples_leaf": 100,
         "l2_regularization": 5.0, "max_features": 0.15, "early_stopping": False}
@@ -337,7 +337,7 @@ class Candidate:
     recipes: list = field(default_factory=list, repr=False)  # family and changes of each member
 
     def score(self, columns: Mapping) -> np.ndarray:  # probabilities, or amounts; shape (n,)
-        "Calibrated probability that acting is right, or the amount expected; columns as the encoder wants them, or a table."
+        "Calibrated probability that acting is right, or the amount expected; of a table, or columns for the encoder."
         return calibrated(ask(self.estimator, self.encoder.encode(columns)), self.calibration)
 
 # %% ../nbs/07_train.ipynb #07-t-metrics-code
@@ -370,7 +370,7 @@ def _figures_unlike(y: np.ndarray, score: np.ndarray, costs: Any) -> dict[str, f
     return found | {"cost": cost, "auc": right_order(y[known], score[known])}
 
 # %% ../nbs/07_train.ipynb #07-t-blend-code
-def _cost_of_folds(y: list[np.ndarray], scores: list[np.ndarray], costs: Any) -> float:  # what happened, and scores, by fold
+def _cost_of_folds(y: list[np.ndarray], scores: list[np.ndarray], costs: Any) -> float:  # outcomes and scores, by fold
     "What a decision costs on average over the folds, each at its best threshold."
     decided = [costs.how.decide(score, best_threshold(happened, score, costs)) for happened, score in zip(y, scores)]
     return float(np.mean([mean_cost(happened, decision, costs) for happened, decision in zip(y, decided)]))
@@ -417,7 +417,8 @@ def finish(
     if not costs.how.probability: return _finish_as_it_is(name, members, estimator, encoder, y, costs, made)
     by_fold = [1 / (1 + np.exp(-np.mean([log_odds(t.scores[i]) for t in members], axis=0))) for i in range(len(y))]
     calibration = fit_calibration(np.concatenate(y), np.concatenate(by_fold))
-    level = at_level(calibration["slope"], estimator.predict_proba(encoder.encode(rows))[:, 1], float(rows[target].mean()))
+    raw = estimator.predict_proba(encoder.encode(rows))[:, 1]
+    level = at_level(calibration["slope"], raw, float(rows[target].mean()))
     by_fold = [calibrated(p, calibration) for p in by_fold]
     whole = figures(np.concatenate(y), np.concatenate(by_fold), costs)
     judged = [figures(happened, p, costs) for happened, p in zip(y, by_fold)]
@@ -492,7 +493,7 @@ def right_families(
     families: Mapping[str, Callable],
     how: Any,  # core.kinds.Kind
 ) -> None:
-    "Pass where the families answer in the problem's kind; raises `GoBack` to formulate that names the first that does not."
+    "Pass where the families answer in the problem's kind; raises `GoBack` to formulate that names one that does not."
     for name, make in families.items():
         made = make([False], 0)
         if is_classifier(made): response = "a probability"
@@ -506,7 +507,9 @@ class Candidates(list):
     "The candidates, and all that was tried for them."
     trials: tuple[Trial, ...] = ()
 
-def _pairs_of(rows: pd.DataFrame, target: str, end: pd.Timestamp, period: str, limits: Any, how: Kind, seed: int) -> list:
+def _pairs_of(
+    rows: pd.DataFrame, target: str, end: pd.Timestamp, period: str, limits: Any, how: Kind, seed: int,
+) -> list:
     "The folds from after the labels began, and the last one in any case."
     def enough(part):
         return (len(part) if how.blind else min(how.counts(rows[target].iloc[part]).values())) >= 10
@@ -568,7 +571,8 @@ def families_of(
     found = {}
     for recipe in candidate["recipes"]:
         family, changes = recipe["family"], recipe["changes"]
-        if family not in families: raise ValueError(f'"{family}" is no family any more; there are {", ".join(families)}')
+        if family not in families:
+            raise ValueError(f'"{family}" is no family any more; there are {", ".join(families)}')
         found[Recipe(family, None, changes).name] = partial(families[family], **changes)
     return found
 
@@ -623,7 +627,7 @@ def log_experiment(
     experiment: str,           # name under which the runs are listed
     tags: Mapping[str, str],   # what else should be known: run, notebook, versions of the data
 ) -> list[dict]:               # the candidates, each with its `mlflow_run`
-    "Log each candidate: parameters, figures over all and of each fold, and the model file, where there is one, as an artifact."
+    "Log each candidate: parameters, figures over all and of each fold, and the model file, where there is one."
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param

@@ -17,7 +17,8 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts))
+HIDDEN = re.compile(r"(^|/)[._]")  # a part of a path that begins so
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not HIDDEN.search(str(p.relative_to(ROOT))))
 for variable in [v for v in os.environ if v.startswith("MLOPS_")]: del os.environ[variable]  # nobody's own settings
 
 
@@ -49,7 +50,7 @@ def yours(file: Path) -> list[dict]:
 
 
 def replace_yours(notebook: Path, new: list[dict]) -> None:
-    """Put new cells in the place of the old ones, in order: the last place takes what is left, a place without a new cell goes."""
+    """Put new cells in the place of the old, in order: the last takes what is left, a place without a new cell goes."""
     content = json.loads(notebook.read_text())
     places, new, cells = sum(map(is_yours, content["cells"])), list(new), []
     for cell in content["cells"]:
@@ -63,8 +64,12 @@ def replace_yours(notebook: Path, new: list[dict]) -> None:
 
 def copy_project(to: Path) -> Path:
     """The project without what git ignores, in a folder of its own."""
-    left = shutil.ignore_patterns(".git", ".venv", "workspace", "__pycache__", ".ipynb_checkpoints", "build", "dist", "*.egg-info", ".*_cache", ".coverage*", ".hypothesis")
-    shutil.copytree(ROOT, to, ignore=lambda folder, names: {n for n in names if n != "README.md"} if Path(folder) == ROOT / "reports" else left(folder, names))
+    left = shutil.ignore_patterns(
+        ".git", ".venv", "workspace", "__pycache__", ".ipynb_checkpoints", "build", "dist", "*.egg-info", ".*_cache",
+        ".coverage*", ".hypothesis")
+    def ignored(folder, names):
+        return {n for n in names if n != "README.md"} if Path(folder) == ROOT / "reports" else left(folder, names)
+    shutil.copytree(ROOT, to, ignore=ignored)
     return to
 
 
@@ -80,12 +85,14 @@ MLOPS = [sys.executable, "-c", "from mlops_lifecycle.core.cli import app; app()"
 
 def mlops(*arguments: str, project: Path = ROOT, timeout: float = 600, **more) -> subprocess.CompletedProcess:
     """Run the command line in a project; `more` are environment variables."""
-    return subprocess.run([*MLOPS, *map(str, arguments)], cwd=project, env=environment(project, **more), capture_output=True, text=True, timeout=timeout)
+    return subprocess.run([*MLOPS, *map(str, arguments)], cwd=project, env=environment(project, **more),
+                          capture_output=True, text=True, timeout=timeout)
 
 
 def passed(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
     """The same, when it ended well."""
-    assert done.returncode == 0, f"{' '.join(done.args)} ended with {done.returncode}:\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+    said = f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+    assert done.returncode == 0, f"{' '.join(done.args)} ended with {done.returncode}:\n{said}"
     return done
 
 
@@ -102,14 +109,16 @@ class Started:
     """A server in a process of its own, ended by its id."""
     def __init__(self, command: list, url: str, log: Path, **options):
         self.url, self.log = url, log
-        self.process = subprocess.Popen(list(map(str, command)), stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True, **options)
+        self.process = subprocess.Popen(list(map(str, command)), stdout=log.open("w"), stderr=subprocess.STDOUT,
+                                        start_new_session=True, **options)
 
     def __enter__(self):
         end = time.monotonic() + 120
         while True:
             try: httpx.get(self.url, timeout=5); return self
             except httpx.HTTPError:
-                assert self.process.poll() is None and time.monotonic() < end, f"{self.url} does not answer:\n{self.log.read_text()[-3000:]}"
+                waits = self.process.poll() is None and time.monotonic() < end
+                assert waits, f"{self.url} does not answer:\n{self.log.read_text()[-3000:]}"
                 time.sleep(0.2)
 
     def __exit__(self, *_):
@@ -152,21 +161,28 @@ def sample(flights, tmp_path_factory) -> dict:
     """The settings of half a year: each fifth real flight until June, May is judged, June is played, a short ladder."""
     fifth = flights[flights.month.astype(int) <= 6].iloc[::5]
     folder = once(tmp_path_factory, "sample", lambda folder: fifth.to_csv(folder / "flights.csv", index=False))
-    return {"MLOPS_SOURCE__FLIGHTS__WHERE": folder / "flights.csv", "MLOPS_REPORTS": folder / "reports", "MLOPS_CLOCK__AS_OF": "2013-06-01T00:00:00Z", "MLOPS_CLOCK__PERIODS": 1,
-            "MLOPS_EVALUATE__DRAWS": 100, "MLOPS_EVALUATE__LEAST_GAIN": -0.05, "MLOPS_EVALUATE__FAIRNESS_LIMIT": 0.6,  # each fifth flight proves little
-            "MLOPS_CANARY__STEPS": "10, 50, 100", "MLOPS_CANARY__LEAST_LABELLED": 200,  # fewer are luck
-            "MLOPS_CANARY__MAX_P99_MS": 20_000, "MLOPS_SERVING__LATENCY_LIMIT_MS": 20_000, "MLOPS_SERVING__DECISION_LIMIT_MS": 20_000}  # a busy machine proves nothing
+    return {
+        "MLOPS_SOURCE__FLIGHTS__WHERE": folder / "flights.csv", "MLOPS_REPORTS": folder / "reports",
+        "MLOPS_CLOCK__AS_OF": "2013-06-01T00:00:00Z", "MLOPS_CLOCK__PERIODS": 1,
+        # each fifth flight proves little
+        "MLOPS_EVALUATE__DRAWS": 100, "MLOPS_EVALUATE__LEAST_GAIN": -0.05, "MLOPS_EVALUATE__FAIRNESS_LIMIT": 0.6,
+        "MLOPS_CANARY__STEPS": "10, 50, 100", "MLOPS_CANARY__LEAST_LABELLED": 200,  # fewer are luck
+        # a busy machine proves nothing
+        "MLOPS_CANARY__MAX_P99_MS": 20_000, "MLOPS_SERVING__LATENCY_LIMIT_MS": 20_000,
+        "MLOPS_SERVING__DECISION_LIMIT_MS": 20_000,
+    }
 
 
 def at(workspace: Path) -> dict:
-    """The settings of a workspace with reports of its own: a site keeps a few runs only, and another test's runs are not among them."""
+    """The settings of a workspace with reports of its own: a site keeps a few runs, and another test's are not them."""
     return {"MLOPS_WORKSPACE": workspace, "MLOPS_REPORTS": workspace.parent / "reports"}
 
 
 class Lived:
     """A life cycle that was run once, for the tests that only look."""
     def __init__(self, folder: Path, settings: dict):
-        self.workspace, self.settings, self.said = folder / "workspace", settings | at(folder / "workspace"), (folder / "said.txt").read_text()
+        self.workspace, self.said = folder / "workspace", (folder / "said.txt").read_text()
+        self.settings = settings | at(self.workspace)
         self.run = json.loads(next((self.workspace / "runs").glob("*/run.json")).read_text())
         self.site = ROOT / re.search(r"^Report: (.+)$", self.said, re.M)[1]
 
@@ -187,7 +203,8 @@ def lived(sample, tmp_path_factory) -> Lived:
     return Lived(once(tmp_path_factory, "lived", live), sample)
 
 
-FIRST = ("test_life_cycle", "test_second_problem")  # the long ones; each worker takes one, and what else there is waits for neither
+# the long ones; each worker takes one, and what else there is waits for neither
+FIRST = ("test_life_cycle", "test_second_problem")
 
 
 def pytest_collection_modifyitems(items):

@@ -5,8 +5,10 @@ from urllib.parse import urlparse
 
 from playwright.sync_api import sync_playwright
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--no-first-run", "--no-default-browser-check", "--disable-features=OptimizationHints,MediaRouter,Translate"]
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run", "--no-default-browser-check",
+    "--disable-features=OptimizationHints,MediaRouter,Translate"]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -24,19 +26,22 @@ def chromium():
 class Seen:
     """A page, and every other host it asked for something."""
     def __init__(self, browser, host: str = "", **options):
-        self.page, self.host, self.elsewhere, self.errors = browser.new_page(**{"viewport": DESKTOP} | options), host, [], []
+        self.page, self.host = browser.new_page(**{"viewport": DESKTOP} | options), host
+        self.elsewhere, self.errors = [], []
         self.page.on("request", self.note)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def note(self, request):
         url = urlparse(request.url)
-        if url.scheme not in ("file", "data", "blob", "about") and url.netloc != self.host: self.elsewhere.append(request.url)
+        if url.scheme not in ("file", "data", "blob", "about") and url.netloc != self.host:
+            self.elsewhere.append(request.url)
 
     def sideways(self) -> dict:
         """How many pixels the page scrolls sideways on a desktop and on a phone."""
         found = {}
         for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
             self.page.set_viewport_size(size)
-            found[name] = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            found[name] = self.page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth")
         self.page.set_viewport_size(DESKTOP)
         return found

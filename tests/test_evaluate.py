@@ -12,7 +12,8 @@ from mlops_lifecycle.core.features import Feature, FeatureSet, columns_of
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.stages import GoBack
 from mlops_lifecycle.core.workspace import Workspace
-from mlops_lifecycle.evaluate import BEHAVIOURS, declared_groups, evaluate, fairness, group_gates, in_words, insist, month_figure, page_of
+from mlops_lifecycle.evaluate import (
+    BEHAVIOURS, declared_groups, evaluate, fairness, group_gates, in_words, insist, month_figure, page_of)
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.train import read_candidates
 from mlops_lifecycle.transform import FEATURES
@@ -22,7 +23,9 @@ class Court:
     """What a lived life cycle left for the judge, and the judge."""
     def __init__(self, lived):
         workspace = Workspace(lived.workspace)
-        self.settings = load_settings(ROOT, environ={k: str(v) for k, v in lived.settings.items()} | {"MLOPS_EVALUATE__LEAST_GAIN": "0", "MLOPS_EVALUATE__GROUP_LIMIT": "0"})
+        chosen = {k: str(v) for k, v in lived.settings.items()}
+        limits = {"MLOPS_EVALUATE__LEAST_GAIN": "0", "MLOPS_EVALUATE__GROUP_LIMIT": "0"}
+        self.settings = load_settings(ROOT, environ=chosen | limits)
         self.examples = workspace.read("gold.examples", as_of=pd.Timestamp(self.settings.clock.as_of))
         self.candidates = read_candidates(workspace.load("candidates"), workspace.root)
         self.winner = min(self.candidates, key=lambda c: c.metrics["cost"])
@@ -36,11 +39,13 @@ class Court:
     def verdict(self, *candidates, examples=None, features=FEATURES, problem=problem, settings=None, formulated=None):
         examples = self.examples if examples is None else examples
         settings = settings or self.settings
-        return evaluate(examples, candidates or self.candidates, features, problem, self.plan, settings, settings.clock.as_of,
-                        formulated=formulated or self.formulated, behaviours=BEHAVIOURS, declared=declared_groups)
+        return evaluate(
+            examples, candidates or self.candidates, features, problem, self.plan, settings, settings.clock.as_of,
+            formulated=formulated or self.formulated, behaviours=BEHAVIOURS, declared=declared_groups)
 
     def failed(self, *candidates, **more):
-        return {g["stage"]: g["gate"] for g in reversed(self.verdict(*candidates, **more)["gates"]) if g["passed"] is False}
+        gates = self.verdict(*candidates, **more)["gates"]
+        return {g["stage"]: g["gate"] for g in reversed(gates) if g["passed"] is False}
 
 
 @pytest.fixture(scope="module")
@@ -50,28 +55,36 @@ def court(lived): return Court(lived)
 def test_the_verdict_is_a_sentence_a_figure_and_a_table_of_gates(court):
     verdict = court.verdict()
     words = in_words(verdict, problem)
-    assert words["ship"] == ("Ship it." if verdict["passed"] else "Do not ship it.") and "a month" in words["says"] and words["says"] in page_of(words).replace("&#x27;", "'")
+    assert words["ship"] == ("Ship it." if verdict["passed"] else "Do not ship it.") and "a month" in words["says"]
+    assert words["says"] in page_of(words).replace("&#x27;", "'")
     assert "less" in month_figure(verdict, problem).axes[0].get_title(loc="left")
-    assert {g["stage"] for g in verdict["gates"]} == {"formulate", "collect", "transform", "train"} and all(g["passed"] in (True, False, None) for g in verdict["gates"])
+    assert {g["stage"] for g in verdict["gates"]} == {"formulate", "collect", "transform", "train"}
+    assert all(g["passed"] in (True, False, None) for g in verdict["gates"])
     assert verdict["metric"]["ranked"] and verdict["importance"][0]["dearer"] > 0
     assert {s["column"] for s in verdict["slices"]} >= {"origin", "carrier", "distance flown", "found"}
     assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict  # plain data
 
 
 def test_no_gain_leads_back_to_train(court):
-    as_the_rule = court.like("as the rule", lambda rows: np.where(problem.rule.decide(columns_of(rows)) == 1, 0.99, 0.0))
-    with pytest.raises(GoBack, match='back to train: as the rule failed "surely saves against') as back: insist(court.verdict(as_the_rule))
+    def by_rule(rows): return np.where(problem.rule.decide(columns_of(rows)) == 1, 0.99, 0.0)
+    as_the_rule = court.like("as the rule", by_rule)
+    with pytest.raises(GoBack, match='back to train: as the rule failed "surely saves against') as back:
+        insist(court.verdict(as_the_rule))
     assert back.value.parameters == {"sample": 0}
 
 
 def test_a_leak_leads_back_to_transform_with_its_column(court):
     told = court.examples.assign(gate_closed_at=np.where(court.examples.late.fillna(0) == 1, np.nan, 1.0))
     leaking = FeatureSet((*FEATURES.features, Feature("gate_closed_at")), FEATURES.lookups)
-    assert court.failed(examples=told, features=leaking)["transform"] == "no feature gives the answer away (most: gate_closed_at)"
+    failed = court.failed(examples=told, features=leaking)
+    assert failed["transform"] == "no feature gives the answer away (most: gate_closed_at)"
 
 
 def test_a_weak_group_leads_back_to_collect_with_its_name(court):
-    asleep = court.like("asleep", lambda rows: np.where((rows["origin"] == "EWR") & (rows["decision_time"] >= court.since), 0.0, court.winner.score(rows)))
+    def sleeping(rows):
+        sleeps = (rows["origin"] == "EWR") & (rows["decision_time"] >= court.since)
+        return np.where(sleeps, 0.0, court.winner.score(rows))
+    asleep = court.like("asleep", sleeping)
     assert "origin EWR" in court.failed(asleep)["collect"]
 
 
@@ -85,18 +98,26 @@ def test_a_weak_group_that_nobody_declared_is_found(court):
 def test_changed_costs_and_a_metric_that_leads_elsewhere_lead_back_to_formulate(court):
     dearer = court.settings.model_copy(update={"costs": court.settings.costs.model_copy(update={"missed": 7.0})})
     assert court.failed(settings=dearer)["formulate"] == '"missed" costs what was formulated'
-    timid = [SimpleNamespace(name=f"from {t} on", score=court.winner.score, metrics={"cost": 9.0, "threshold": t}) for t in (0.2, 0.3, 0.4, 0.5, 0.6)]
-    assert court.failed(court.winner, *timid, problem=replace(problem, metric="accuracy"))["formulate"] == "accuracy orders models as the cost does"
+    def at(threshold):
+        metrics = {"cost": 9.0, "threshold": threshold}
+        return SimpleNamespace(name=f"from {threshold} on", score=court.winner.score, metrics=metrics)
+    timid = map(at, (0.2, 0.3, 0.4, 0.5, 0.6))
+    failed = court.failed(court.winner, *timid, problem=replace(problem, metric="accuracy"))
+    assert failed["formulate"] == "accuracy orders models as the cost does"
 
 
 def test_a_model_that_fears_the_morning_leads_back_to_train(court):
     turned = court.like("turned", lambda rows: np.where(rows["hour_of_day"] < 12, 0.5, 0.5 * court.winner.score(rows)))
     gates = {g["gate"]: g["passed"] for g in court.verdict(turned)["gates"]}
-    assert gates["behaves: a later departure in the day, surely higher"] is False and gates["behaves: a storm, surely higher"] is True
+    assert gates["behaves: a later departure in the day, surely higher"] is False
+    assert gates["behaves: a storm, surely higher"] is True
 
 
 def test_a_model_that_needs_every_table_leads_back_to_transform(court):
-    brittle = court.like("brittle", lambda rows: np.where(rows["temperature"].isna(), 0.3 - court.winner.score(rows), court.winner.score(rows)))
+    def score(rows):
+        found = court.winner.score(rows)
+        return np.where(rows["temperature"].isna(), 0.3 - found, found)
+    brittle = court.like("brittle", score)
     assert "worst day (table weather is missing)" in court.failed(brittle)["transform"]
 
 
@@ -104,18 +125,22 @@ def test_a_candidate_is_held_against_a_release_when_asked(court, lived, tmp_path
     settings = lived.copy(tmp_path / "workspace")
     released = Workspace(tmp_path / "workspace").load("release")
     done = mlops("run", "evaluate", "-p", f"champion={released['model']}", **settings)
-    assert done.returncode == 2 and '"saves what the plan asks for": 0,' in " ".join(done.stdout.split())  # it is the same model
+    assert done.returncode == 2
+    assert '"saves what the plan asks for": 0,' in " ".join(done.stdout.split())  # it is the same model
     passed(mlops("run", "evaluate", "-p", f"champion={released['rule']}", **settings))
 
 
 def test_a_group_too_small_to_judge_is_said_so_and_never_passed(court):
     """Seven flights of one airport are no proof that its passengers fare alike."""
     rows = court.examples[court.examples.late.notna()].head(4000)
-    few = rows.origin.where(rows.origin != "LGA", np.where((rows.origin == "LGA").to_numpy(bool).cumsum() <= 7, "LGA", "JFK")).rename("origin")
+    of_lga = (rows.origin == "LGA").to_numpy(bool)
+    few = rows.origin.where(~of_lga, np.where(of_lga.cumsum() <= 7, "LGA", "JFK")).rename("origin")
     decided = np.zeros(len(rows), dtype=int)
-    fair, alone = (fairness(pd.DataFrame({"origin": groups}), rows.late, decided, limit=0.25)[0] for groups in (few, few.where(few == "LGA", "JFK")))
+    fair, alone = (fairness(pd.DataFrame({"origin": groups}), rows.late, decided, limit=0.25)[0]
+                   for groups in (few, few.where(few == "LGA", "JFK")))
     assert fair["too_small"] == ["LGA"] and set(fair["groups"]) == {"EWR", "JFK"} and alone["fair"] is None
-    said = group_gates(pd.DataFrame({"high": [None], "other": [1.0], "weak": [None], "column": ["origin"], "group": ["LGA"]}), [alone], court.settings.evaluate)
+    slices = pd.DataFrame({"high": [None], "other": [1.0], "weak": [None], "column": ["origin"], "group": ["LGA"]})
+    said = group_gates(slices, [alone], court.settings.evaluate)
     assert [g["passed"] for g in said] == [None, None] and "too small to judge: LGA" in said[1]["gate"]
 
 
@@ -127,5 +152,7 @@ def test_each_candidate_is_in_the_experiment_log_with_what_made_it(lived):
     for candidate in document["candidates"]:
         logged = client.get_run(candidate["mlflow_run"]).data
         assert {"cost", "auc", "seconds", "fold_cost"} <= set(logged.metrics) and {"seed", "rows"} <= set(logged.params)
-        assert logged.tags["notebook"] == "07_train.ipynb" and "gold.examples" in logged.tags["versions"] and logged.tags["run"] == document["run"] and logged.tags["seed"]
+        tags = logged.tags
+        assert tags["notebook"] == "07_train.ipynb" and "gold.examples" in tags["versions"]
+        assert tags["run"] == document["run"] and tags["seed"]
         assert client.get_metric_history(candidate["mlflow_run"], "fold_cost")[0].value == candidate["folds"][0]["cost"]

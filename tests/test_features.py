@@ -32,27 +32,34 @@ def weeks(flights, tmp_path_factory):
     """Gold of the first twenty days, and the workspace whose key made the pseudonyms."""
     folder = tmp_path_factory.mktemp("weeks")
     flights[(flights.month == "1") & (flights.day.astype(int) <= 20)].to_csv(folder / "flights.csv", index=False)
-    settings, workspace = load_settings(ROOT, environ={"MLOPS_SOURCE__FLIGHTS__WHERE": str(folder / "flights.csv")}), Workspace(folder / "workspace")
+    here = {"MLOPS_SOURCE__FLIGHTS__WHERE": str(folder / "flights.csv")}
+    settings, workspace = load_settings(ROOT, environ=here), Workspace(folder / "workspace")
     bronze = collect(settings.source, ROOT)
-    read = {name: known(table[[c for c in table if not c.startswith("_")]], END, bronze.gates[name]) for name, table in bronze.tables.items()}
-    return SimpleNamespace(gold=transform(curate(read, settings.source, workspace.pseudonyms).tables, END), flights=read["flights"], workspace=workspace, settings=settings)
+    read = {name: known(table[[c for c in table if not c.startswith("_")]], END, bronze.gates[name])
+            for name, table in bronze.tables.items()}
+    gold = transform(curate(read, settings.source, workspace.pseudonyms).tables, END)
+    return SimpleNamespace(gold=gold, flights=read["flights"], workspace=workspace, settings=settings)
 
 
 def test_two_thousand_requests_at_their_decision_time_get_the_features_of_gold(weeks, tmp_path):
     """The online table holds everything, also what became known later; each request finds what was known then."""
     gold, log = weeks.gold, ServingLog(tmp_path / "serving.db")
-    asked = weeks.flights.rename(columns={"dest": "destination", "tailnum": "tail_number"}).sample(2_000, random_state=0)
+    asked = weeks.flights.rename(columns={"dest": "destination", "tailnum": "tail_number"})
+    asked = asked.sample(2_000, random_state=0)
     times = gold.examples.set_index("key").decision_time
     for lookup in FEATURES.lookups: log.online_put(lookup, within_reach(lookup, gold.lookups[lookup.name], times))
     asked["scheduled_departure"] = asked.scheduled_departure.dt.tz_convert("America/New_York")
     served, keys = [], []
-    for flight in asked[list(problem.Request.model_fields)].astype(object).where(asked.notna(), None).to_dict("records"):
-        decided = problem.decision_time({"scheduled_departure": flight["scheduled_departure"].tz_convert("UTC").tz_localize(None).to_datetime64()})
+    requests = asked[list(problem.Request.model_fields)].astype(object).where(asked.notna(), None)
+    for flight in requests.to_dict("records"):
+        departs = flight["scheduled_departure"].tz_convert("UTC").tz_localize(None)
+        decided = problem.decision_time({"scheduled_departure": departs.to_datetime64()})
         _, row = columns_for(problem, problem.Request.model_validate(flight), weeks.workspace, decided)
         served.append(features_for(FEATURES, row, log, decided)); keys.append(key_of(problem, row))
     log.close()
     trained = gold.examples.set_index("key").loc[keys, FEATURES.names].reset_index(drop=True)
-    pd.testing.assert_frame_equal(pd.DataFrame(served)[FEATURES.names].astype(trained.dtypes), trained, check_exact=True)
+    served = pd.DataFrame(served)[FEATURES.names].astype(trained.dtypes)
+    pd.testing.assert_frame_equal(served, trained, check_exact=True)
     assert len(served) == 2_000 and trained.notna().mean().drop(["wind_gust", "gust_6h"]).min() > 0.2
 
 
@@ -69,24 +76,33 @@ def test_nothing_tells_a_cancelled_flight_by_its_missing_tail_number(weeks):
     gold = weeks.gold.examples
     without = gold.tail_number.isna()
     assert without.sum() > 20 and (gold.late[without] == 1).all()
-    of_aircraft = [f.name for f in FEATURES.features if set(f.inputs) & {v for lookup in FEATURES.lookups if "tail_number" in lookup.key for v in lookup.values}]
+    by_aircraft = {v for lookup in FEATURES.lookups if "tail_number" in lookup.key for v in lookup.values}
+    of_aircraft = [f.name for f in FEATURES.features if set(f.inputs) & by_aircraft]
     assert of_aircraft and gold.loc[without, of_aircraft].isna().all(axis=None)
-    for name in of_aircraft: assert gold.loc[~without, name].isna().sum() > 20 * without.sum(), f"{name} is missing for hardly any other"
+    for name in of_aircraft:
+        assert gold.loc[~without, name].isna().sum() > 20 * without.sum(), f"{name} is missing for hardly any other"
 
 
 def test_a_join_that_multiplies_rows_is_refused(weeks):
     table = weeks.gold.lookups["weather"]
-    with pytest.raises(ValueError, match='lookup "weather" has 2 rows that share a key and a time'): as_of_join(weeks.gold.examples, pd.concat([table, table[:1]]), FEATURES.lookups[0])
+    twice = pd.concat([table, table[:1]])
+    with pytest.raises(ValueError, match='lookup "weather" has 2 rows that share a key and a time'):
+        as_of_join(weeks.gold.examples, twice, FEATURES.lookups[0])
 
 
 @pytest.mark.parametrize("column", ["late", "arr_delay", "departed_at", "label_known_at"])
 def test_a_feature_that_is_known_only_afterwards_is_refused(column):
-    with pytest.raises(ValueError, match=f"takes \\['{column}'\\], which is not known at the decision"): check_inputs(FeatureSet((Feature("oracle", (column,)),)), problem)
-    with pytest.raises(ValueError, match="which is not known"): check_inputs(FeatureSet((Feature("late", ("distance",), np.sqrt),)), problem)
-    with pytest.raises(ValueError, match="lacks"): as_of_join(pd.DataFrame({"origin": [], "decision_time": []}), pd.DataFrame({"origin": []}), Lookup("landed", ("origin",), (column,)))
+    with pytest.raises(ValueError, match=f"takes \\['{column}'\\], which is not known at the decision"):
+        check_inputs(FeatureSet((Feature("oracle", (column,)),)), problem)
+    with pytest.raises(ValueError, match="which is not known"):
+        check_inputs(FeatureSet((Feature("late", ("distance",), np.sqrt),)), problem)
+    with pytest.raises(ValueError, match="lacks"):
+        as_of_join(pd.DataFrame({"origin": [], "decision_time": []}), pd.DataFrame({"origin": []}),
+                   Lookup("landed", ("origin",), (column,)))
 
 
-few = FeatureSet(tuple(f for f in FEATURES.features if f.name in ("hour_of_day", "origin_left_late_3h", "leg_delay", "distance")))
+FEW = ("hour_of_day", "origin_left_late_3h", "leg_delay", "distance")
+few = FeatureSet(tuple(f for f in FEATURES.features if f.name in FEW))
 
 
 def line(categorical, seed, **changes): return make_pipeline(SimpleImputer(), LogisticRegression(**changes))
@@ -94,15 +110,17 @@ def line(categorical, seed, **changes): return make_pipeline(SimpleImputer(), Lo
 
 def small(weeks, tmp_path, stop: int = 0, **budget):
     """A search among lines on the flights of three weeks; interrupted at the fit with this number."""
+    plain = {"seed": 3, "sample": 0, "folds": 2, "split": "time", "group": "", "candidates": 0, "seconds": 0, "keep": 2}
     settings = SimpleNamespace(costs=SimpleNamespace(missed=5, needless=1), clock=SimpleNamespace(period="5D"),
-                               train=SimpleNamespace(**{"seed": 3, "sample": 0, "folds": 2, "split": "time", "group": "", "candidates": 0, "seconds": 0, "keep": 2} | budget))
+                               train=SimpleNamespace(**plain | budget))
     fits = []
     def counted(categorical, seed, **changes):
         fits.append(changes)
         if len(fits) == stop: raise KeyboardInterrupt
         return line(categorical, seed, **changes)
     said = []
-    made = lambda: train(weeks.gold.examples, few, problem, settings, END, {"line": counted, "dummy": lambda categorical, seed: DummyClassifier()},
+    def dummy(categorical, seed): return DummyClassifier()
+    made = lambda: train(weeks.gold.examples, few, problem, settings, END, {"line": counted, "dummy": dummy},
                          variations={"line": {"C": (0.001, 0.01, 0.1, 10.0)}}, folder=tmp_path, tell=said.append)
     if not stop: return made(), fits, said
     with pytest.raises(KeyboardInterrupt): made()
@@ -125,7 +143,8 @@ def test_after_an_interrupt_the_next_search_fits_only_what_is_missing(weeks, tmp
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(kept) >= 3
     found, rest, _ = small(weeks, tmp_path)
-    assert len(rest) == len(fits) - 3 and kept.items() <= {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}.items()
+    now = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(rest) == len(fits) - 3 and kept.items() <= now.items()
     np.testing.assert_array_equal(found[0].score(weeks.gold.examples), whole[0].score(weeks.gold.examples))
     assert json.dumps([c.metrics for c in found]) == json.dumps([c.metrics for c in whole])
 
@@ -137,7 +156,11 @@ def test_recipes_are_tried_in_an_order_that_the_seed_fixes():
 
 
 def test_what_cannot_be_learned_from_goes_back_to_collect(weeks):
-    settings = SimpleNamespace(costs=SimpleNamespace(missed=5, needless=1), clock=SimpleNamespace(period="5D"), train=SimpleNamespace(seed=0, sample=0))
-    for examples, words in ((weeks.gold.examples.assign(late=0), "0 rows with late = 1"), (weeks.gold.examples[:10], "the window")):
+    settings = SimpleNamespace(costs=SimpleNamespace(missed=5, needless=1), clock=SimpleNamespace(period="5D"),
+                               train=SimpleNamespace(seed=0, sample=0))
+    for examples, words in (
+        (weeks.gold.examples.assign(late=0), "0 rows with late = 1"),
+        (weeks.gold.examples[:10], "the window"),
+    ):
         with pytest.raises(GoBack, match=words) as back: train(examples, few, problem, settings, END, {"line": line})
         assert back.value.stage == "collect"

@@ -1,4 +1,4 @@
-"""From the first rule to a supervised model: the ladder on real rows, and a formulation that makes no sense is refused by name."""
+"""From the first rule to a supervised model: the ladder on real rows, and a senseless formulation refused by name."""
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,26 +16,30 @@ from mlops_lifecycle.validate import expected_of_gold
 
 
 @pytest.fixture(scope="module")
-def gold(lived) -> pd.DataFrame: return Workspace(lived.workspace).read("gold.examples", as_of=pd.Timestamp("2013-06-01T00:00Z"))
+def gold(lived) -> pd.DataFrame:
+    return Workspace(lived.workspace).read("gold.examples", as_of=pd.Timestamp("2013-06-01T00:00Z"))
 
 
 @pytest.fixture(scope="module")
 def past(gold) -> pd.DataFrame: return explorable(gold, problem.target, pd.Timestamp("2013-06-01T00:00Z"), "MS")
 
 
-SOME = tuple(f for f in FEATURES.features if f.name in ("carrier", "origin", "hour_of_day", "distance", "humidity", "visibility", "precipitation"))
+NAMES = ("carrier", "origin", "hour_of_day", "distance", "humidity", "visibility", "precipitation")
+SOME = tuple(f for f in FEATURES.features if f.name in NAMES)
 COSTS = Costs(missed=5, needless=1)
 
 
 def test_the_ladder_is_climbed_as_feedback_comes_in(gold):
-    """At first no answer comes, then few, from February on everybody answers; who decides changes only when it surely pays."""
+    """At first no answer comes, then few, from February on all; who decides changes only when it surely pays."""
     chance, start = np.random.default_rng(0).random(len(gold)), gold.decision_time.dt.tz_localize(None)
     answered = np.select([start < "2013-01-15", start < "2013-02-01"], [False, chance < 0.04], True)
-    told = simulate_ladder(
-        gold.assign(label_known_at=gold.label_known_at.where(answered)), FEATURES.features, problem, COSTS, how_to_learn, "SMS", ask=40)
+    asked = gold.assign(label_known_at=gold.label_known_at.where(answered))
+    told = simulate_ladder(asked, FEATURES.features, problem, COSTS, how_to_learn, "SMS", ask=40)
     assert [t["rung"] for t in told] == ["rule", "unsupervised", "few labels", *["supervised"] * 7]
-    assert [t["decides"] for t in told] == [problem.rule.name] * 4 + ["supervised"] * 6 and told[3]["saves"] <= 0 < told[4]["saves"]
-    assert {len(t["queue"]) for t in told[1:]} == {40} and not told[0]["queue"] and not set(told[4]["queue"]) & set(gold.key[start >= "2013-03-01"])
+    assert [t["decides"] for t in told] == [problem.rule.name] * 4 + ["supervised"] * 6
+    assert told[3]["saves"] <= 0 < told[4]["saves"]
+    assert {len(t["queue"]) for t in told[1:]} == {40} and not told[0]["queue"]
+    assert not set(told[4]["queue"]) & set(gold.key[start >= "2013-03-01"])
     assert sum(t["cost"] - t["rule"] for t in told[4:]) < 0
 
 
@@ -47,15 +51,22 @@ def test_labels_that_say_nothing_never_unseat_the_rule(gold):
 
 
 @pytest.mark.parametrize(("matrix", "says"), [
-    ([[0, 1], [1, 5]], '"missed" must cost at least as much as "caught", got 1 and 5'), ([[2, 1], [5, 0]], '"needless" must cost at least as much as "quiet", got 1 and 2'),
-    ([[0, 1, 2], [5, 0, 2]], "must have 2 rows and 2 columns"), ([[0, float("nan")], [5, 0]], '"needless" of the cost matrix must be a number'), ([[1, 1], [5, 5]], "every decision is as good as any other")])
+    ([[0, 1], [1, 5]], '"missed" must cost at least as much as "caught", got 1 and 5'),
+    ([[2, 1], [5, 0]], '"needless" must cost at least as much as "quiet", got 1 and 2'),
+    ([[0, 1, 2], [5, 0, 2]], "must have 2 rows and 2 columns"),
+    ([[0, float("nan")], [5, 0]], '"needless" of the cost matrix must be a number'),
+    ([[1, 1], [5, 5]], "every decision is as good as any other"),
+])
 def test_a_cost_matrix_without_sense_is_refused(matrix, says):
     with pytest.raises(ValueError, match=says): costs_from(matrix)
 
 
 @pytest.mark.parametrize(("variable", "value", "says"), [
-    ("CAUGHT", "9", "missed must cost at least as much as caught, got 5 and 9"), ("MISSED", "-1", '"missed" must be 0 to'), ("REVIEW", "x", '"review" must be 0 to'),
-    ("CAPACITY", "20", '"capacity" must be 0.0001 to 1')])
+    ("CAUGHT", "9", "missed must cost at least as much as caught, got 5 and 9"),
+    ("MISSED", "-1", '"missed" must be 0 to'),
+    ("REVIEW", "x", '"review" must be 0 to'),
+    ("CAPACITY", "20", '"capacity" must be 0.0001 to 1'),
+])
 def test_costs_without_sense_are_refused_in_the_settings(variable, value, says):
     with pytest.raises(SettingsError, match=says): load_settings(environ={f"MLOPS_COSTS__{variable}": value})
 
@@ -67,26 +78,36 @@ def test_costs_without_sense_are_refused_in_the_settings(variable, value, says):
     (lambda t: t.head(10).assign(late=[0, 1] * 5), "collect", "only 10 rows to learn from lie before")])
 def test_what_nothing_can_be_learned_from_is_refused_by_name(gold, spoil, back, says):
     with pytest.raises(GoBack, match=says) as found:
-        explore(explorable(spoil(gold), problem.target, pd.Timestamp("2013-06-01T00:00Z"), "MS"), [f.name for f in SOME], problem.target, "MS")
+        seen = explorable(spoil(gold), problem.target, pd.Timestamp("2013-06-01T00:00Z"), "MS")
+        explore(seen, [f.name for f in SOME], problem.target, "MS")
     assert found.value.stage == back
 
 
 def test_the_target_among_the_features_is_refused_by_name(gold, past):
-    with pytest.raises(GoBack, match='"late" is the target and stands among the features'): explore(past, ["distance", "late"], problem.target, "MS")
-    with pytest.raises(GoBack, match='feature "was" is made from "late"'): no_target_inside(FeatureSet((Feature("was", ("late",), lambda late: late),)), "late")
-    with pytest.raises(GoBack, match='the window "fit" has'): enough_labels(split(gold.head(10), "late", "2013-06-01T00:00Z", "MS"), "late")
+    with pytest.raises(GoBack, match='"late" is the target and stands among the features'):
+        explore(past, ["distance", "late"], problem.target, "MS")
+    with pytest.raises(GoBack, match='feature "was" is made from "late"'):
+        no_target_inside(FeatureSet((Feature("was", ("late",), lambda late: late),)), "late")
+    with pytest.raises(GoBack, match='the window "fit" has'):
+        enough_labels(split(gold.head(10), "late", "2013-06-01T00:00Z", "MS"), "late")
 
 
 def test_an_idea_that_gains_takes_the_way_back_and_one_that_does_not_is_refused(past):
-    """Known beforehand how the day will go: no such column exists, but if it did, it would be found. The tail of the flight number is noise."""
+    """Known beforehand how the day will go: no such column exists, but if it did, it would be found. The tail of the
+    flight number is noise."""
     day = past.decision_time.dt.floor("D")
-    told = past.assign(how_the_day_goes=past.groupby(day).late.transform("mean").astype(float), last_digit=(past.flight % 10).astype(float))
-    tried = try_ideas(told, list(SOME), [Feature("how_the_day_goes"), Feature("last_digit")], problem.target, COSTS, most=6000)
+    told = past.assign(how_the_day_goes=past.groupby(day).late.transform("mean").astype(float),
+                       last_digit=(past.flight % 10).astype(float))
+    ideas = [Feature("how_the_day_goes"), Feature("last_digit")]
+    tried = try_ideas(told, list(SOME), ideas, problem.target, COSTS, most=6000)
     assert tried.set_index("idea").gains.to_dict() == {"how_the_day_goes": True, "last_digit": False}
     with pytest.raises(GoBack, match='the idea "how_the_day_goes" surely saves') as back: take_ideas(tried)
     assert (back.value.stage, back.value.parameters) == ("transform", {"ideas": "how_the_day_goes"})
     take_ideas(tried[~tried.gains])
-    with_idea = FeatureSet((*SOME, Feature("how_the_day_goes", unit="share", idea=True)))  # the way back is taken: it is learned from, and held to what its unit says
-    assert "how_the_day_goes" in with_idea.learned(("how_the_day_goes",)).names and "how_the_day_goes" not in with_idea.learned(()).names
-    held = [e.arguments for e in expected_of_gold(with_idea.describe(), problem.target) if e.arguments.get("column") == "how_the_day_goes"]
+    # the way back is taken: it is learned from, and held to what its unit says
+    with_idea = FeatureSet((*SOME, Feature("how_the_day_goes", unit="share", idea=True)))
+    assert "how_the_day_goes" in with_idea.learned(("how_the_day_goes",)).names
+    assert "how_the_day_goes" not in with_idea.learned(()).names
+    expected = expected_of_gold(with_idea.describe(), problem.target)
+    held = [e.arguments for e in expected if e.arguments.get("column") == "how_the_day_goes"]
     assert {"column": "how_the_day_goes", "min_value": 0, "max_value": 1} in held and len(held) >= 2

@@ -43,10 +43,16 @@ def test_lessons_hold_against_the_package(notebook, monkeypatch):
 def test_every_public_export_is_used_in_a_lesson_that_asserts(notebook):
     module = importlib.import_module(module_of(notebook))
     taught = "\n".join(lessons(notebook))
-    used = {n.id for n in ast.walk(ast.parse(taught)) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(ast.parse(taught)) if isinstance(n, ast.Attribute)}
-    asserts = sum(isinstance(n, ast.Assert) or (isinstance(n, ast.Call) and getattr(n.func, "id", "").startswith(("test_", "expect_"))) for n in ast.walk(ast.parse(taught)))
-    called = lambda thing: inspect.isroutine(thing) or inspect.isclass(thing)  # what a route does is asked for over HTTP
+    nodes = list(ast.walk(ast.parse(taught)))
+    used = {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    calls = (getattr(n.func, "id", "") for n in nodes if isinstance(n, ast.Call))
+    asserts = (sum(isinstance(n, ast.Assert) for n in nodes)
+               + sum(name.startswith(("test_", "expect_")) for name in calls))
+    # what a route does is asked for over HTTP
+    called = lambda thing: inspect.isroutine(thing) or inspect.isclass(thing)
     routes = {route.endpoint.__name__ for route in getattr(getattr(module, "router", None), "routes", [])}
-    public = [name for name in getattr(module, "__all__", []) if not name.startswith("_") and called(getattr(module, name)) and name not in routes]
-    assert not (missing := [name for name in public if name not in used]), f"{notebook.name} shows no example of {', '.join(missing)}"
+    public = [name for name in getattr(module, "__all__", [])
+              if not name.startswith("_") and called(getattr(module, name)) and name not in routes]
+    missing = [name for name in public if name not in used]
+    assert not missing, f"{notebook.name} shows no example of {', '.join(missing)}"
     assert asserts or not public, f"{notebook.name} asserts nothing"

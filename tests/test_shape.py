@@ -1,4 +1,4 @@
-"""The template's shape: the expected folders and only those, imports one way, nothing that belongs to one problem or one machine."""
+"""The template's shape: the expected folders and only those, imports one way, nothing of one problem or one machine."""
 import ast
 import filecmp
 import re
@@ -15,8 +15,9 @@ from mlops_lifecycle.core.export import export_changed, write_readme
 from mlops_lifecycle.core.stages import STAGES
 
 TOP = {
-    ".ci", ".gitattributes", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "benchmarks", "deploy",
-    "mlops_lifecycle", "nbs", "pyproject.toml", "reports", "requirements.lock", "settings.ini", "tests",
+    ".ci", ".gitattributes", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
+    "README.md", "benchmarks", "deploy", "mlops_lifecycle", "nbs", "pyproject.toml", "reports", "requirements.lock",
+    "settings.ini", "tests",
 }
 MODULES = {"code": "serving", "test": "staging", "monitor": "monitoring"}
 ORDER = {MODULES.get(s.name, s.name): s.number for s in STAGES}
@@ -24,7 +25,8 @@ ORDER = {MODULES.get(s.name, s.name): s.number for s in STAGES}
 
 def tracked():
     """Files that git tracks or would track."""
-    out = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [line for line in out.splitlines() if (ROOT / line).exists()]
 
 
@@ -45,7 +47,9 @@ def test_imports_point_one_way():
             continue
         in_core = path.parent.name == "core"
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names = []
+            if isinstance(node, ast.Import): names = [a.name for a in node.names]
+            if isinstance(node, ast.ImportFrom) and node.module: names = [node.module]
             for name in names:
                 parts = name.split(".")
                 if parts[0] != "mlops_lifecycle" or len(parts) < 2 or parts[1] == "core":
@@ -55,14 +59,18 @@ def test_imports_point_one_way():
     assert not wrong
 
 
-WORDS = re.compile(r"flight|airport|airline|aircraft|carrier|\bplanes?\b|tail.?num|weather|nycflights|\bdepart(s|ed|ure|ures)\b|\barrival delay", re.I)
+WORDS = re.compile(
+    r"flight|airport|airline|aircraft|carrier|\bplanes?\b|tail.?num|weather|nycflights|\bdepart(s|ed|ure|ures)\b"
+    r"|\barrival delay", re.I)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.relative_to(ROOT / "nbs").with_suffix("").as_posix())
 def test_no_word_of_the_example_problem_outside_yours(notebook):
     for cell in cells(notebook):
         if not is_yours(cell):
-            assert not (found := WORDS.search(cell["text"])), f'{notebook.name}: "{found[0]}" in a cell that is not tagged "yours":\n{cell["text"][:200]}'
+            found = WORDS.search(cell["text"])
+            assert not found, (f'{notebook.name}: "{found[0]}" in a cell that is not tagged "yours":\n'
+                               f'{cell["text"][:200]}')
 
 
 def test_notebooks_carry_no_outputs():
@@ -74,7 +82,8 @@ def test_no_registry_and_no_machine_is_named():
     for path in tracked():
         if path == "tests/test_shape.py": continue  # names what it looks for
         text = (ROOT / path).read_bytes().decode(errors="ignore")
-        assert not (found := re.search(r"--(extra-)?index-url|--find-links|https?://(pypi|files\.pythonhosted)", text)), f"{path} names {found[0]}"
+        found = re.search(r"--(extra-)?index-url|--find-links|https?://(pypi|files\.pythonhosted)", text)
+        assert not found, f"{path} names {found[0]}"
         assert f"{ROOT}/" not in text, f"{path} names a path of this machine"
 
 
@@ -86,17 +95,20 @@ def test_the_package_and_the_readme_say_what_the_notebooks_say():
 def differences(one: Path, other: Path) -> list[str]:
     """Files that are not the same in two folders."""
     files = lambda root: {p.relative_to(root) for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    return sorted(map(str, files(one) ^ files(other))) + [str(p) for p in files(one) & files(other) if not filecmp.cmp(one / p, other / p, shallow=False)]
+    unlike = [p for p in files(one) & files(other) if not filecmp.cmp(one / p, other / p, shallow=False)]
+    return sorted(map(str, files(one) ^ files(other))) + list(map(str, unlike))
 
 
 def test_clean_and_export_leave_no_diff(tmp_path):
     before, after = copy_project(tmp_path / "before"), copy_project(tmp_path / "after")
     for command in ("nbdev-clean", "nbdev-export"):
-        subprocess.run([Path(sys.executable).parent / command], cwd=after, env=environment(after), check=True, capture_output=True)
+        subprocess.run([Path(sys.executable).parent / command], cwd=after, env=environment(after),
+                       check=True, capture_output=True)
     assert not differences(before, after)
 
 
-HEAVY = {"jupyter", "jupyterlab", "ipykernel", "ipython", "mlflow", "mlflow_skinny", "great_expectations", "papermill", "nbdev", "sphinx"}
+HEAVY = {"jupyter", "jupyterlab", "ipykernel", "ipython", "mlflow", "mlflow_skinny", "great_expectations", "papermill",
+         "nbdev", "sphinx"}
 
 
 def closure(requirement: str) -> set[str]:
@@ -121,7 +133,8 @@ def test_the_serving_extra_is_small():
 
 def test_the_app_imports_nothing_heavy():
     look = f"import sys, mlops_lifecycle.serving; print(sorted({{n.split('.')[0] for n in sys.modules}} & {HEAVY!r}))"
-    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, env=environment(),
+                          capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -1,4 +1,4 @@
-"""05 on the real year: it is quiet in honest months, and each fault is an alarm in its first month that names the right stage."""
+"""05 on the real year: it is quiet in honest months, and a fault is an alarm in its first month and names its stage."""
 import hashlib
 import json
 import threading
@@ -41,26 +41,34 @@ def waves(rows: int, shift: int, phase: float) -> pd.DataFrame:
     """Columns of all sorts that need no random numbers."""
     i = np.arange(rows)
     return pd.DataFrame({
-        "smooth": np.sin(i * 0.7 + phase) * 3 + np.cos(i * 0.013) * 2 + shift, "whole": (i * i * 7 + i * 3) % (101 + shift * 4), "few": (i * 5 + i // 7) % (4 + (shift > 0)),
-        "skewed": np.exp(np.sin(i * 1.3 + phase) * 2 + shift / 10), "name": np.array(list("abcdefg"))[(i * i + i // 3) % (5 + 2 * (shift > 0))]})
+        "smooth": np.sin(i * 0.7 + phase) * 3 + np.cos(i * 0.013) * 2 + shift,
+        "whole": (i * i * 7 + i * 3) % (101 + shift * 4),
+        "few": (i * 5 + i // 7) % (4 + (shift > 0)),
+        "skewed": np.exp(np.sin(i * 1.3 + phase) * 2 + shift / 10),
+        "name": np.array(list("abcdefg"))[(i * i + i // 3) % (5 + 2 * (shift > 0))]})
 
 
 EVIDENTLY = {  # what Evidently 0.7.23 says of waves(12_000, 0, 0) and waves(15_000, 1, 0.4)
-    "smooth": {"psi": 0.6557795382231895, "jensen_shannon": 0.2063775466895984, "kolmogorov_smirnov": 2.376641694237319e-126},
-    "whole": {"psi": 0.3389410148419752, "jensen_shannon": 0.2018688450721643, "kolmogorov_smirnov": 5.630546244584312e-74},
+    "smooth": {"psi": 0.6557795382231895, "jensen_shannon": 0.2063775466895984,
+               "kolmogorov_smirnov": 2.376641694237319e-126},
+    "whole": {"psi": 0.3389410148419752, "jensen_shannon": 0.2018688450721643,
+              "kolmogorov_smirnov": 5.630546244584312e-74},
     "few": {"psi": 1.6275197675193636, "jensen_shannon": 0.28801117030237117, "kolmogorov_smirnov": 0.0},
-    "skewed": {"psi": 0.5564753466387109, "jensen_shannon": 0.1752174362284364, "kolmogorov_smirnov": 6.775294235002804e-60},
+    "skewed": {"psi": 0.5564753466387109, "jensen_shannon": 0.1752174362284364,
+               "kolmogorov_smirnov": 6.775294235002804e-60},
     "name": {"psi": 1.8993148790355727, "jensen_shannon": 0.3212942334819565, "chi_squared": 0.0},
 }
 
 
 @pytest.mark.parametrize("column", EVIDENTLY)
 def test_the_measures_are_those_of_evidently(column):
-    assert exact(waves(12_000, 0, 0)[column], waves(15_000, 1, 0.4)[column]) == pytest.approx(EVIDENTLY[column], abs=1e-6, rel=1e-9)
+    found = exact(waves(12_000, 0, 0)[column], waves(15_000, 1, 0.4)[column])
+    assert found == pytest.approx(EVIDENTLY[column], abs=1e-6, rel=1e-9)
 
 
 def test_a_small_sample_gets_the_exact_probability():
-    assert exact(waves(900, 0, 0).smooth, waves(800, 1, 0.05).smooth)["kolmogorov_smirnov"] == pytest.approx(4.401519473567439e-08, rel=1e-9)
+    found = exact(waves(900, 0, 0).smooth, waves(800, 1, 0.05).smooth)
+    assert found["kolmogorov_smirnov"] == pytest.approx(4.401519473567439e-08, rel=1e-9)
 
 
 samples = st.lists(st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6)), min_size=1, max_size=300)
@@ -69,7 +77,8 @@ samples = st.lists(st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6)
 @settings(max_examples=200, deadline=None)
 @given(samples, samples, st.integers(1, 7))
 def test_looking_only_where_the_gap_may_be_finds_the_gap(one, other, step):
-    assert ks_distance(np.sort(one), np.sort(other), step) == pytest.approx(ks_2samp(one, other, method="asymp").statistic, abs=1e-12)
+    gap = ks_2samp(one, other, method="asymp").statistic
+    assert ks_distance(np.sort(one), np.sort(other), step) == pytest.approx(gap, abs=1e-12)
 
 
 class Hook(BaseHTTPRequestHandler):
@@ -82,7 +91,8 @@ class Hook(BaseHTTPRequestHandler):
 
 
 def files(workspace) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (workspace / "lake" / "gold" / "distributions").glob("*.parquet")}
+    parts = (workspace / "lake" / "gold" / "distributions").glob("*.parquet")
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in parts}
 
 
 def test_an_alarm_stops_the_run_and_is_told_once_and_the_log_only_grows(lived, tmp_path):
@@ -91,17 +101,23 @@ def test_an_alarm_stops_the_run_and_is_told_once_and_the_log_only_grows(lived, t
     threading.Thread(target=server.serve_forever, daemon=True).start()
     flights = workspace.read("bronze.flights")
     may = flights.scheduled_departure >= "2013-05-01"
-    workspace.publish({"bronze.flights": workspace.store("bronze.flights", flights[~may | (flights.index % 2 == 0)], workspace.published()["names"]["bronze.flights"]["gates"])})
+    half, gates = flights[~may | (flights.index % 2 == 0)], workspace.published()["names"]["bronze.flights"]["gates"]
+    workspace.publish({"bronze.flights": workspace.store("bronze.flights", half, gates)})
     before, log = workspace.published(), files(workspace.root)
     for _ in range(2):
-        done = mlops("run", "validate", "--force", **here | {"MLOPS_WEBHOOK": f"http://127.0.0.1:{server.server_port}/room", "MLOPS_DRIFT__LEAST_ROWS": 100})
+        room = f"http://127.0.0.1:{server.server_port}/room"
+        done = mlops("run", "validate", "--force", **here | {"MLOPS_WEBHOOK": room, "MLOPS_DRIFT__LEAST_ROWS": 100})
         said = " ".join(done.stdout.split())
-        assert done.returncode == 2 and "05_validate goes back to collect" in said and "Open nbs/02_collect.ipynb" in said and "rows of bronze.flights is" in said, said
+        assert done.returncode == 2 and "05_validate goes back to collect" in said, said
+        assert "Open nbs/02_collect.ipynb" in said and "rows of bronze.flights is" in said, said
     assert workspace.published() == before and files(workspace.root) == log
-    assert len(server.told) == 1 and "flights: rows of bronze.flights is 0." in server.told[0]["text"] and "since 2013-05-01; back to collect" in server.told[0]["text"]
-    found = [e for e in map(json.loads, (workspace.root / "alerts.jsonl").read_text().splitlines()) if e.get("alarm", {}).get("figure") == "rows"]
+    assert len(server.told) == 1 and "flights: rows of bronze.flights is 0." in server.told[0]["text"]
+    assert "since 2013-05-01; back to collect" in server.told[0]["text"]
+    logged = map(json.loads, (workspace.root / "alerts.jsonl").read_text().splitlines())
+    found = [e for e in logged if e.get("alarm", {}).get("figure") == "rows"]
     assert len(found) == 2 and len({e["run"] for e in found}) == 2
-    passed(mlops("run", "validate", "--force", **here | {"MLOPS_DRIFT__GO_BACK_ON": "new"}))  # the same, where it need not stop
+    free = here | {"MLOPS_DRIFT__GO_BACK_ON": "new"}
+    passed(mlops("run", "validate", "--force", **free))  # the same, where it need not stop
     after = files(workspace.root)
     assert log.items() < after.items()
     assert workspace.load("validation")["alarms"][-1]["stage"] == "collect"

@@ -22,7 +22,8 @@ PERSONAL = {"tailnum", *personal_fields(problem.Request)}
 
 def secret(values):
     """Pseudonyms of nobody's workspace."""
-    return values.map({v: hashlib.sha256(str(v).encode()).hexdigest()[:16] for v in values.dropna().unique()}).astype("str")
+    names = {v: hashlib.sha256(str(v).encode()).hexdigest()[:16] for v in values.dropna().unique()}
+    return values.map(names).astype("str")
 
 
 @cache
@@ -34,14 +35,18 @@ def lived(as_of: pd.Timestamp, bronze_fault=None, silver_fault=None, gold_fault=
     """The log of distributions of all zones at `as_of`; a fault takes the tables of its zone and gives them back."""
     def broken(tables, fault): return tables | fault(tables) if fault else tables
     sources = bronze()
-    came = {n: known(t[[c for c in t if not c.startswith("_")]], as_of, sources.gates.get(n, {})) for n, t in sources.tables.items()}
+    came = {n: known(t[[c for c in t if not c.startswith("_")]], as_of, sources.gates.get(n, {}))
+            for n, t in sources.tables.items()}
     came = broken(came, bronze_fault)
     silver = curate(came, SOURCES, secret, as_of)
     clean = broken(dict(silver.tables), silver_fault)
     gold = transform(clean, as_of)
     made = broken({"examples": gold.examples}, gold_fault)
     zones = {"bronze": (came, sources.gates), "silver": (clean, silver.gates), "gold": (made, {"examples": gold.gates})}
-    seen = {f"{zone}.{n}": describe_table(lambda columns, t=t: t[columns], f"{zone}.{n}", list(t), gates.get(n, {}), len(t), as_of, "MS", PERSONAL, SETTINGS.drift.zone)
+    def described(name, table, gates):
+        return describe_table(lambda columns: table[columns], name, list(table), gates, len(table), as_of, "MS",
+                              PERSONAL, SETTINGS.drift.zone)
+    seen = {f"{zone}.{n}": described(f"{zone}.{n}", t, gates[n])
             for zone, (tables, gates) in zones.items() for n, t in tables.items() if gates.get(n)}
     return entries(seen, "run", as_of)
 
@@ -66,15 +71,30 @@ def five_hours_on(t, on):
     return t.assign(**{c: t[c].where(~on, t[c] + pd.Timedelta("5h")).astype(t[c].dtype) for c in clocks})
 
 
+def kilometres(t, on): return t.assign(distance=t.distance.where(~on, t.distance * 1.609344))
+
+
+def stuck(t, on): return t.assign(temp=t.temp.where(~(on & (t.origin == "JFK")), 55.04))
+
+
+def renamed(t, on): return t.assign(carrier=t.carrier.where(~(on & (t.carrier == "VX")), "VV"))
+
+
+def halved(t, on): return t[~on | (np.arange(len(t)) % 2 == 0)].reset_index(drop=True)
+
+
+def doubled(t, on): return pd.concat([t, t[on]], ignore_index=True)
+
+
 FAULTS = {  # fault: (zone, table, its time, what the fault does to the table's rows from a month on)
-    "another unit: distances in kilometres": ("bronze", "flights", "scheduled_departure", lambda t, on: t.assign(distance=t.distance.where(~on, t.distance * 1.609344))),
+    "another unit: distances in kilometres": ("bronze", "flights", "scheduled_departure", kilometres),
     "another unit: temperatures in °C": ("bronze", "weather", "time_hour", celsius),
-    "a stuck sensor at one of three stations": ("bronze", "weather", "time_hour", lambda t, on: t.assign(temp=t.temp.where(~(on & (t.origin == "JFK")), 55.04))),
-    "a new category: one airline's code changes": ("bronze", "flights", "scheduled_departure", lambda t, on: t.assign(carrier=t.carrier.where(~(on & (t.carrier == "VX")), "VV"))),
-    "half the rows gone": ("bronze", "flights", "scheduled_departure", lambda t, on: t[~on | (np.arange(len(t)) % 2 == 0)].reset_index(drop=True)),
+    "a stuck sensor at one of three stations": ("bronze", "weather", "time_hour", stuck),
+    "a new category: one airline's code changes": ("bronze", "flights", "scheduled_departure", renamed),
+    "half the rows gone": ("bronze", "flights", "scheduled_departure", halved),
     "a shifted clock: five hours, as UTC taken for local": ("silver", "flights", "scheduled_departure", five_hours_on),
-    "doubled rows: a file came twice": ("bronze", "flights", "scheduled_departure", lambda t, on: pd.concat([t, t[on]], ignore_index=True)),
-    "doubled rows: a join multiplies": ("gold", "examples", "decision_time", lambda t, on: pd.concat([t, t[on]], ignore_index=True)),
+    "doubled rows: a file came twice": ("bronze", "flights", "scheduled_departure", doubled),
+    "doubled rows: a join multiplies": ("gold", "examples", "decision_time", doubled),
 }
 STAGE = {"bronze": "collect", "silver": "curate", "gold": "transform"}
 
@@ -82,5 +102,8 @@ STAGE = {"bronze": "collect", "silver": "curate", "gold": "transform"}
 def with_fault(name: str, month: pd.Timestamp) -> list[dict]:
     """The alarms of a month in which a fault begins, seen at its end."""
     zone, table, time, breaks = FAULTS[name]
-    log = lived(month + pd.offsets.MonthBegin(), **{f"{zone}_fault": lambda tables: {table: breaks(tables[table], (tables[table][time] >= month).to_numpy(bool))}})
+    def broken(tables):
+        rows = tables[table]
+        return {table: breaks(rows, (rows[time] >= month).to_numpy(bool))}
+    log = lived(month + pd.offsets.MonthBegin(), **{f"{zone}_fault": broken})
     return [a for a in raised(log) if a["period"] == f"{month:%Y-%m-%d}"]

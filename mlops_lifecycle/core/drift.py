@@ -64,12 +64,15 @@ def _parts(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     seen = before[np.r_[True, before[1:] != before[:-1]]]
     if len(seen) <= 20:
         seen = np.union1d(seen, now[np.r_[True, now[1:] != now[:-1]]])
-        return tuple(np.searchsorted(x, seen, side="right") - np.searchsorted(x, seen, side="left") for x in (before, now))
+        def up_to(x, side): return np.searchsorted(x, seen, side=side)
+        return tuple(up_to(x, "right") - up_to(x, "left") for x in (before, now))
     low, high = min(before[0], now[0]), max(before[-1], now[-1])
     width = (high - low) / (np.log2(len(before) + len(now)) + 1)
     if before.dtype.kind == "i" and now.dtype.kind == "i": width = max(width, 1)
     edges = np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
-    def counts(x): return np.diff(np.r_[np.searchsorted(x, edges[:-1], side="left"), np.searchsorted(x, edges[-1], side="right")])
+    def counts(x):
+        begins, end = np.searchsorted(x, edges[:-1], side="left"), np.searchsorted(x, edges[-1], side="right")
+        return np.diff(np.r_[begins, end])
     return counts(before), counts(now)
 
 def _filled(shares: np.ndarray) -> np.ndarray:
@@ -87,7 +90,8 @@ def _ks_probability(gap: float, n: int, m: int) -> float:
     "How probable a gap of at least this size is where nothing changed, for samples of more than 10,000."
     size = np.round(n * m / (n + m))
     if size < 50_000 or size * gap ** 2 < 2.2: return float(kstwo.sf(gap, size))
-    return float(min(2 * np.exp(-(6 * size * gap + 1) ** 2 / (18 * size)), 1))  # Maag and Dicaire, 1971: right to a part in `size`
+    # Maag and Dicaire, 1971: right to a part in `size`
+    return float(min(2 * np.exp(-(6 * size * gap + 1) ** 2 / (18 * size)), 1))
 
 def exact(
     before: pd.Series, now: pd.Series,  # one column in two samples; missing and infinite values are left out
@@ -102,7 +106,8 @@ def exact(
     shares = [c / c.sum() for c in counts]
     found = {"psi": psi(*map(_filled, shares), least=0), "jensen_shannon": float(jensenshannon(*shares))}
     if counts[0] is a:
-        with np.errstate(divide="ignore"): return found | {"chi_squared": float(chisquare(b, a * (b.sum() / a.sum())).pvalue)}
+        expected = a * (b.sum() / a.sum())
+        with np.errstate(divide="ignore"): return found | {"chi_squared": float(chisquare(b, expected).pvalue)}
     n, m = len(a), len(b)
     p = ks_2samp(a, b).pvalue if max(n, m) <= 10_000 else _ks_probability(ks_distance(a, b), n, m)
     return found | {"kolmogorov_smirnov": float(p)}
@@ -129,14 +134,16 @@ def change(
     if before["kind"] != now["kind"]: return found
     if now["kind"] in ("number", "time") and len(before["quantiles"]) and len(now["quantiles"]):
         old, new = before["quantiles"], now["quantiles"]
-        shares = [np.diff(np.r_[0, np.searchsorted(q, np.unique(old[10:100:10]), side="right") / len(q), 1]) for q in (old, new)]
+        deciles = np.unique(old[10:100:10])
+        shares = [np.diff(np.r_[0, np.searchsorted(q, deciles, side="right") / len(q), 1]) for q in (old, new)]
         widths = [np.abs(q[5:96] - q[50]).mean() for q in (old, new)]
         if now["kind"] == "number" and min(widths) > 0: found["spread"] = abs(np.log(widths[1] / widths[0]))
         found["kolmogorov_smirnov"] = ks_distance(old, new)
     elif now["kind"] == "name" and before["names"] and now["names"]:
         shares = [np.array([d["names"].get(n, 0.0) for n in before["names"] | now["names"]]) for d in (before, now)]
         shares = [np.r_[s, max(1 - s.sum(), 0)] for s in shares]  # the last part: all other names
-        found["chi_squared"] = float(np.sqrt(((shares[1] - shares[0]) ** 2 / np.maximum(shares[0] + shares[1], 1e-12)).sum() / 2))
+        was, is_now = shares
+        found["chi_squared"] = float(np.sqrt(((is_now - was) ** 2 / np.maximum(was + is_now, 1e-12)).sum() / 2))
         few = max(before["distinct"], now["distinct"]) <= MOST
         if few: found["new"] = sum(share for name, share in now["names"].items() if name not in seen)
     else: return found
@@ -147,7 +154,8 @@ def change(
 def changes(
     log: pd.DataFrame,    # of `core.distributions`
     least_rows: int = 0,  # in a period, below which nothing is told of it
-) -> pd.DataFrame:        # table, column ("" for the figure rows, which is the table's), figure, first (period of the column), period, change
+) -> pd.DataFrame:        # table, column ("" for rows, a figure of the table), figure, first (period of the column),
+                          # period, change
     "How far each period is from the one before, by each figure."
     found, names = [], ["table", "column", "figure", "first", "period", "change"]
     for (table, column), series in newest(log).groupby(["table", "column"], sort=False):
@@ -161,11 +169,12 @@ def changes(
                 found += [(table, column, figure, first, now["period"], far) for figure, far in figures.items()]
             before = now; seen |= set(now["names"])
     types = {} if found else {"first": "datetime64[us, UTC]", "period": "datetime64[us, UTC]", "change": float}
-    return pd.DataFrame(found, columns=names).astype(types).drop_duplicates(["table", "column", "figure", "period"], ignore_index=True)
+    moves = pd.DataFrame(found, columns=names).astype(types)
+    return moves.drop_duplicates(["table", "column", "figure", "period"], ignore_index=True)
 
 # %% ../../nbs/core/drift.ipynb #drift-limit
 def _earlier(periods: np.ndarray, at: int) -> np.ndarray:
-    "Positions of the changes from which a limit is learnt: the same step of earlier years where two are known, else all earlier ones."
+    "The changes from which a limit is learnt: the same step of earlier years where two are known, else all before."
     days = (periods[at] - periods[:at]) / np.timedelta64(1, "D")
     years = np.round(days / 365.2425)
     near = (days[-1] if at else 0) / 2
@@ -189,8 +198,10 @@ def judge(
     learnt = norm.isf(false_alarms / 2 / tests) * judged.usual * np.sqrt(1 + 1 / judged.earlier)
     least, most = (np.array([FIGURES[figure][i] for figure in judged.figure], float) for i in (0, 1))
     room = ((judged.largest + most) / 2).where(judged.largest < most, np.inf)
-    judged = judged.assign(limit=np.maximum(np.minimum(learnt, room), least)).drop(columns=["usual", "largest", "first"])
-    return judged.assign(over=judged.change > judged.limit).sort_values(["period", "table", "column"], kind="stable", ignore_index=True)
+    judged = judged.assign(limit=np.maximum(np.minimum(learnt, room), least))
+    judged = judged.drop(columns=["usual", "largest", "first"])
+    judged = judged.assign(over=judged.change > judged.limit)
+    return judged.sort_values(["period", "table", "column"], kind="stable", ignore_index=True)
 
 # %% ../../nbs/core/drift.ipynb #drift-alarms
 ZONES = {"bronze": "collect", "silver": "curate", "gold": "transform"}  # and the stage that leaves it
@@ -201,20 +212,25 @@ def alarms(
 ) -> list[dict]:           # period, table, column, figure, change, limit, stage, words, also
     "What to tell people, the oldest first: one alarm a period and table, in the earliest zone that shows it."
     whole = judged.figure.isin(MEASURES)
-    agree = judged[whole].groupby(["table", "column", "period"]).over.transform("all").reindex(judged.index, fill_value=False)
+    agree = judged[whole].groupby(["table", "column", "period"]).over.transform("all")
+    agree = agree.reindex(judged.index, fill_value=False)
     raised = judged[judged.over & (~whole | (agree & (judged.figure == "psi")))]
-    zone, telling = [list(ZONES).index(_zone(name)) for name in raised.table], [list(FIGURES).index(figure) for figure in raised.figure]
-    raised = raised.assign(zone=zone, telling=telling, excess=-raised.change / raised.limit)
+    raised = raised.assign(
+        zone=[list(ZONES).index(_zone(name)) for name in raised.table],
+        telling=[list(FIGURES).index(figure) for figure in raised.figure],
+        excess=-raised.change / raised.limit)
     found = []
     for _, together in raised.sort_values(["period", "zone", "telling", "excess"]).groupby("period"):
         told = []
         for _, table in together.groupby("table", sort=False):
-            before = [a for a, figures in told if _zone(a["table"]) != _zone(table.table.iloc[0]) and figures & set(table.figure)]
+            zone, moved = _zone(table.table.iloc[0]), set(table.figure)
+            before = [a for a, figures in told if _zone(a["table"]) != zone and figures & moved]
             if before: before[0]["also"] += [_words(row) for row in table.itertuples()]
-            else: told.append((_alarm(table.iloc[0], table.iloc[1:]), set(table.figure)))
+            else: told.append((_alarm(table.iloc[0], table.iloc[1:]), moved))
         found += [a for a, _ in told]
     return found
 
+# %% ../../nbs/core/drift.ipynb #drift-words
 def _zone(table: str) -> str: return table.partition(".")[0]
 
 def _words(row) -> str:
@@ -224,7 +240,8 @@ def _alarm(first: pd.Series, others: pd.DataFrame) -> dict:
     "The most telling figure of a table in a period, and what moved with it."
     return {"period": f"{first.period:%Y-%m-%d}", "table": first.table, "column": first.column, "figure": first.figure,
             "change": float(first.change), "limit": float(first.limit), "stage": ZONES[_zone(first.table)],
-            "words": f"{_words(first)}, learnt from {first.earlier} earlier changes", "also": [_words(row) for row in others.itertuples()]}
+            "words": f"{_words(first)}, learnt from {first.earlier} earlier changes",
+            "also": [_words(row) for row in others.itertuples()]}
 
 # %% ../../nbs/core/drift.ipynb #drift-usual
 def usual(
@@ -238,7 +255,8 @@ def usual(
     for length in (1, 7, 28):
         whole = (day.max() + 1) // length  # an unfinished stretch is left out
         inside = day < whole * length
-        table = np.bincount(day[inside] // length * parts + place[inside], minlength=whole * parts).reshape(whole, parts)
+        cell = day[inside] // length * parts + place[inside]
+        table = np.bincount(cell, minlength=whole * parts).reshape(whole, parts)
         table = table[table.sum(axis=1) >= least]
         found[str(length)] = max((psi(cut["shares"], row / row.sum()) for row in table), default=0.0)
     return found

@@ -63,4 +63,5 @@ def members(
 ) -> list[tuple]:   # weight and model; the weights add up to 1
     "The plain models under a mean, each with its weight in the log odds."
     if not isinstance(estimator, LogOddsMean): return [(1.0, estimator)]
-    return [(weight / len(estimator.estimators_), model) for one in estimator.estimators_ for weight, model in members(one)]
+    share = len(estimator.estimators_)
+    return [(weight / share, model) for one in estimator.estimators_ for weight, model in members(one)]

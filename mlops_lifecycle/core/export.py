@@ -70,7 +70,8 @@ def stale(
     "The notebooks whose modules are not what they say; none where there are no notebooks."
     root = root or checkout()
     if root is None: return []
-    books = notebooks(root) if module is None else [source_notebook(root.joinpath(*module.split(".")).with_suffix(".py"))]
+    if module is None: books = notebooks(root)
+    else: books = [source_notebook(root.joinpath(*module.split(".")).with_suffix(".py"))]
     return [book.relative_to(root).as_posix() for book in books if book and book.exists() and outdated(book, root)]
 
 # %% ../../nbs/core/export.ipynb #exp-change

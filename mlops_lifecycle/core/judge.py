@@ -44,10 +44,12 @@ def interval(
 def over_threshold(
     y_true: ArrayLike, score: ArrayLike,  # what happened, 0 or 1; scores; shape (n,)
     costs: Any,                           # with `missed` and `needless`, such as formulate.Costs
-    days: ArrayLike = None, confidence: float = 0.9, draws: int = 500, seed: int = 0, points: int = 40, how: Kind = BINARY,
+    days: ArrayLike = None, confidence: float = 0.9, draws: int = 500, seed: int = 0,
+    points: int = 40, how: Kind = BINARY,
 ) -> pd.DataFrame:                        # threshold, cost, low, high
     "What a decision costs at thresholds spread over the scores."
-    y, score = np.asarray(y_true, dtype=float), np.asarray(score, dtype=float); places = how.places(y, score)
+    y, score = np.asarray(y_true, dtype=float), np.asarray(score, dtype=float)
+    places = how.places(y, score)
     at = np.unique(np.append(np.quantile(places, np.linspace(0, 1, points)), places.max() + 1e-9))
     cost = price(y[:, None], how.decide(score[:, None], at), costs)
     low, high = interval(drawn_gains(cost, days, draws, seed), confidence)
@@ -67,8 +69,9 @@ def calibration_table(
     with np.errstate(invalid="ignore"):
         low, high = interval(drawn[:, :member.shape[1]] / drawn[:, member.shape[1]:], confidence)
     rows = member.sum(0)
-    return pd.DataFrame({"predicted": member.T @ score / rows, "happened": member.T @ y / rows, "low": low, "high": high,
-                         "rows": rows.astype(int)})
+    predicted, happened = member.T @ score / rows, member.T @ y / rows
+    return pd.DataFrame(
+        {"predicted": predicted, "happened": happened, "low": low, "high": high, "rows": rows.astype(int)})
 
 # %% ../../nbs/core/judge.ipynb #jdg-gain-code
 def gain_table(
@@ -78,7 +81,8 @@ def gain_table(
     "Share of all cases met by acting on the highest scores."
     y, score = np.asarray(y_true, dtype=float), np.asarray(score, dtype=float)
     acted = np.linspace(0, 1, 21)
-    place = np.empty(len(y)); place[np.argsort(-score, kind="stable")] = (np.arange(len(y)) + 1) / len(y)
+    place = np.empty(len(y))
+    place[np.argsort(-score, kind="stable")] = (np.arange(len(y)) + 1) / len(y)
     met = y[:, None] * (place[:, None] <= acted)
     drawn = drawn_gains(np.column_stack([met, y]), days, draws, seed)
     low, high = interval(drawn[:, :-1] / drawn[:, -1:], confidence)
@@ -93,8 +97,10 @@ def over_time(
     "Mean cost a decision over time."
     from statistics import NormalDist
     freq = "D" if (time.max() - time.min()).days <= 60 else "W-MON"
-    grouped = price.groupby(time.dt.tz_convert("UTC").dt.tz_localize(None).dt.to_period(freq).dt.start_time.to_numpy())
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * grouped.std().fillna(0) / np.sqrt(grouped.size().to_numpy())[:, None]
+    start = time.dt.tz_convert("UTC").dt.tz_localize(None).dt.to_period(freq).dt.start_time
+    grouped = price.groupby(start.to_numpy())
+    deviation = grouped.std().fillna(0) / np.sqrt(grouped.size().to_numpy())[:, None]  # of the mean
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * deviation
     mean = grouped.mean()
     return pd.concat({"mean": mean, "low": mean - half, "high": mean + half}, axis=1).swaplevel(axis=1)
 
@@ -106,7 +112,8 @@ def find_slices(
     depth: int = 3, least: int = 100,  # of the tree; rows in a leaf
 ) -> tuple[pd.Series, np.ndarray]:     # each row's group in words; True for the rows on which to judge
     "Groups in which the loss is unlike the others', found on one half of the days."
-    group = np.arange(len(table)) if days is None or len(np.unique(days)) < 10 else np.unique(days, return_inverse=True)[1]
+    single = days is None or len(np.unique(days)) < 10
+    group = np.arange(len(table)) if single else np.unique(days, return_inverse=True)[1]
     loss, later = np.asarray(loss, dtype=float), group % 2 == 1
     order, columns = {}, []
     for name in table:

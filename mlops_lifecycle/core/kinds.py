@@ -141,7 +141,7 @@ class Kind:
     outcome: type            # of what happened: int for 0 or 1, float for an amount or where some are unknown
     decide: Callable = field(repr=False)   # (scores, threshold) -> decisions
     choose: Callable = field(repr=False)   # (what happened, scores, costs) -> the threshold that would have cost least
-    ways: Callable = field(repr=False)     # (what happened before, rows, costs) -> {name: decisions} of who looks at nothing
+    ways: Callable = field(repr=False)     # (what happened before, rows, costs) -> {name: decisions}, blindly
     counts: Callable = field(repr=False)   # what happened -> {sort: how many}
     case: Callable = field(repr=False)     # what happened -> True where one can fall short
     clearest: Callable = field(repr=False)  # (what happened, decisions, scores) -> {words: place of the clearest row}

@@ -124,15 +124,16 @@ def wheels(upright: bool = False) -> str:  # SVG
     for side in ("left", "right"):
         longest = {wheel: (a, b) for wheel, a, b in sorted(stretches(side), key=lambda run: run[2] - run[1])}
         for wheel, (a, b) in longest.items():
-            p = on_loop(side, ((a + b - 1) // 2 + 0.5) / max(len(loops()[side]) - 1, 1), R - 66).turned(upright)
-            words.append(f'<text class="wheel {wheel}" x="{p.x:.1f}" y="{p.y + 9:.1f}">{WHEELS.get(wheel, wheel)}</text>')
+            between = ((a + b - 1) // 2 + 0.5) / max(len(loops()[side]) - 1, 1)
+            p, name = on_loop(side, between, R - 66).turned(upright), WHEELS.get(wheel, wheel)
+            words.append(f'<text class="wheel {wheel}" x="{p.x:.1f}" y="{p.y + 9:.1f}">{name}</text>')
     return "".join(words)
 
 # %% ../../nbs/core/knot.ipynb #knot-marks
 WORDS = {"passed": "passed", "skipped": "unchanged", "went_back": "went back", "failed": "failed", "": "not run yet"}
 MARKS = {
     "passed": "M-5 .5L-1.5 4.5L5.5 -4",
-    "skipped": "M-5 .5L-1.5 4.5L5.5 -4",
+    "skipped": "M-5 -2.5H5M-5 2.5H5",
     "went_back": "M5 5V1Q5 -2.5 1 -2.5H-5M-1.5 -6L-5 -2.5L-1.5 1",
     "failed": "M-4 -4L4 4M4 -4L-4 4",
     "": "",
@@ -223,19 +224,22 @@ PALETTE = {
 # %% ../../nbs/core/knot.ipynb #knot-style
 _RULES = """
 .knot .paper{fill:var(--paper);stroke:var(--edge)}
-.knot .strand{fill:none;stroke:var(--strand);stroke-width:17}.knot .in{fill:none;stroke:var(--ring);stroke-width:4;opacity:.45}
+.knot .strand{fill:none;stroke:var(--strand);stroke-width:17}
+.knot .in{fill:none;stroke:var(--ring);stroke-width:4;opacity:.45}
 .knot .flow{fill:none;stroke:var(--paper);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
 .knot text{fill:var(--ink)}.knot .number{font-size:22px;font-weight:600;text-anchor:middle}.knot .name{font-size:24px}
 .knot.upright .name{font-size:27px}.knot .legend{font-size:20px;fill:var(--soft)}
 .knot .wheel{font-size:27px;font-weight:600;text-anchor:middle;fill:var(--word)}
 .knot .wheel,.knot .name{paint-order:stroke;stroke:var(--paper);stroke-width:7px;stroke-linejoin:round}
 .knot .stage{--verdict:var(--ring);text-decoration:none}.knot a{cursor:pointer}
-.knot .passed,.knot .skipped{--verdict:var(--passed)}.knot .went_back{--verdict:var(--back)}.knot .failed{--verdict:var(--failed)}
+.knot .passed,.knot .skipped{--verdict:var(--passed)}
+.knot .went_back{--verdict:var(--back)}.knot .failed{--verdict:var(--failed)}
 .knot .body{fill:var(--verdict);stroke:var(--verdict);stroke-width:3}.knot .stage .number{fill:var(--paper)}
 .knot .waits .body,.knot .skipped .body{fill:var(--hollow)}.knot .waits .number,.knot .skipped .number{fill:var(--ink)}
 .knot .badge circle{fill:var(--hollow);stroke:var(--verdict);stroke-width:2.5}
 .knot .badge path{fill:none;stroke:var(--verdict);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
-.knot a:hover .body,.knot a:focus .body{stroke-width:9}.knot a:hover .name,.knot a:focus .name{text-decoration:underline}
+.knot a:hover .body,.knot a:focus .body{stroke-width:9}
+.knot a:hover .name,.knot a:focus .name{text-decoration:underline}
 .knot .back .line{fill:none;stroke:var(--back);stroke-width:3.5;stroke-dasharray:9 6}.knot .back .head{fill:var(--back)}
 .knot .reach{fill:none;stroke:transparent;stroke-width:24}.knot .back:hover .line{stroke-width:6}
 """
@@ -258,17 +262,18 @@ def legend(
 ) -> str:  # SVG
     "What the marks mean: in one line, or in two when the picture stands up."
     parts, names = [], list(WORDS)
+    room = lambda s: len(WORDS[s]) * 11.5 + 64  # a mark, its word, and a gap to the next
     for i, line in enumerate([names[:3], names[3:]] if upright else [names]):
-        x = -sum(len(WORDS[s]) * 10 + 54 for s in line) / 2
+        x = -sum(map(room, line)) / 2
         for s in line:
             words = f'<text class="legend" x="{x + 31:.0f}" y="{low + 38 * i + 7:.0f}">{WORDS[s]}</text>'
             parts.append(f'<g class="stage {s or "waits"}">{badge(s, x + 12, low + 38 * i)}{words}</g>')
-            x += len(WORDS[s]) * 10 + 54
+            x += room(s)
     return "".join(parts)
 
 # %% ../../nbs/core/knot.ipynb #knot-draw
 def draw(
-    states: dict[str, dict],  # {stage: status (a key of WORDS), words (what it left), href (its page)}, of those that ran
+    states: dict[str, dict],  # of those that ran: {stage: status (a key of WORDS), words (what it left), href}
     edges: list[dict],        # ways back that were taken: {"from", "to", "reason"}, names of stages
     upright: bool = False,    # taller than wide, for narrow screens
 ) -> str:  # an `<svg>` element, for a file of its own or to stand in a page

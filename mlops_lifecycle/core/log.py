@@ -41,7 +41,9 @@ def microseconds(
 ) -> int:
     "Microseconds since 1970, UTC."
     if type(time) is int: return time
-    if isinstance(time, np.datetime64): since = (value if type(value := time.item()) is datetime else np.datetime64(time, "us").item()) - _START
+    if isinstance(time, np.datetime64):
+        value = time.item()  # a whole number, where it counts nanoseconds; a date, where days
+        since = (value if type(value) is datetime else np.datetime64(time, "us").item()) - _START
     elif time.tzinfo is None: raise ValueError(f"a time needs an offset, got {time}")
     else: since = time - EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
@@ -53,22 +55,27 @@ class Amount(sa.types.TypeDecorator):
     "A number; a whole one comes back as an integer, as a decision of 0 or 1 is."
     impl, cache_ok = sa.Float, True
 
-    def process_result_value(self, value, dialect): return int(value) if value is not None and value == int(value) else value
+    def process_result_value(self, value, dialect):
+        return int(value) if value is not None and value == int(value) else value
 
 metadata = sa.MetaData()
 
 predictions = sa.Table("predictions", metadata,
     sa.Column("id", sa.Text, primary_key=True), sa.Column("at", sa.BigInteger, nullable=False, index=True),
     sa.Column("key", sa.Text), sa.Column("decision_time", sa.BigInteger),
-    sa.Column("release", sa.Text), sa.Column("kind", sa.Text), sa.Column("model", sa.Text), sa.Column("version", sa.Text),
+    sa.Column("release", sa.Text), sa.Column("kind", sa.Text),
+    sa.Column("model", sa.Text), sa.Column("version", sa.Text),
     sa.Column("arm", sa.Text), sa.Column("generation", sa.Integer),
-    sa.Column("score", sa.Float), sa.Column("decision", Amount), sa.Column("threshold", sa.Float), sa.Column("review", sa.Boolean),
+    sa.Column("score", sa.Float), sa.Column("decision", Amount), sa.Column("threshold", sa.Float),
+    sa.Column("review", sa.Boolean),
     sa.Column("warnings", sa.Text), sa.Column("request", sa.Text), sa.Column("features", sa.Text),
-    sa.Column("seconds", sa.Float), sa.Column("error", sa.Text))  # error: of a canary whose answer the stable arm had to give
+    sa.Column("seconds", sa.Float),
+    sa.Column("error", sa.Text))  # of a canary whose answer the stable arm had to give
 
 feedback = sa.Table("feedback", metadata,
-    sa.Column("prediction_id", sa.Text, sa.ForeignKey("predictions.id"), primary_key=True), sa.Column("asks", sa.Text, primary_key=True),
-    sa.Column("reaction", sa.Text, nullable=False), sa.Column("label", Amount), sa.Column("at", sa.BigInteger, nullable=False))
+    sa.Column("prediction_id", sa.Text, sa.ForeignKey("predictions.id"), primary_key=True),
+    sa.Column("asks", sa.Text, primary_key=True), sa.Column("reaction", sa.Text, nullable=False),
+    sa.Column("label", Amount), sa.Column("at", sa.BigInteger, nullable=False))
 
 online = sa.Table("online", metadata,
     sa.Column("lookup", sa.Text, primary_key=True), sa.Column("key", sa.Text, primary_key=True),
@@ -76,22 +83,27 @@ online = sa.Table("online", metadata,
 
 deployment = sa.Table("deployment", metadata,
     sa.Column("one", sa.Integer, primary_key=True), sa.Column("generation", sa.Integer, nullable=False),
-    sa.Column("stable", sa.Text), sa.Column("canary", sa.Text), sa.Column("share", sa.Float, nullable=False), sa.Column("at", sa.BigInteger, nullable=False))
+    sa.Column("stable", sa.Text), sa.Column("canary", sa.Text), sa.Column("share", sa.Float, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False))
 
 deployed = sa.Table("deployed", metadata,
     sa.Column("generation", sa.Integer, primary_key=True), sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("stable", sa.Text), sa.Column("canary", sa.Text), sa.Column("share", sa.Float, nullable=False))
 
 puts = sa.Table("puts", metadata,
-    sa.Column("number", sa.Integer, primary_key=True), sa.Column("lookup", sa.Text, nullable=False), sa.Column("at", sa.BigInteger, nullable=False))
+    sa.Column("number", sa.Integer, primary_key=True), sa.Column("lookup", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False))
 
 keys = sa.Table("keys", metadata,
-    sa.Column("id", sa.Text, primary_key=True), sa.Column("name", sa.Text, nullable=False), sa.Column("scopes", sa.Text, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False), sa.Column("made", sa.BigInteger, nullable=False), sa.Column("revoked", sa.BigInteger))
+    sa.Column("id", sa.Text, primary_key=True), sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False), sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("made", sa.BigInteger, nullable=False), sa.Column("revoked", sa.BigInteger))
 
 retention = sa.Table("retention", metadata,
-    sa.Column("one", sa.Integer, primary_key=True), sa.Column("collected", sa.BigInteger),  # empty: nothing was collected
-    sa.Column("predictions", sa.Integer, nullable=False), sa.Column("feedback", sa.Integer, nullable=False))  # forgotten rows
+    sa.Column("one", sa.Integer, primary_key=True),
+    sa.Column("collected", sa.BigInteger),  # empty: nothing was collected
+    sa.Column("predictions", sa.Integer, nullable=False),  # forgotten rows
+    sa.Column("feedback", sa.Integer, nullable=False))     # the same
 
 # %% ../../nbs/core/log.ipynb #core-log-engine-code
 def open_engine(
@@ -101,15 +113,21 @@ def open_engine(
 ) -> sa.Engine:
     "A database engine that keeps the log's promise."
     url = sa.make_url(url if "://" in str(url) else f"sqlite:///{Path(url).resolve()}")
-    if url.get_backend_name() != "sqlite": return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
     path = Path(url.database); path.parent.mkdir(parents=True, exist_ok=True)
-    open_file = lambda mode: sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=wait, check_same_thread=False, isolation_level=None)  # we say BEGIN ourselves
-    with suppress(sqlite3.OperationalError): open_file("rwc").close()  # made here, once; the first use tells what is wrong
+    open_file = lambda mode: sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=wait, check_same_thread=False,
+        isolation_level=None)  # we say BEGIN ourselves
+    # made here, once; the first use tells what is wrong
+    with suppress(sqlite3.OperationalError): open_file("rwc").close()
     engine = sa.create_engine(url, creator=lambda: open_file("rw"))
 
     @sa.event.listens_for(engine, "connect")
     def _promise(connection, _):
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", f"wal_autocheckpoint = {1000 if checkpoints else 0}"): connection.execute(f"PRAGMA {pragma}")
+        pages = 1000 if checkpoints else 0
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON",
+                       f"wal_autocheckpoint = {pages}"): connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection):
@@ -121,7 +139,8 @@ def sqlite_warning(
 ) -> str | None:
     "What to know about this SQLite, if anything."
     if version >= (3, 51, 3): return None
-    return f"SQLite {'.'.join(map(str, version))} is older than 3.51.3: two processes that checkpoint at once may corrupt the log, so only one of them does; PostgreSQL has no such limit"
+    return (f"SQLite {'.'.join(map(str, version))} is older than 3.51.3: two processes that checkpoint at once "
+            "may corrupt the log, so only one of them does; PostgreSQL has no such limit")
 
 # %% ../../nbs/core/log.ipynb #core-log-class-code
 class NotStored(RuntimeError):
@@ -140,7 +159,8 @@ class ServingLog:
 
     def __repr__(self): return f"ServingLog({self.engine.url.render_as_string(hide_password=True)})"
 
-    def _inode(self) -> tuple | None: return self.file and (lambda found: (found.st_dev, found.st_ino))(os.stat(self.file))
+    def _inode(self) -> tuple | None:
+        return self.file and (lambda found: (found.st_dev, found.st_ino))(os.stat(self.file))
 
     def close(self) -> None:
         "Let go of the database."
@@ -149,20 +169,27 @@ class ServingLog:
 def _make_tables(engine: sa.Engine) -> None:
     "Make what is not there yet: tables, and columns that an older version of the log did not have."
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql": connection.exec_driver_sql("SELECT pg_advisory_xact_lock(20130101)")  # workers start at the same moment
+        if engine.dialect.name == "postgresql":  # workers start at the same moment
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(20130101)")
         metadata.create_all(connection)
         if connection.execute(sa.select(retention.c.one)).first() is None:
             connection.execute(retention.insert().values(one=1, predictions=0, feedback=0))
         for table in metadata.sorted_tables:
             there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
             for column in table.columns:
-                if column.name not in there: connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {column.type.compile(engine.dialect)}')
+                if column.name in there: continue
+                kind = column.type.compile(engine.dialect)
+                connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {kind}')
+
+def _why(error: Exception) -> Exception:
+    "What the database itself says."
+    return getattr(error, "orig", error)
 
 # %% ../../nbs/core/log.ipynb #core-log-write
 def commit(
     self: ServingLog,
-    writes: Sequence[Mapping | Callable[[sa.Connection], Any]],  # rows of `predictions`, and functions that write something else
-) -> list[Any]:                                                  # on disk; what each function gave, or the exception by which it refused
+    writes: Sequence[Mapping | Callable[[sa.Connection], Any]],  # rows of `predictions`; functions that write
+) -> list[Any]:  # on disk; what each function gave, or the exception by which it refused
     "Write a group in one transaction, with one sync; raises `NotStored`."
     rows = [w for w in writes if not callable(w)]
     try:
@@ -172,7 +199,8 @@ def commit(
                 for first in range(0, len(rows), 64): _insert(connection, rows[first:first + 64])
                 return [_attempt(connection, w) if callable(w) else w["id"] for w in writes]
     except FileNotFoundError: raise NotStored(f"the serving log cannot be written: {self.file.name} is gone") from None
-    except sa.exc.SQLAlchemyError as error: raise NotStored(f"the serving log cannot be written: {getattr(error, 'orig', error)}") from error
+    except sa.exc.SQLAlchemyError as error:
+        raise NotStored(f"the serving log cannot be written: {_why(error)}") from error
 
 def _attempt(connection: sa.Connection, task: Callable) -> Any:
     "What the task gives or raises; a fault of the database is everybody's."
@@ -183,7 +211,8 @@ def _attempt(connection: sa.Connection, task: Callable) -> Any:
 
 def _insert(connection: sa.Connection, rows: Sequence[Mapping]) -> None:
     "All rows in one statement: the interpreter is given up once, and not once a row."
-    connection.exec_driver_sql(_statement(connection.dialect.name, len(rows)), tuple(value for row in rows for value in map(row.get, _NAMES)))
+    values = tuple(value for row in rows for value in map(row.get, _NAMES))
+    connection.exec_driver_sql(_statement(connection.dialect.name, len(rows)), values)
 
 _NAMES = tuple(predictions.columns.keys())
 
@@ -209,7 +238,10 @@ class GroupCommit:
     "Writes of one event loop, gathered while the disk is busy."
     MOST = 512  # writes in a group
 
-    def __init__(self, log: ServingLog, after: Callable = lambda: None):  # called when a group is on disk and its callers were told
+    def __init__(self,
+        log: ServingLog,
+        after: Callable = lambda: None,  # called when a group is on disk and its callers were told
+    ):
         self.log, self.after, self.waiting, self.busy, self.loop = log, after, [], False, None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="serving-log")
 
@@ -246,7 +278,7 @@ class GroupCommit:
 # %% ../../nbs/core/log.ipynb #core-log-append-code
 def prediction_row(
     at: datetime | np.datetime64,
-    **row,  # columns of `predictions`; `id` is made when it is missing; warnings, request and features as they are, or as JSON
+    **row,  # columns of `predictions`; without `id` one is made; warnings, request, features as they are, or as JSON
 ) -> dict:
     "A row of `predictions`, as it is stored."
     row = row | {"id": row.get("id") or uuid4().hex, "at": microseconds(at)}
@@ -254,10 +286,14 @@ def prediction_row(
     for name in ("warnings", "request", "features"):
         value = row.get(name)
         if value == []: row[name] = "[]"
-        elif value is not None and not isinstance(value, str): row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
+        elif value is not None and not isinstance(value, str):
+            row[name] = to_json(value, inf_nan_mode="null", fallback=_scalar).decode()
     return row
 
-def append_prediction(self: ServingLog, at: datetime | np.datetime64, **row) -> str:  # as for `prediction_row`; the prediction's id
+def append_prediction(
+    self: ServingLog,
+    at: datetime | np.datetime64, **row,  # as for `prediction_row`
+) -> str:                                 # the prediction's id
     "Store one prediction, and wait."
     return self.commit([prediction_row(at, **row)])[0]
 
@@ -293,14 +329,21 @@ def reaction(
     "Store one reaction; the same again changes nothing."
     row = {"prediction_id": prediction_id, "asks": asks, "reaction": reaction, "label": label, "at": microseconds(at)}
     def task(connection):
-        if connection.execute(sa.select(predictions.c.id).where(predictions.c.id == prediction_id)).first() is None: raise UnknownPrediction(prediction_id)
-        before = connection.execute(sa.select(feedback).where(feedback.c.prediction_id == prediction_id, feedback.c.asks == asks)).mappings().first()
+        there = sa.select(predictions.c.id).where(predictions.c.id == prediction_id)
+        if connection.execute(there).first() is None: raise UnknownPrediction(prediction_id)
+        same = sa.select(feedback).where(feedback.c.prediction_id == prediction_id, feedback.c.asks == asks)
+        before = connection.execute(same).mappings().first()
         if before is None: connection.execute(feedback.insert(), row)
-        elif (before["reaction"], before["label"]) != (reaction, label): raise Contradiction(f'"{asks}" was answered "{before["reaction"]}" before')
+        elif (before["reaction"], before["label"]) != (reaction, label):
+            raise Contradiction(f'"{asks}" was answered "{before["reaction"]}" before')
         return dict(before or row)
     return task
 
-def append_feedback(self: ServingLog, prediction_id: str, asks: str, reaction_: str, at: datetime | np.datetime64, label: int | None = None) -> dict:  # as for `reaction`
+def append_feedback(
+    self: ServingLog,
+    prediction_id: str, asks: str, reaction_: str, at: datetime | np.datetime64,  # as for `reaction`
+    label: int | None = None,
+) -> dict:
     "Store one reaction, and wait."
     return self.write(reaction(prediction_id, asks, reaction_, at, label))
 
@@ -312,7 +355,8 @@ _KEEP = object()  # "as it is"
 def _deployed(self: ServingLog) -> dict:  # generation, stable, canary, share; generation 0: nothing yet
     "What serves now."
     with self.engine.connect() as connection: row = connection.execute(sa.select(deployment)).mappings().first()
-    return {name: row[name] for name in ("generation", "stable", "canary", "share")} if row else {"generation": 0, "stable": None, "canary": None, "share": 0.0}
+    if not row: return {"generation": 0, "stable": None, "canary": None, "share": 0.0}
+    return {name: row[name] for name in ("generation", "stable", "canary", "share")}
 
 def deploy(
     self: ServingLog,
@@ -323,9 +367,11 @@ def deploy(
     def task(connection):
         row = connection.execute(sa.select(deployment).with_for_update()).mappings().first()
         now = dict(row or {"one": 1, "generation": 0, "stable": None, "canary": None, "share": 0.0})
-        now |= {name: value for name, value in (("stable", stable), ("canary", canary), ("share", share)) if value is not _KEEP}
+        wanted = {"stable": stable, "canary": canary, "share": share}
+        now |= {name: value for name, value in wanted.items() if value is not _KEEP}
         if not 0 <= now["share"] <= 1: raise ValueError(f'"share" must be 0 to 1, got {now["share"]}')
-        if now["share"] and not now["canary"]: raise ValueError(f'a share of {now["share"]:g} needs a canary, there is none')
+        if now["share"] and not now["canary"]:
+            raise ValueError(f'a share of {now["share"]:g} needs a canary, there is none')
         now |= {"generation": now["generation"] + 1, "at": microseconds(datetime.now(UTC))}
         connection.execute(deployment.insert() if row is None else deployment.update(), now)
         connection.execute(deployed.insert(), {name: now[name] for name in deployed.columns.keys()})
@@ -335,12 +381,14 @@ def deploy(
 def roll_back(
     self: ServingLog,
 ) -> dict:  # what serves now
-    "Take the canary out; where there is none, give the stable slot back to the release before. Raises `ValueError` when nothing came before."
+    "Take the canary out; without one, give the stable slot back to the release before, or raise `ValueError`."
     now = self.deployment()
     if now["canary"]: return self.deploy(canary=None, share=0.0)
-    earlier = sa.select(deployed.c.stable).where(deployed.c.stable != now["stable"]).order_by(deployed.c.generation.desc()).limit(1)
+    earlier = sa.select(deployed.c.stable).where(deployed.c.stable != now["stable"])
+    earlier = earlier.order_by(deployed.c.generation.desc()).limit(1)
     with self.engine.connect() as connection: before = connection.execute(earlier).scalar()
-    if before is None: raise ValueError(f"there is nothing to go back to: {now['stable'] or 'nothing'} is all that ever served")
+    if before is None:
+        raise ValueError(f"there is nothing to go back to: {now['stable'] or 'nothing'} is all that ever served")
     return self.deploy(stable=before)
 
 ServingLog.deployment, ServingLog.deploy, ServingLog.roll_back = _deployed, deploy, roll_back
@@ -355,10 +403,14 @@ def online_put(
     known_at = frame["known_at"].dt.as_unit("us").astype("int64").tolist()
     keys = zip(*(frame[name].tolist() for name in lookup.key)) if lookup.key else [()] * len(frame)
     values = zip(*(frame[name].tolist() for name in lookup.values))
-    rows = [{"lookup": lookup.name, "key": json.dumps(k, default=_scalar), "known_at": t, "values": json.dumps(dict(zip(lookup.values, map(_missing, v))), default=_scalar)}
+    as_json = lambda content: json.dumps(content, default=_scalar)
+    rows = [{"lookup": lookup.name, "key": as_json(k), "known_at": t,
+             "values": as_json(dict(zip(lookup.values, map(_missing, v))))}
             for k, t, v in zip(keys, known_at, values)]
-    insert = import_module(f"sqlalchemy.dialects.{self.engine.dialect.name}").insert(online)  # both have one of their own, and a server needs neither
-    insert = insert.on_conflict_do_update(index_elements=["lookup", "key", "known_at"], set_={"values": insert.excluded["values"]})
+    # each dialect has one of its own, and a server needs neither
+    insert = import_module(f"sqlalchemy.dialects.{self.engine.dialect.name}").insert(online)
+    same = ["lookup", "key", "known_at"]
+    insert = insert.on_conflict_do_update(index_elements=same, set_={"values": insert.excluded["values"]})
     def task(connection):
         connection.execute(insert, rows)
         connection.execute(puts.insert(), {"lookup": lookup.name, "at": microseconds(datetime.now(UTC))})
@@ -374,9 +426,11 @@ ServingLog.online_put = online_put
 # %% ../../nbs/core/log.ipynb #core-log-online-get-online-history
 def online_history(self: ServingLog, lookup: str, key: tuple) -> tuple[Sequence[int], list]:
     "All values of a key, as JSON, and since when each was known."
-    wanted = sa.select(online.c.known_at, online.c["values"]).where(online.c.lookup == lookup, online.c.key == json.dumps(key, default=_scalar)).order_by(online.c.known_at)
+    same = online.c.lookup == lookup, online.c.key == json.dumps(key, default=_scalar)
+    wanted = sa.select(online.c.known_at, online.c["values"]).where(*same).order_by(online.c.known_at)
     with self.engine.connect() as connection: rows = connection.execute(wanted).all()
-    return array("q", [row[0] for row in rows]), [row[1] for row in rows]  # numbers beside each other: a search through objects waits for the memory at each
+    # numbers beside each other: a search through objects waits for the memory at each
+    return array("q", [row[0] for row in rows]), [row[1] for row in rows]
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get-online-times
 def online_times(self: ServingLog, lookup: str) -> Sequence[int]:
@@ -384,7 +438,8 @@ def online_times(self: ServingLog, lookup: str) -> Sequence[int]:
     wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
     try:
         with self.engine.connect() as connection: return array("q", connection.execute(wanted).scalars())
-    except sa.exc.SQLAlchemyError as error: raise NotStored(f"the serving log cannot be read: {getattr(error, 'orig', error)}") from error
+    except sa.exc.SQLAlchemyError as error:
+        raise NotStored(f"the serving log cannot be read: {_why(error)}") from error
 
 # %% ../../nbs/core/log.ipynb #core-log-online-get
 class Online:
@@ -404,18 +459,20 @@ class Online:
     def get(self,
         lookup: str, key: tuple,                  # the lookup's name, and the values of its key
         decision_time: datetime | np.datetime64,
-    ) -> dict | None:                             # its values, and `known_at` in microseconds; None when nothing was known
+    ) -> dict | None:  # its values, and `known_at` in microseconds; None when nothing was known
         "The last values that were known at the decision."
         history = self.found.get((lookup, key))
         if history is None:
             if len(self.found) >= self.MOST: self.forget()
             history = self.found[lookup, key] = self.log.online_history(lookup, key)
         times, values = history
-        if decision_time is not self._time: self._time, self._us = decision_time, microseconds(decision_time)  # a request's lookups share one time
+        if decision_time is not self._time:  # a request's lookups share one time
+            self._time, self._us = decision_time, microseconds(decision_time)
         place = bisect_right(times, self._us) - 1
         if place < 0: return None
         if isinstance(values[place], str):
-            values[place] = {"known_at": times[place]} | {name: _read(value) for name, value in json.loads(values[place]).items()}
+            read = {name: _read(value) for name, value in json.loads(values[place]).items()}
+            values[place] = {"known_at": times[place]} | read
         return values[place]
 
     online_get = get  # the same name as the log's
@@ -424,7 +481,10 @@ def _read(value: Any) -> Any:
     "A value as it was before it became JSON."
     return np.datetime64(value["utc"], "us") if isinstance(value, dict) else np.nan if value is None else value
 
-def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetime | np.datetime64) -> dict | None:  # as for `Online.get`
+def online_get(
+    self: ServingLog,
+    lookup: str, key: tuple, decision_time: datetime | np.datetime64,  # as for `Online.get`
+) -> dict | None:
     "The last values that were known at the decision, read now; `known_at` is a time."
     found = Online(self).get(lookup, key, decision_time)
     return found and found | {"known_at": np.datetime64(found["known_at"], "us")}
@@ -432,16 +492,19 @@ def online_get(self: ServingLog, lookup: str, key: tuple, decision_time: datetim
 ServingLog.online_history, ServingLog.online_get, ServingLog.online_times = online_history, online_get, online_times
 
 # %% ../../nbs/core/log.ipynb #core-log-marks-code
-_MARKS = sa.text("SELECT (SELECT max(generation) FROM deployment), (SELECT max(number) FROM puts), (SELECT count(*) + count(revoked) FROM keys)")
+_MARKS = sa.text("SELECT (SELECT max(generation) FROM deployment), (SELECT max(number) FROM puts), "
+                 "(SELECT count(*) + count(revoked) FROM keys)")
 
 def marks(
     self: ServingLog,
 ) -> tuple:  # generation of the deployment, number of the last put, and a number that changes with the keys
     "What a process compares to see whether anything changed that it remembers."
-    if self.file and not self.file.exists(): raise NotStored(f"the serving log cannot be read: {self.file.name} is gone")
+    if self.file and not self.file.exists():
+        raise NotStored(f"the serving log cannot be read: {self.file.name} is gone")
     try:
         with self.engine.connect() as connection: return tuple(value or 0 for value in connection.execute(_MARKS).one())
-    except sa.exc.SQLAlchemyError as error: raise NotStored(f"the serving log cannot be read: {getattr(error, 'orig', error)}") from error
+    except sa.exc.SQLAlchemyError as error:
+        raise NotStored(f"the serving log cannot be read: {_why(error)}") from error
 
 ServingLog.marks = marks
 
@@ -460,7 +523,8 @@ class Known:
     ) -> np.ndarray:            # place of the row that each request finds; -1: none
         "The last rows that were known."
         number = {}
-        asked = np.array([number.setdefault(json.dumps(key, default=_scalar), len(number)) for key in keys] + [-3])[which]
+        asked = [number.setdefault(json.dumps(key, default=_scalar), len(number)) for key in keys]
+        asked = np.array(asked + [-3])[which]
         there = np.array([number.get(key, -1) for key in self.keys], dtype="int64")
         moments, moment = np.unique(np.asarray(self.known_at, dtype="int64"), return_inverse=True)
         line = there * (len(moments) + 1) + moment + 1
@@ -485,7 +549,8 @@ class Known:
         def column(name):
             values = pd.Series([row[name] for row in told] + nothing)
             return values if values.dtype != object else pd.Series([_read(value) for value in values])
-        return {name: values[place[found]] for name, values in columns_of(pd.DataFrame({name: column(name) for name in names})).items()}
+        every = columns_of(pd.DataFrame({name: column(name) for name in names}))
+        return {name: values[place[found]] for name, values in every.items()}
 
     def newest(self, until: np.ndarray) -> np.ndarray:  # microseconds; NaN before anything was known
         "When the last value of any key became known, as `Online.newest` tells it."
@@ -498,7 +563,8 @@ def online_rows(
 ) -> dict[str, Known]:                      # by lookup
     "Everything that can be looked up."
     found = {}
-    wanted = sa.select(online.c.lookup, online.c.key, online.c.known_at, online.c["values"]).where(online.c.known_at <= microseconds(until))
+    wanted = sa.select(online.c.lookup, online.c.key, online.c.known_at, online.c["values"])
+    wanted = wanted.where(online.c.known_at <= microseconds(until))
     with self.engine.connect() as connection:
         for lookup, key, known_at, values in connection.execute(wanted):
             known = found.get(lookup)
@@ -516,7 +582,8 @@ def days(
 ) -> dict[str, int]:  # "2024-03-01" (UTC) and the predictions of that day, oldest first
     "The days of the log."
     day = predictions.c.at // DAY
-    with self.engine.connect() as connection: rows = connection.execute(sa.select(day, sa.func.count()).group_by(day).order_by(day)).all()
+    counted = sa.select(day, sa.func.count()).group_by(day).order_by(day)
+    with self.engine.connect() as connection: rows = connection.execute(counted).all()
     return {str(np.datetime64(int(d), "D")): n for d, n in rows}
 
 def frames(
@@ -531,7 +598,8 @@ def frames(
         if until is not None: wanted = wanted.where(source.c.at < microseconds(until))
         with self.engine.connect() as connection: rows = connection.execute(wanted).all()
         frame = pd.DataFrame(rows, columns=source.columns.keys())
-        return frame.assign(**{name: pd.to_datetime(frame[name].astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]") for name in times})
+        moments = lambda us: pd.to_datetime(us.astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]")
+        return frame.assign(**{name: moments(frame[name]) for name in times})
     return table(predictions, ("at", "decision_time")), table(feedback, ("at",))
 
 def prediction(
@@ -539,24 +607,30 @@ def prediction(
     id: str,
 ) -> dict | None:  # its row, JSON read; None when there is none
     "One prediction, for who asks after it."
-    with self.engine.connect() as connection: row = connection.execute(sa.select(predictions).where(predictions.c.id == id)).mappings().first()
-    return row and {name: json.loads(value) if name in ("warnings", "request", "features") and value else value for name, value in row.items()}
+    wanted = sa.select(predictions).where(predictions.c.id == id)
+    with self.engine.connect() as connection: row = connection.execute(wanted).mappings().first()
+    read = lambda name, value: json.loads(value) if name in ("warnings", "request", "features") and value else value
+    return row and {name: read(name, value) for name, value in row.items()}
 
 def counts(
     self: ServingLog,
 ) -> dict[str, int]:
     "How many predictions and reactions there are."
-    with self.engine.connect() as connection: return {t.name: connection.execute(sa.select(sa.func.count()).select_from(t)).scalar() for t in (predictions, feedback)}
+    counted = {t.name: sa.select(sa.func.count()).select_from(t) for t in (predictions, feedback)}
+    with self.engine.connect() as connection:
+        return {name: connection.execute(wanted).scalar() for name, wanted in counted.items()}
 
 def reactions(
     self: ServingLog,
     prediction_id: str,
 ) -> list[dict]:  # prediction_id, asks, reaction, label; oldest first
     "What came of one prediction."
-    wanted = sa.select(*(feedback.c[n] for n in ("prediction_id", "asks", "reaction", "label"))).where(feedback.c.prediction_id == prediction_id).order_by(feedback.c.at, feedback.c.asks)
+    wanted = sa.select(*(feedback.c[n] for n in ("prediction_id", "asks", "reaction", "label")))
+    wanted = wanted.where(feedback.c.prediction_id == prediction_id).order_by(feedback.c.at, feedback.c.asks)
     with self.engine.connect() as connection: return [dict(row) for row in connection.execute(wanted).mappings()]
 
-ServingLog.days, ServingLog.frames, ServingLog.prediction, ServingLog.reactions, ServingLog.counts = days, frames, prediction, reactions, counts
+ServingLog.days, ServingLog.frames, ServingLog.counts = days, frames, counts
+ServingLog.prediction, ServingLog.reactions = prediction, reactions
 
 # %% ../../nbs/core/log.ipynb #core-log-undecided-code
 def undecided(

@@ -28,8 +28,9 @@ def field(
     common = f'id="{id}" name="{id}" data-type="{part["type"]}" aria-describedby="{id}-about {id}-wrong"'
     choices = part.get("enum") or (["true", "false"] if part["type"] == "boolean" else None)
     if choices:
-        options = ([] if required else [""]) + [str(c) for c in choices]
-        return label + f"<select {common}>" + "".join(f"<option>{escape(o)}</option>" for o in options) + f"</select>{about}"
+        chosen = next((c for c in choices if str(c).lower() == str(examples[0]).lower()), None) if examples else None
+        options = "".join(f"<option{' selected' * (c == chosen)}>{escape(str(c))}</option>" for c in choices)
+        return f"{label}<select {common}{' required' * required}>{'' if required else '<option>'}{options}</select>{about}"
     given = "".join(f' {html}="{escape(str(value))}"' for html, value in limits.items()) + " required" * required
     offered = "".join(f'<option value="{escape(str(e))}">' for e in dict.fromkeys(map(str, examples)))
     return f'{label}<input {common}{given} value="{escape(str(examples[0])) if examples else ""}" list="{id}-known" autocomplete="off"><datalist id="{id}-known">{offered}</datalist>{about}'

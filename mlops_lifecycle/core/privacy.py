@@ -35,7 +35,7 @@ def guard(
     catalog: Mapping,      # {table: {column: entry}}
     real: set[str],        # values that came for people
 ) -> None:
-    "Pass silently, or raise `GoBack` naming the columns that hold personal values in the clear; the values are not named."
+    "Pass silently, or raise `GoBack` naming the columns with personal values in the clear; values are not named."
     found = {f"{name}.{column}": many for name, table in tables.items() for column in table
              if (many := in_the_clear(table[column], catalog[name][column]["personal"] != "no", real))}
     if found:
@@ -58,7 +58,7 @@ def as_words(
     rows: pd.DataFrame,
     columns: list[str],
 ) -> pd.DataFrame:
-    "Columns as text, so that equal values are equal words: an instant as its UTC, what is missing as a word of its own."
+    "Columns as text, equal values as equal words: an instant as its UTC, what is missing as a word of its own."
     def words(values: pd.Series) -> pd.Series:
         if isinstance(values.dtype, pd.DatetimeTZDtype): values = values.dt.tz_convert("UTC").dt.tz_localize(None)
         return values.astype(object).where(values.notna(), "missing").astype(str)

@@ -49,7 +49,8 @@ def label(
     source: str,  # code
 ) -> str:  # of the fold behind which it stands
     "What a folded cell defines, with the first sentence it says of itself."
-    try: nodes = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    try: nodes = [node for node in ast.parse(source).body if isinstance(node, kinds)]
     except SyntaxError: nodes = []
     if not nodes: return "Code"
     says = (ast.get_docstring(nodes[0]) or "").split("\n")[0].replace("`", "")
@@ -88,8 +89,9 @@ def outputs(cell: dict) -> list[dict]:
 def at_home(html: str) -> str:
     "HTML that leads from notebook to page, and loads nothing from another host."
     outside = r"""(?:https?:)?//[^\s"'>]+"""
-    html = re.sub(rf"""<(script|iframe|object)\b[^>]*=\s*["']?{outside}[^>]*>.*?</\1\s*>""", "", html, flags=re.S | re.I)
-    html = re.sub(rf"""<(?:link|img|embed|source)\b[^>]*=\s*["']?{outside}[^>]*>""", "", html, flags=re.I)
+    foreign = rf"""\b[^>]*=\s*["']?{outside}[^>]*>"""
+    html = re.sub(rf"""<(script|iframe|object){foreign}.*?</\1\s*>""", "", html, flags=re.S | re.I)
+    html = re.sub(rf"""<(?:link|img|embed|source){foreign}""", "", html, flags=re.I)
     html = re.sub(r"!\[([^\]]*)\]\((?:https?:)?//[^)]*\)", r"\1", html)  # a picture in Markdown
     html = re.sub(rf"""@import[^;]*;|url\(\s*["']?{outside}["']?\s*\)""", "", html, flags=re.I)
     return re.sub(r"""(href=["'])(?!\w+:)([^"'#]+)\.ipynb\b""", r"\1\2.html", html)
@@ -146,13 +148,16 @@ def page_of(
     def shown_first(cell): return "first" in cell["metadata"].get("tags", []) and bool(outputs(cell))
     first = [cell | {"source": "# shown first", "outputs": outputs(cell), "metadata": {"tags": ["remove-input"]}}
              for cell in notebook["cells"] if shown_first(cell)]
-    rest_of = lambda cell: cell | {"outputs": [o for o in cell["outputs"] if "ename" in o]} if shown_first(cell) else cell
+    def rest_of(cell):
+        return cell | {"outputs": [o for o in cell["outputs"] if "ename" in o]} if shown_first(cell) else cell
     cells = [new for cell in notebook["cells"] for new in as_read(rest_of(cell), page, known)]
     top = next((c for c in cells if c["cell_type"] == "markdown" and c["source"].startswith("# ")), None)
-    title, _, rest = (top["source"] if top else f"# {page.split('_')[-1].capitalize()}").removeprefix("# ").partition("\n")
+    text = top["source"] if top else f"# {page.split('_')[-1].capitalize()}"
+    title, _, rest = text.removeprefix("# ").partition("\n")
     small = f'<p class="chosen">{" · ".join(_ways_in(cells, values(notebook["cells"])))}</p>'
-    head = [_markdown(f"# {number} {title}".replace("#  ", "# ") + f"\n{rest}")] + [_markdown(lead + small)] * bool(lead)
-    cells = [c | {"id": f"cell-{i}"} for i, c in enumerate(head[:1] + first + head[1:] + [c for c in cells if c is not top])]
+    named = _markdown(f"# {number} {title}".replace("#  ", "# ") + f"\n{rest}")
+    cells = [named, *first, *[_markdown(lead + small)] * bool(lead), *(c for c in cells if c is not top)]
+    cells = [c | {"id": f"cell-{i}"} for i, c in enumerate(cells)]
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
@@ -273,8 +278,10 @@ def table(standing: dict[str, dict]) -> str:  # HTML
         seconds = "" if status in ("", "skipped") else f"{record['seconds']:.1f}"
         rows.append(f'<tr><td>{link(s)}</td><td>{mark(status)}</td><td class="number">{seconds}</td>'
                     f'<td class="words">{escape(record.get("words") or s.does)}</td></tr>')
-    head = '<tr><th>stage</th><th>verdict</th><th class="number">seconds</th><th>what it left, or what it is for</th></tr>'
-    return f'<div class="scroll"><table class="stages"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    head = ('<tr><th>stage</th><th>verdict</th><th class="number">seconds</th>'
+            "<th>what it left, or what it is for</th></tr>")
+    table = f'<table class="stages"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 # %% ../../nbs/core/report.ipynb #rep-landing
 def landing(
@@ -291,7 +298,8 @@ def landing(
                    for shape, upright in (("wide", False), ("tall", True)))
     goal = workspace.load("plan").get("objective", "") if "plan" in workspace.published()["names"] else ""
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in outcome(workspace))
-    went = "".join(f"<li>{link(stage(e['from']))} → {link(stage(e['to']))}: {escape(e['reason'])}</li>" for e in edges)
+    def way(e): return f"<li>{link(stage(e['from']))} → {link(stage(e['to']))}: {escape(e['reason'])}</li>"
+    went = "".join(map(way, edges))
     parts = [
         "---\nhtml_theme.sidebar_secondary.remove: true\n---", f"# {title}",
         f"<p>{escape(goal)}</p>" * bool(goal), opening(runs[-1] if runs else None), maps,
@@ -313,9 +321,9 @@ ABOVE = ("owner", "uses", "source", "fresh", "newest", "versions")
 def catalog_page(
     catalog: dict[str, dict[str, dict]],  # {table: {column: {meaning, type, unit, personal, source, …}}}
 ) -> str:  # Markdown
-    "One table for each table of the catalogue, and a field to search in."
+    "One table for each table of the catalog, and a field to search in."
     many = sum(len(columns) for columns in catalog.values())
-    parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", "# Catalogue",
+    parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", "# Catalog",
              '<p>Every table behind bronze, column by column. '
              'For programs the same stands in <a href="_static/catalog.json">catalog.json</a>.</p>',
              SEARCH.replace("MANY", str(many))]
@@ -340,7 +348,7 @@ def _cell(value) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|$~#])", r"\\\1", " ".join(text.split()))
 
 # %% ../../nbs/core/report.ipynb #rep-catalog-search
-SEARCH = """<p class="narrow"><label for="narrow">Search in the catalogue</label>
+SEARCH = """<p class="narrow"><label for="narrow">Search in the catalog</label>
 <input type="search" id="narrow" placeholder="a word, a unit, an owner …" autocomplete="off">
 <output id="narrowed">MANY columns</output></p>
 <script>
@@ -360,7 +368,8 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     told.textContent = many + (many == 1 ? " column" : " columns");
   };
-  field.value = new URLSearchParams(location.search).get("find") || ""; field.addEventListener("input", narrow); narrow();
+  field.value = new URLSearchParams(location.search).get("find") || "";
+  field.addEventListener("input", narrow); narrow();
 });
 </script>"""
 
@@ -406,7 +415,8 @@ def write_sources(
     for page, path in pages.items():
         s = next((s for s in STAGES if s.notebook == page), None)
         notebook = json.loads(path.read_text()) if path else {"cells": []}
-        made = page_of(notebook, page, known, f"{s.number:02d}" if s else "", lead(s, standing.get(s.name)) if s else "")
+        told = (f"{s.number:02d}", lead(s, standing.get(s.name))) if s else ("", "")
+        made = page_of(notebook, page, known, *told)
         atomic_write(folder / f"{page}.ipynb", json.dumps(made))
     core = [page for page in pages if page.startswith("core/")]
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
@@ -432,7 +442,8 @@ def configuration(
         "project": title, "html_title": name, "author": "", "language": "en", "html_context": {"default_mode": "auto"},
         "extensions": ["myst_nb"], "nb_execution_mode": "off", "nb_merge_streams": True,
         "nb_render_markdown_format": "myst", "nb_ipywidgets_js": {}, "myst_heading_anchors": 4,
-        "suppress_warnings": ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type", "misc.highlighting_failure"],
+        "suppress_warnings": [
+            "myst.header", "myst.xref_missing", "mystnb.unknown_mime_type", "misc.highlighting_failure"],
         "html_theme": "sphinx_book_theme", "html_theme_options": options,
         "html_static_path": ["_static"], "html_css_files": ["report.css"],
         "html_copy_source": False, "html_show_sourcelink": False, "html_show_search_summary": False,
@@ -458,7 +469,8 @@ padding:.7rem 1rem;margin:0 0 1rem;font-size:inherit}.became.passed,.became.skip
 .chosen{font-size:.85em;color:var(--pst-color-text-muted)}
 .stopped{border-left:6px solid #c2185b;padding:.3rem 1rem;font-weight:600;scroll-margin-top:5rem}
 .scroll{overflow-x:auto;margin:1rem 0}.scroll table{width:100%;border-collapse:collapse}
-.scroll th,.scroll td{padding:.35rem .8rem .35rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--pst-color-border)}
+.scroll th,.scroll td{padding:.35rem .8rem .35rem 0;
+text-align:left;vertical-align:top;border-bottom:1px solid var(--pst-color-border)}
 .scroll .number{text-align:right;font-variant-numeric:tabular-nums}.stages td:first-child{white-space:nowrap}
 .narrow{display:flex;flex-wrap:wrap;gap:.6rem;align-items:baseline;margin:1rem 0}.narrow input{flex:1 1 14rem;
 max-width:28rem;padding:.35rem .6rem;border:1px solid var(--pst-color-border);border-radius:4px;
@@ -468,7 +480,8 @@ background:var(--pst-color-background);color:inherit}
 section:has(>.narrow) td:nth-child(2){min-width:14rem;width:45%}section:has(>.narrow) td:nth-child(4){min-width:8rem}
 div.cell_output .output,div.cell_output .text_html{overflow-x:auto}div.cell_output table{width:auto;margin-left:0}
 div.cell_output :is(th,td){padding:.3rem .55rem}
-div.cell_output table.dataframe :is(td,th){white-space:nowrap;text-align:right;padding:.2rem .6rem;font-variant-numeric:tabular-nums}
+div.cell_output table.dataframe :is(td,th){
+white-space:nowrap;text-align:right;padding:.2rem .6rem;font-variant-numeric:tabular-nums}
 html[data-theme=dark] .bd-content div.cell_output .text_html:has(>div[style*=border-left-width]){
 background:transparent;color:inherit;padding:0}
 .bd-article details.hide summary p{font-weight:400;font-size:.9em}
@@ -479,8 +492,10 @@ html{--pst-sidebar-secondary:14rem}.bd-main .bd-content .bd-article-container{ma
 @media(min-width:992px){.bd-sidebar-primary{flex:0 0 15rem}.bd-sidebar-primary.pst-sidebar-hidden{margin-left:-15rem}}
 @media(min-width:1200px){.bd-content:has(.bd-sidebar-secondary) .bd-article-container{
 max-width:min(66rem,calc(100% - var(--pst-sidebar-secondary)))}}
-.bd-main .bd-content:has(.narrow) .bd-article-container{max-width:76rem}.bd-article>section :is(p,ul,ol){max-width:46rem}
-section:has(>.narrow) td:first-child code{white-space:nowrap}.bd-article section:has(>.narrow) :is(td,th) p{overflow-wrap:normal}
+.bd-main .bd-content:has(.narrow) .bd-article-container{max-width:76rem}
+.bd-article>section :is(p,ul,ol){max-width:46rem}
+section:has(>.narrow) td:first-child code{white-space:nowrap}
+.bd-article section:has(>.narrow) :is(td,th) p{overflow-wrap:normal}
 div.highlight pre{font-size:.78rem;line-height:1.45;white-space:pre-wrap}div.cell_output table{font-size:.85rem}
 .bd-article :is(a,code,p,li,dd){overflow-wrap:anywhere}
 """
@@ -546,7 +561,7 @@ def put_in_place(
 def build_report(
     settings: Settings,
     workspace: Workspace = None,  # the settings' when not given
-    out: Path = None,             # when not given the folder that MLOPS_REPORTS names, else `reports/` beside settings.ini
+    out: Path = None,             # when not given: the folder that MLOPS_REPORTS names, or reports/ beside settings.ini
     strict: bool = False,         # Sphinx's warnings are errors; for tests
 ) -> Path:                        # reports/index.html
     "Build the site from what is there; the old one stays in place until the new one is whole."
@@ -564,6 +579,7 @@ def build_report(
     finally: shutil.rmtree(work, ignore_errors=True)
 
 def _alive(process: int) -> bool:
+    "Whether a process of this number is there."
     try: os.kill(process, 0)
     except ProcessLookupError: return False
     except PermissionError: pass

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['modules_used', 'code_digest', 'new_run', 'write_run', 'StageRun', 'read', 'tables', 'load', 'file', 'log', 'answers',
-           'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'reader', 'between', 'head', 'heads',
-           'record', 'alone']
+           'depends_on', 'write', 'save', 'passed', 'append', 'append_events', 'read_columns', 'reader', 'between',
+           'head', 'heads', 'record', 'alone']
 
 # %% ../../nbs/core/run.ipynb #5cf784fa
 import ast
@@ -114,7 +114,8 @@ def tables(self: StageRun,
     without: Iterable[str] = (),        # short names of tables that are not wanted
 ) -> dict[str, pd.DataFrame]:           # {short name: table}
     "All published tables of a zone, as they were known then."
-    names = {n for n in self.workspace.published()["names"] if n.startswith(f"{zone}.")} - {f"{zone}.{n}" for n in without}
+    names = {n for n in self.workspace.published()["names"] if n.startswith(f"{zone}.")}
+    names -= {f"{zone}.{n}" for n in without}
     return {n.partition(".")[2]: self.read(n, as_of) for n in sorted(names)}
 
 def load(self: StageRun,
@@ -153,6 +154,13 @@ def answers(self: StageRun) -> Path:
     return self.workspace.root / "labels.jsonl"
 
 StageRun._note, StageRun.log, StageRun.answers = _note, log, answers
+
+# %% ../../nbs/core/run.ipynb #run-depends
+def depends_on(self: StageRun, *documents: str) -> None:  # "problem"
+    "Note documents as inputs whose content the stage gets by another way; raises `KeyError` when there is none."
+    for name in documents: self.load(name)
+
+StageRun.depends_on = depends_on
 
 # %% ../../nbs/core/run.ipynb #efd9fbc4
 def write(self: StageRun,
@@ -237,7 +245,8 @@ def heads(self: StageRun, zone: str) -> dict[str, pd.DataFrame]:  # {short name:
     names = sorted(name for name in self.workspace.published()["names"] if name.startswith(f"{zone}."))
     return {name.partition(".")[2]: self.head(name) for name in names}
 
-StageRun.read_columns, StageRun.reader, StageRun.between, StageRun.head, StageRun.heads = read_columns, reader, between, head, heads
+StageRun.read_columns, StageRun.reader, StageRun.between = read_columns, reader, between
+StageRun.head, StageRun.heads = head, heads
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:
@@ -286,7 +295,7 @@ StageRun.record, StageRun.alone = record, alone
 # %% ../../nbs/core/run.ipynb #ba45e445
 def _repr_html_(self: StageRun) -> str:
     figures = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(_short(value))}</td></tr>"
-                      for name, value in self.verdict.items())
+                      for name, value in self.verdict.items() if value not in (None, "", {}, []))
     left = ", ".join(f"{name} (version {v})" for name, v in self.outputs.items())
     return (f'<div style="border:1px solid #00727a;border-left-width:6px;border-radius:4px;padding:.6em 1em">'
             f"<b>{self.stage.notebook} {self.status}</b><p>{html.escape(self.words)}</p><table>{figures}</table>"

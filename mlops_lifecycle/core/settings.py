@@ -122,7 +122,8 @@ NEEDS = {"database": ("table",), "changes": ("key",), "stream": ("topic",)}  # w
 def _complete(source):
     "Refuse a source whose settings do not go together."
     if source.kind == "log" and source.where not in ("predictions", "feedback") and ".jsonl" not in source.where:
-        raise ValueError(f"where of a log must be predictions, feedback or a pattern of .jsonl files, got {source.where}")
+        raise ValueError(
+            f"where of a log must be predictions, feedback or a pattern of .jsonl files, got {source.where}")
     if bool(source.arrival) != bool(source.arrival_start):
         raise ValueError("arrival and arrival_start go together: give both or neither")
     if re.search(r"://[^/@]*:[^/@]+@", source.where):
@@ -136,12 +137,14 @@ class Source(Section):
     "A table that arrives from outside."
     kind: str = words(
         "file", "how it arrives",
-        "file, web, api, database, changes, stream, log, or the name of a function of your own", pattern=r"^[a-z][a-z0-9_]*$")
+        "file, web, api, database, changes, stream, log, or the name of a function of your own",
+        pattern=r"^[a-z][a-z0-9_]*$")
     where: str = words(
         ..., "where it is found",
         "path or pattern beside settings.ini, package:NAME/path, an address, a database's URL, brokers, "
         "or for a log predictions, feedback or a pattern", min_length=1)
-    key: CommaList = words((), "columns that identify a row, all of them when empty", "column names with commas between")
+    key: CommaList = words(
+        (), "columns that identify a row, all of them when empty", "column names with commas between")
     text: CommaList = words((), "columns kept as text", "column names with commas between")
     table: str = words("", "table of a database", "NAME or SCHEMA.NAME", pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)?)?$")
     topic: str = words("", "topic of a stream", "name of a topic")
@@ -149,17 +152,21 @@ class Source(Section):
         "mlops_lifecycle", "under which name the source remembers how far we are: consumer group, replication slot",
         "lower case letters, digits and _", pattern=r"^[a-z][a-z0-9_]{0,62}$")
     cursor: str = words("", "column that grows with each change of a row", "a column of whole numbers or times")
-    cursor_parameter: str = words("", "query parameter with which an API is asked for what is new", "name of a parameter")
+    cursor_parameter: str = words(
+        "", "query parameter with which an API is asked for what is new", "name of a parameter")
     overlap: float = number(
         0, "how far behind the cursor to read again, for rows that were committed late",
         "seconds, or units of a cursor of whole numbers", 0, 31_536_000)
     event_time: str = words("", "column that says when something happened", "a column of times")
     known_at: str = words("", "column that says from when on a row is known", "a column of times")
-    secret: str = words("", "environment variable that holds the password or token", "name of a variable", pattern=r"^([A-Z][A-Z0-9_]*)?$")
+    secret: str = words(
+        "", "environment variable that holds the password or token", "name of a variable",
+        pattern=r"^([A-Z][A-Z0-9_]*)?$")
     rate: float = number(5, "most requests to a web server", "a second", 0.01, 1_000)
     timeout: float = number(30, "longest wait for an answer", "seconds", 0.1, 3_600)
     tries: int = number(5, "how often a request that fails is tried", "times", 1, 20)
-    arrival: float = number(0, "time between two rows of a table without time, 0 where it has its own", "seconds", 0, 31_536_000)
+    arrival: float = number(
+        0, "time between two rows of a table without time, 0 where it has its own", "seconds", 0, 31_536_000)
     arrival_start: UtcTime | None = words(
         None, "when the first row of such a table arrives", "RFC 3339 time with an offset, year 1900 to 2200")
 
@@ -169,7 +176,8 @@ class Source(Section):
 class PrivacySettings(Section):
     "What readers may see of single rows."
     k: int = number(5, "rows that must be alike in all quasi-identifiers where rows are shown", "rows", 2, 1_000_000)
-    quasi_identifiers: CommaList = words((), "columns that outsiders may know of a row", "column names with commas between")
+    quasi_identifiers: CommaList = words(
+        (), "columns that outsiders may know of a row", "column names with commas between")
     shown: CommaList = words(
         (), "columns of the examples that readers may see row by row", "column names with commas between")
 
@@ -182,9 +190,11 @@ class TrainSettings(Section):
     seconds: float = number(0, "time after which no further candidate is tried, 0 for no limit", "seconds", 0, 604_800)
     keep: int = number(2, "candidates that are fitted on all rows, and averaged where it pays", "candidates", 1, 100)
     folds: int = number(2, "on which candidates are compared", "folds", 1, 50)
-    split: Literal["time", "grouped", "stratified"] = words("time", "how the folds are cut", "time, grouped or stratified")
+    split: Literal["time", "grouped", "stratified"] = words(
+        "time", "how the folds are cut", "time, grouped or stratified")
     group: str = words("", "column that ties rows together, of grouped folds", "a column of the examples")
-    renew_sample: int = number(0, "most rows to learn from when the loop trains again, 0 as in sample", "rows", 0, 10**9)
+    renew_sample: int = number(
+        0, "most rows to learn from when the loop trains again, 0 as in sample", "rows", 0, 10**9)
 
 # %% ../../nbs/core/settings.ipynb #set-evaluate
 class EvaluateSettings(Section):
@@ -201,12 +211,14 @@ class EvaluateSettings(Section):
         "the area under the ROC curve, for yes and no", "(share)", 0.5, 1)
     least_group: int = number(30, "outcomes of each kind below which a group is not judged", "decisions", 1, 1_000_000)
     bad_day_limit: float = number(
-        0.25, "how much dearer than without a model a decision may surely get while a table is missing or inputs are off",
+        0.25,
+        "how much dearer than without a model a decision may surely get while a table is missing or inputs are off",
         "(share of the cost without a model)", 0, 10)
     group_limit: float = number(
         0.1, "how much dearer than without a model decisions on a group may surely get",
         "(share of the group's cost without a model)", 0, 10)
-    metric_limit: float = number(0.5, "agreement with the cost that a metric needs to stand for it", "(Kendall's tau)", 0, 1)
+    metric_limit: float = number(
+        0.5, "agreement with the cost that a metric needs to stand for it", "(Kendall's tau)", 0, 1)
 
 class ReleaseSettings(Section):
     "Who says yes."
@@ -222,7 +234,8 @@ class ServingSettings(Section):
     max_body_bytes: int = number(1_000_000, "largest request body", "bytes", 1_000, 1_000_000_000)
     max_batch: int = number(1_000, "most rows in a batch", "rows", 1, 100_000)
     latency_limit_ms: float = number(250, "99th percentile of an answer in staging", "milliseconds", 1, 60_000)
-    decision_limit_ms: float = number(500, "how long a model may take before the rule decides", "milliseconds", 1, 60_000)
+    decision_limit_ms: float = number(
+        500, "how long a model may take before the rule decides", "milliseconds", 1, 60_000)
     rule_after: float = number(
         4, "age of a looked-up value from which the rule decides, in times of its max_age", "times", 1, 1_000)
     body_seconds: float = number(10, "how long a request's body is waited for", "seconds", 0.1, 600)
@@ -267,7 +280,8 @@ class MonitorSettings(Section):
     least_days: int = number(
         14, "days with outcomes below which costs are not compared: "
         "days are what is drawn again, and a few of them say too little", "days", 1, 3_660)
-    least_rows: int = number(500, "predictions below which nothing is said about drift", "predictions", 20, 1_000_000_000)
+    least_rows: int = number(
+        500, "predictions below which nothing is said about drift", "predictions", 20, 1_000_000_000)
     go_back_on: CommaList = words(
         ("roll back", "hotfix", "review"), "findings that stop the run and lead back",
         "any of: roll back, hotfix, review, retrain")
@@ -328,10 +342,12 @@ class Settings(Section):
         parts = {name: getattr(self, name) for name in SECTIONS if name != "source"}
         parts |= {f"source.{name}": part for name, part in self.source.items()}
         meaning = lambda part, name: type(part).model_fields[name].description
-        rows = [f"| {at} | {name} | {value} | {meaning(part, name)} |" for at, part in parts.items() for name, value in part]
+        rows = [f"| {at} | {name} | {value} | {meaning(part, name)} |"
+                for at, part in parts.items() for name, value in part]
         return "\n".join(["| section | name | value | meaning and allowed range |", "|---|---|---|---|", *rows])
 
-SECTIONS = {name: field.annotation for name, field in Settings.model_fields.items() if name not in ("root", "workspace_path")}
+SECTIONS = {name: field.annotation for name, field in Settings.model_fields.items()
+            if name not in ("root", "workspace_path")}
 
 # %% ../../nbs/core/settings.ipynb #set-nearest
 class SettingsError(ValueError):
@@ -355,7 +371,8 @@ def explain(error: dict) -> str:
         return f"section {section} is not known: {how}"
     missing = error["type"] == "missing"
     if not rest:
-        return f"section {section} is missing" if missing else f"{section}: {error['msg'].removeprefix('Value error, ')}"
+        if missing: return f"section {section} is missing"
+        return f"{section}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] == "extra_forbidden": return f'{section} has no setting "{rest[0]}": {nearest(rest[0], known)}'
     allowed = model.model_fields[rest[0]].json_schema_extra["allowed"]
     came = "it is missing" if missing else f"got {value}"
@@ -376,7 +393,8 @@ def put(sections: dict, name: str, values: dict):
     "Add `values` to the section called `name`; a source's section goes under its name."
     kind, _, source = name.partition(".")
     if name == "source": raise SettingsError("section [source] needs a name: [source.NAME]")
-    section = sections.setdefault("source", {}).setdefault(source, {}) if kind == "source" else sections.setdefault(name, {})
+    if kind == "source": section = sections.setdefault("source", {}).setdefault(source, {})
+    else: section = sections.setdefault(name, {})
     section.update(values)
 
 # %% ../../nbs/core/settings.ipynb #set-override

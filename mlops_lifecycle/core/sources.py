@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .changes import Batch, batches_of, cell_of, client, connect, event, instant, reachable, secret_of
+from .changes import (
+    Batch, batches_of, cell_of, client, connect, event, instant, reachable, secret_of)
 from .files import Block, SourceError
 
 # %% ../../nbs/core/sources.ipynb #sources-position
@@ -35,7 +36,8 @@ def position_at(
     if isinstance(value, str) and value.lstrip("+-").isdigit(): value = int(value)
     if isinstance(value, int) and not isinstance(value, bool): return value
     time = instant(value) if isinstance(value, (str, datetime.date)) else None
-    if time is None: raise SourceError(f'the cursor "{name}" must be a whole number or a time in every row, got {value!r}')
+    if time is None:
+        raise SourceError(f'the cursor "{name}" must be a whole number or a time in every row, got {value!r}')
     return int(time.asm8.astype("datetime64[us]").astype(np.int64))
 
 # %% ../../nbs/core/sources.ipynb #sources-start
@@ -46,7 +48,9 @@ def start_of(
     "Where the next reading begins."
     if after is None or not overlap: return after
     if isinstance(after, int): return after - int(overlap)
-    if isinstance(after, str) and instant(after): return (pd.Timestamp(after) - pd.Timedelta(overlap, unit="s")).strftime(f"%Y-%m-%d{after[10:11] or ' '}%H:%M:%S")
+    if isinstance(after, str) and instant(after):
+        earlier = pd.Timestamp(after) - pd.Timedelta(overlap, unit="s")
+        return earlier.strftime(f"%Y-%m-%d{after[10:11] or ' '}%H:%M:%S")
     return after - datetime.timedelta(seconds=overlap)
 
 # %% ../../nbs/core/sources.ipynb #sources-events
@@ -63,15 +67,19 @@ def by_cursor(
             content = hashlib.sha256(repr(sorted((k, cell_of(v)) for k, v in row.items())).encode()).hexdigest()[:16]
             known = instant(value) if isinstance(value, (str, datetime.date)) and not str(value).isdigit() else None
             try: one = event(source, row, "read", position, known or now, event_id=f"{position}:{content}")
-            except ValueError as error: raise SourceError(f'table "{source.table or source.where}": a row has {error}, and the key must name every row') from None
-            if best is None or position > best: best, kept = position, {"after": plain(value), "time": isinstance(value, datetime.date)}
+            except ValueError as error:
+                said = f'table "{source.table or source.where}": a row has {error}, and the key must name every row'
+                raise SourceError(said) from None
+            if best is None or position > best:
+                best, kept = position, {"after": plain(value), "time": isinstance(value, datetime.date)}
             yield one, kept
     best = None if "after" not in cursor else position_at(cursor["after"], source.cursor)
     return batches_of(events(best, cursor), cursor)
 
 def plain(value):
     "A cursor's value as JSON can keep it."
-    return value.isoformat() if isinstance(value, datetime.date) else int(value) if isinstance(value, Decimal) else value
+    if isinstance(value, datetime.date): return value.isoformat()
+    return int(value) if isinstance(value, Decimal) else value
 
 def after_of(
     cursor: dict,
@@ -89,7 +97,8 @@ def as_blocks(
     rows, start = iter(rows), 1
     while some := list(islice(rows, size)):
         names = dict.fromkeys(c for row in some for c in row)
-        yield Block(pa.table({c: pa.array([cell_of(row.get(c)) for row in some], pa.string()) for c in names}), np.arange(start, start + len(some)), [])
+        table = pa.table({c: pa.array([cell_of(row.get(c)) for row in some], pa.string()) for c in names})
+        yield Block(table, np.arange(start, start + len(some)), [])
         start += len(some)
     if start == 1: raise SourceError("the source gave no row at all")
 
@@ -103,11 +112,14 @@ def rows_of_database(
     "The rows of a table, with a cursor only those that changed since."
     from sqlalchemy import column, func, select, table, text
     engine, (schema, _, short) = connect(source, root), source.table.rpartition(".")
-    query = select(text("*")).select_from(table(short, schema=schema or None))
+    asked = table(short, schema=schema or None)
+    query = select(text("*")).select_from(asked)
     with reachable(name), engine.connect().execution_options(stream_results=True) as link:
         if source.cursor:
-            lost = link.scalar(select(func.count()).select_from(table(short, schema=schema or None)).where(column(source.cursor).is_(None)))
-            if lost: raise SourceError(f'source "{name}": {lost} rows have no "{source.cursor}", and without it they could never be found')
+            without = select(func.count()).select_from(asked).where(column(source.cursor).is_(None))
+            if lost := link.scalar(without):
+                raise SourceError(f'source "{name}": {lost} rows have no "{source.cursor}", '
+                                  "and without it they could never be found")
             query = query.order_by(column(source.cursor))
             if after is not None: query = query.where(column(source.cursor) >= start_of(after, source.overlap))
         yield from link.execute(query).mappings()
@@ -128,9 +140,12 @@ def polite(
         def send(self, *args, **more):
             time.sleep(max(0.0, self.due - time.monotonic())); self.due = time.monotonic() + max(least, 1 / source.rate)
             return super().send(*args, **more)
-    session = requests.Client(request_timeout=source.timeout, request_max_attempts=source.tries, request_backoff_factor=min(1.0, 5 / source.rate), request_max_retry_delay=60, raise_for_status=False).session
+    session = requests.Client(
+        request_timeout=source.timeout, request_max_attempts=source.tries, request_max_retry_delay=60,
+        request_backoff_factor=min(1.0, 5 / source.rate), raise_for_status=False).session
     for scheme in ("http://", "https://"): session.mount(scheme, Waiting())
-    session.headers.update({"User-Agent": AGENT} | ({"Authorization": f"Bearer {secret_of(source)}"} if source.secret else {}))
+    secret = {"Authorization": f"Bearer {secret_of(source)}"} if source.secret else {}
+    session.headers.update({"User-Agent": AGENT} | secret)
     return session
 
 @contextmanager
@@ -151,14 +166,20 @@ def rows_of_api(
 ) -> Iterator[Mapping]:
     "The rows of a JSON API, page after page; with a cursor and its parameter only those that changed since."
     rest, count, stated = client("dlt.sources.helpers.rest_client", "lab"), 0, 0
-    asked = {source.cursor_parameter: plain(start_of(after, source.overlap))} if source.cursor_parameter and after is not None else {}
+    asked = {}
+    if source.cursor_parameter and after is not None:
+        asked[source.cursor_parameter] = plain(start_of(after, source.overlap))
     with answering(source.where):
         for page in rest.RESTClient(source.where, session=polite(source)).paginate(source.where, params=asked):
             body = page.response.json(); count += len(page)
-            if isinstance(body, dict): stated = max([stated, *[body[k] for k in STATED if isinstance(body.get(k), int)]])
-            if odd := next((row for row in page if not isinstance(row, dict)), None): raise SourceError(f'"{source.where}" must give objects, it gave {str(odd)[:60]}')
+            if isinstance(body, dict):
+                stated = max([stated, *[body[k] for k in STATED if isinstance(body.get(k), int)]])
+            if odd := next((row for row in page if not isinstance(row, dict)), None):
+                raise SourceError(f'"{source.where}" must give objects, it gave {str(odd)[:60]}')
             yield from page
-    if count < stated: raise SourceError(f'"{source.where}" says that it has {stated} rows and gave {count}: its way of paging is not known; write a kind of your own')
+    if count < stated:
+        raise SourceError(f'"{source.where}" says that it has {stated} rows and gave {count}: '
+                          "its way of paging is not known; write a kind of your own")
 
 # %% ../../nbs/core/sources.ipynb #sources-robots
 def robots_of(
@@ -167,9 +188,12 @@ def robots_of(
     "What the server lets robots do; raises `SourceError` when it does not say."
     address = urljoin(source.where, "/robots.txt")
     with answering(address): answer = session.get(address)
-    if answer.status_code >= 500: raise SourceError(f'"{address}" answers {answer.status_code}; without it nobody knows whether the page may be read')
+    if answer.status_code >= 500:
+        raise SourceError(f'"{address}" answers {answer.status_code}; '
+                          "without it nobody knows whether the page may be read")
     rules = RobotFileParser(address)
-    rules.parse(answer.text.splitlines() if answer.status_code == 200 else ["User-agent: *", "Disallow: /"] if answer.status_code in (401, 403) else [])
+    closed = ["User-agent: *", "Disallow: /"] if answer.status_code in (401, 403) else []
+    rules.parse(answer.text.splitlines() if answer.status_code == 200 else closed)
     return rules
 
 # %% ../../nbs/core/sources.ipynb #sources-cells
@@ -183,8 +207,9 @@ def cells_of(
         while cells or (number, len(row)) in waiting:
             if (number, len(row)) in waiting: row.append(waiting.pop((number, len(row)))); continue
             cell = cells.pop(0); text = " ".join(cell.text_content().split())
-            for down in range(1, min(int(cell.get("rowspan") or 1), 10_000)): waiting |= {(number + down, len(row) + i): text for i in range(int(cell.get("colspan") or 1))}
-            row += [text] * min(int(cell.get("colspan") or 1), 1_000)
+            wide, high = min(int(cell.get("colspan") or 1), 1_000), min(int(cell.get("rowspan") or 1), 10_000)
+            for down in range(1, high): waiting |= {(number + down, len(row) + i): text for i in range(wide)}
+            row += [text] * wide
         rows.append(row)
     return rows
 
@@ -197,12 +222,17 @@ def block_of_page(
     "The table of a page that has the columns of the key, as rows of text."
     found = [cells_of(table) for table in client("lxml.html", "web").fromstring(content).iter("table")]
     fitting = [rows for rows in found if rows and set(source.key) <= set(rows[0])]
-    if len(fitting) != 1: raise SourceError(f'"{where}" must have one table with the columns {", ".join(source.key) or "of the key"}, it has {len(fitting)}; tables begin with {[rows[0] for rows in found if rows][:5]}')
+    if len(fitting) != 1:
+        wanted, begins = ", ".join(source.key) or "of the key", [rows[0] for rows in found if rows][:5]
+        raise SourceError(f'"{where}" must have one table with the columns {wanted}, it has {len(fitting)}; '
+                          f"tables begin with {begins}")
     header, *rows = fitting[0]
     twice = sorted({c for c in header if header.count(c) > 1})
     if twice: raise SourceError(f'"{where}" names columns twice: {twice}')
-    good = [(n, row) for n, row in enumerate(rows, 2) if len(row) == len(header)]
-    misfits = [dict(row=n, reason=f"{len(row)} cells, the header has {len(header)}", content=" | ".join(row)) for n, row in enumerate(rows, 2) if len(row) != len(header)]
+    fits = lambda row: len(row) == len(header)
+    good = [(n, row) for n, row in enumerate(rows, 2) if fits(row)]
+    misfits = [dict(row=n, reason=f"{len(row)} cells, the header has {len(header)}", content=" | ".join(row))
+               for n, row in enumerate(rows, 2) if not fits(row)]
     table = pa.table({c: pa.array([row[i] or None for _, row in good], pa.string()) for i, c in enumerate(header)})
     return Block(table, np.array([n for n, _ in good], int), misfits)
 
@@ -216,14 +246,17 @@ def pages_of(
     html, robots = client("lxml.html", "web"), robots_of(polite(source), source)
     session, seen, where = polite(source, float(robots.crawl_delay(AGENT) or 0)), set(), source.where
     while where:
-        if not robots.can_fetch(AGENT, where): raise SourceError(f'"{where}" may not be read by robots, says its robots.txt')
+        if not robots.can_fetch(AGENT, where):
+            raise SourceError(f'"{where}" may not be read by robots, says its robots.txt')
         if where in seen: raise SourceError(f'"{where}" is called the next page twice')
         with answering(where): answer = session.get(where); answer.raise_for_status()
         seen.add(where)
         yield where, iter([block_of_page(answer.content, source, where)])
-        onward = [*html.fromstring(answer.content).xpath("//a[@rel='next']/@href | //link[@rel='next']/@href"), *([answer.links["next"]["url"]] if "next" in answer.links else [])]
+        linked = html.fromstring(answer.content).xpath("//a[@rel='next']/@href | //link[@rel='next']/@href")
+        onward = [*linked, *([answer.links["next"]["url"]] if "next" in answer.links else [])]
         where = urljoin(where, onward[0]) if onward else None
-        if where and urlsplit(where).netloc != urlsplit(source.where).netloc: raise SourceError(f'"{source.where}" leads on to another host, {urlsplit(where).netloc}')
+        if where and (host := urlsplit(where).netloc) != urlsplit(source.where).netloc:
+            raise SourceError(f'"{source.where}" leads on to another host, {host}')
 
 # %% ../../nbs/core/sources.ipynb #sources-download
 def download(

@@ -26,35 +26,46 @@ class Stage:
     def notebook(self) -> str: return f"{self.number:02d}_{self.name}"
 
 # %% ../../nbs/core/stages.ipynb #eded275e
-STAGES = (
-    Stage(0, "plan", "dev", "objective, people, metrics, ethics", (), ("plan",)),
-    Stage(1, "formulate", "ml", "the problem, the cost of mistakes, the rule that ships first", ("plan",),
-          ("problem",), ("plan",)),
-    Stage(2, "collect", "data", "sources to bronze", ("problem",), ("bronze.*",), ("formulate",)),
-    Stage(3, "curate", "data", "clean, label, quarantine, catalog", ("bronze.*",), ("silver.*", "catalog"), ("collect",)),
-    Stage(4, "transform", "data", "features as known at decision time", ("problem", "silver.*", "catalog"),
-          ("gold.*", "features"), ("curate",)),
-    Stage(5, "validate", "data", "expectations and distributions", ("catalog", "features", "bronze.*", "silver.*", "gold.*"),
-          ("validation", "gold.distributions"), ("collect", "curate", "transform")),
-    Stage(6, "explore", "ml", "figures, ranking, leaks", ("problem", "features", "gold.*"), ("exploration",), ("transform",)),
-    Stage(7, "train", "ml", "candidates, calibrated and logged", ("problem", "features", "validation", "gold.*"),
-          ("candidates",), ("explore", "transform")),
-    Stage(8, "evaluate", "ml", "judged by the cost of mistakes", ("plan", "problem", "features", "candidates", "gold.*"),
-          ("verdict",), ("formulate", "collect", "transform", "train")),
-    Stage(9, "code", "dev", "the contract and the app", ("plan", "problem"), ("contract",), ("plan",)),
-    Stage(10, "build", "dev", "wheel, image context, parts list", ("contract",), ("build",), ("code",)),
+STAGES = (  # number, name, wheel, what it does; what it reads, what it leaves, where it goes back to
+    Stage(0, "plan", "dev", "objective, people, metrics, ethics",
+          (), ("plan",)),
+    Stage(1, "formulate", "ml", "the problem, the cost of mistakes, the rule that ships first",
+          ("plan",), ("problem",), ("plan",)),
+    Stage(2, "collect", "data", "sources to bronze",
+          ("problem",), ("bronze.*",), ("formulate",)),
+    Stage(3, "curate", "data", "clean, label, quarantine, catalog",
+          ("bronze.*",), ("silver.*", "catalog"), ("collect",)),
+    Stage(4, "transform", "data", "features as known at decision time",
+          ("problem", "silver.*", "catalog"), ("gold.*", "features"), ("curate",)),
+    Stage(5, "validate", "data", "expectations and distributions",
+          ("catalog", "features", "bronze.*", "silver.*", "gold.*"), ("validation", "gold.distributions"),
+          ("collect", "curate", "transform")),
+    Stage(6, "explore", "ml", "figures, ranking, leaks",
+          ("problem", "features", "gold.*"), ("exploration",), ("transform",)),
+    Stage(7, "train", "ml", "candidates, calibrated and logged",
+          ("problem", "features", "validation", "gold.*"), ("candidates",), ("explore", "transform")),
+    Stage(8, "evaluate", "ml", "judged by the cost of mistakes",
+          ("plan", "problem", "features", "candidates", "gold.*"), ("verdict",),
+          ("formulate", "collect", "transform", "train")),
+    Stage(9, "code", "dev", "the contract and the app",
+          ("plan", "problem"), ("contract",), ("plan",)),
+    Stage(10, "build", "dev", "wheel, image context, parts list",
+          ("contract",), ("build",), ("code",)),
     Stage(11, "test", "dev", "staging on artificial data",
-          ("plan", "problem", "contract", "build", "features?", "candidates?", "verdict?", "gold.*?"), ("test",), ("code", "evaluate")),
+          ("plan", "problem", "contract", "build", "features?", "candidates?", "verdict?", "gold.*?"), ("test",),
+          ("code", "evaluate")),
     Stage(12, "release", "ops", "version, card, approval",
-          ("plan", "problem", "build", "test", "features?", "candidates?", "verdict?", "gold.*?"), ("release",), ("test", "plan")),
-    Stage(13, "deploy", "ops", "an approved release into a slot", ("plan", "problem", "release", "gold.*?"),
-          ("deployment",), ("release",)),
+          ("plan", "problem", "build", "test", "features?", "candidates?", "verdict?", "gold.*?"), ("release",),
+          ("test", "plan")),
+    Stage(13, "deploy", "ops", "an approved release into a slot",
+          ("plan", "problem", "release", "gold.*?"), ("deployment",), ("release",)),
     Stage(14, "operate", "ops", "the canary ladder",
-          ("plan", "problem", "release", "deployment", "features?", "catalog?", "bronze.*?"), ("operation",), ("release", "deploy")),
-    Stage(15, "monitor", "ops", "health, drift, cost on labels that arrived", ("plan", "problem", "operation"),
-          ("monitoring",), ("plan", "formulate", "collect", "train", "operate")),
-    Stage(16, "loop", "all", "the knot, month by month", ("plan", "problem", "features", "catalog", "release", "bronze.*"),
-          ("replay",), ("train", "monitor")),
+          ("plan", "problem", "release", "deployment", "features?", "catalog?", "bronze.*?"), ("operation",),
+          ("release", "deploy")),
+    Stage(15, "monitor", "ops", "health, drift, cost on labels that arrived",
+          ("plan", "problem", "operation"), ("monitoring",), ("plan", "formulate", "collect", "train", "operate")),
+    Stage(16, "loop", "all", "the knot, month by month",
+          ("plan", "problem", "features", "catalog", "release", "bronze.*"), ("replay",), ("train", "monitor")),
 )
 
 # %% ../../nbs/core/stages.ipynb #efc1844e
@@ -108,7 +119,8 @@ def in_words(
     if isinstance(value, dict) and {"figure", "limit"} <= value.keys():
         return f"{in_words(value['figure'])}, the limit is {in_words(value['limit'])}"
     if isinstance(value, dict): return ", ".join(f"{name} {in_words(one)}" for name, one in value.items())
-    if isinstance(value, float): return f"{value:.4g}"
+    if isinstance(value, float): return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    if type(value) is int: return f"{value:,}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 # %% ../../nbs/core/stages.ipynb #0133de7f

@@ -74,7 +74,9 @@ def writer(
         path = workspace.root / "documents" / "release" / f"{record['outputs'].get('release')}.json"
         if path.exists() and release in json.loads(path.read_text()).values(): return record
 
-def lookup(id: str, workspace: Workspace) -> tuple[str, dict]:  # "run", "release" or "prediction", and what is known of it
+def lookup(
+    id: str, workspace: Workspace,
+) -> tuple[str, dict]:  # "run", "release" or "prediction", and what is known of it
     "What an id stands for; raises `KeyError` when nothing is called that."
     plain = id == Path(id).name and not id.startswith(".")
     if plain and (path := workspace.runs / id / "run.json").exists(): return "run", json.loads(path.read_text())

@@ -11,7 +11,8 @@ class Request(Entity):
     radius: float = Field(description="mean radius, micrometres", gt=0, le=100, examples=[12.0, 14.5, 20.1])
     texture: float = Field(description="deviation of the grey values", gt=0, le=100, examples=[14.0, 19.2, 25.3])
     smoothness: float = Field(description="local variation of the radius", gt=0, le=1, examples=[0.08, 0.1, 0.12])
-    concavity: float = Field(description="severity of the contour's concave parts", ge=0, le=1, examples=[0.0, 0.05, 0.3])
+    concavity: float = Field(description="severity of the contour's concave parts", ge=0, le=1,
+                             examples=[0.0, 0.05, 0.3])
     symmetry: float = Field(description="symmetry", gt=0, le=1, examples=[0.15, 0.18, 0.21])
     size: Literal["small", "large"] = Field(description="as the doctor noted it", examples=["small", "large"])
 
@@ -28,5 +29,6 @@ rule = Rule("large nuclei", "1.0", large_nuclei, threshold=0.45)
 
 # %%
 #| export
-problem = Problem(name="malignant-tumours", entity="sample", target="malignant", action="take a biopsy", unit="biopsies a sample",
-                  Request=Request, rule=rule, key=("sample",), protected=("size",))
+problem = Problem(
+    name="malignant-tumours", entity="sample", target="malignant", action="take a biopsy", unit="biopsies a sample",
+    Request=Request, rule=rule, key=("sample",), protected=("size",))

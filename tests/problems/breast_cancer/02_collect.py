@@ -1,7 +1,8 @@
 # %% [markdown]
 # ## Yours: one table
 #
-# Scikit-learn's breast cancer table. It has no time; `settings.ini` lets a row arrive every half hour. The biopsy takes an hour.
+# Scikit-learn's breast cancer table. It has no time; `settings.ini` lets a row arrive every half hour. The biopsy
+# takes an hour.
 
 # %%
 #| export

@@ -3,7 +3,8 @@
 
 # %%
 #| export
-TABLES = {"samples": Table("the pathology", ("features", "labels", "monitoring", "reports"), rules={"a radius of nothing": lambda t: t.radius <= 0})}
+TABLES = {"samples": Table("the pathology", ("features", "labels", "monitoring", "reports"),
+                           rules={"a radius of nothing": lambda t: t.radius <= 0})}
 
 # %%
 #| export
@@ -14,4 +15,6 @@ def label(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "The table brings its label along; say from when on it is known."
     return tables | {"samples": tables["samples"].assign(label_known_at=tables["samples"].diagnosed_at)}
 
-QUESTION = Question("samples", "malignant", "Was it a cancer?", (0, 1), waits=lambda t, now: t.malignant.isna() & (t.known_at + pd.Timedelta("30D") < now), rule="unanimous")
+QUESTION = Question(
+    "samples", "malignant", "Was it a cancer?", (0, 1), rule="unanimous",
+    waits=lambda t, now: t.malignant.isna() & (t.known_at + pd.Timedelta("30D") < now))

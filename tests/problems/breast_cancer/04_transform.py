@@ -1,13 +1,15 @@
 # %% [markdown]
 # ## Yours: the measures as they are, and one of our own
 #
-# Nothing is looked up: all that is known comes with the sample. That concave parts of the contour tell something is an idea; whether it gains, exploring says.
+# Nothing is looked up: all that is known comes with the sample. That concave parts of the contour tell something is an
+# idea; whether it gains, exploring says.
 
 # %%
 #| export
 def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "Each sample as the request that would ask about it, decided when it was taken."
-    wanted = ["sample", "radius", "texture", "smoothness", "concavity", "symmetry", "size", "malignant", "label_known_at"]
+    wanted = ["sample", "radius", "texture", "smoothness", "concavity", "symmetry", "size",
+              "malignant", "label_known_at"]
     return silver["samples"][wanted].assign(decision_time=silver["samples"].known_at)
 
 def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str, pd.DataFrame]:
@@ -21,7 +23,12 @@ def area(radius):
     return np.pi * radius**2
 
 FEATURES = FeatureSet((
-    Feature("radius", unit="µm"), Feature("texture"), Feature("smoothness"), Feature("concavity", idea=True), Feature("symmetry"), Feature("size", categorical=True),
+    Feature("radius", unit="µm"),
+    Feature("texture"),
+    Feature("smoothness"),
+    Feature("concavity", idea=True),
+    Feature("symmetry"),
+    Feature("size", categorical=True),
     Feature("area", ("radius",), area, unit="µm²")))
 
 # %%

@@ -5,7 +5,9 @@
 
 # %%
 #| export
-BEHAVIOURS = (Behaviour("larger nuclei", lambda rows: {"radius": rows["radius"] * 1.4, "area": rows["area"] * 1.4**2}, "higher", among=lambda rows: rows["radius"] < 15),)
+BEHAVIOURS = (
+    Behaviour("larger nuclei", lambda rows: {"radius": rows["radius"] * 1.4, "area": rows["area"] * 1.4**2}, "higher",
+              among=lambda rows: rows["radius"] < 15),)
 
 def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:
     "None beside the protected field."

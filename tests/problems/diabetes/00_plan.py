@@ -14,7 +14,8 @@ plan = Plan(
         Reaction(name="measured", asks="outcome", label="value", meaning="the progression after a year"),
         Reaction(name="agreed", asks="doctor", meaning="the doctor would have planned alike"),
         Reaction(name="overruled", asks="doctor", meaning="the doctor planned otherwise")),
-    ethics=answered(harm="A doctor sees every patient.", personal="The patient's number.", groups="Men and women.", consent="The form says so.",
-                    misuse="It plans hours, it does not judge people.", off="The ward, at any time."),
+    ethics=answered(
+        harm="A doctor sees every patient.", personal="The patient's number.", groups="Men and women.",
+        consent="The form says so.", misuse="It plans hours, it does not judge people.", off="The ward, at any time."),
     revisit=Revisit(reaction="overruled", share_above=0.3, at_least=20),
     least_saving=0.0)

@@ -11,7 +11,8 @@ class Request(Entity):
     bmi: float = Field(description="body mass index", gt=0, le=100, examples=[23.5, 26.0, 31.2])
     pressure: float = Field(description="mean blood pressure, mmHg", gt=0, le=250, examples=[85.0, 94.0, 110.0])
     hdl: float = Field(description="high-density lipoproteins", gt=0, le=200, examples=[39.0, 50.0, 61.0])
-    triglycerides: float = Field(description="logarithm of the triglycerides, perhaps", gt=0, le=10, examples=[4.2, 4.7, 5.2])
+    triglycerides: float = Field(description="logarithm of the triglycerides, perhaps", gt=0, le=10,
+                                 examples=[4.2, 4.7, 5.2])
     glucose: float = Field(description="blood sugar", gt=0, le=500, examples=[81.0, 92.0, 101.0])
 
 # %% [markdown]
@@ -27,5 +28,6 @@ rule = Rule("by weight", "1.0", by_weight, threshold=20.0, kind="regression")
 
 # %%
 #| export
-problem = Problem(name="diabetes-progression", entity="patient", target="progression", action="plan care for", unit="hours a patient",
+problem = Problem(name="diabetes-progression", entity="patient", target="progression", action="plan care for",
+                  unit="hours a patient",
                   Request=Request, rule=rule, key=("patient",), protected=("sex",), kind="regression")

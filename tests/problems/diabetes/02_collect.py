@@ -1,8 +1,8 @@
 # %% [markdown]
 # ## Yours: a table, and what changes in another
 #
-# Scikit-learn's diabetes table. It has no time; `settings.ini` lets a row arrive every three hours, and the outcome an hour after it. The wards are
-# somebody else's table; what changes in it comes as events.
+# Scikit-learn's diabetes table. It has no time; `settings.ini` lets a row arrive every three hours, and the outcome an
+# hour after it. The wards are somebody else's table; what changes in it comes as events.
 
 # %%
 #| export
@@ -27,6 +27,7 @@ COLUMNS = {"patients": {
 #| export
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "Add when the outcome came."
-    return tables | {"patients": tables["patients"].assign(measured_at=tables["patients"].known_at + pd.Timedelta("1h"))}
+    patients = tables["patients"]
+    return tables | {"patients": patients.assign(measured_at=patients.known_at + pd.Timedelta("1h"))}
 
 GATES = {"patients": {"known_at": "*", "measured_at": ["progression"]}}

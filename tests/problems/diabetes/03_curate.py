@@ -3,8 +3,11 @@
 
 # %%
 #| export
-TABLES = {"patients": Table("the ward", ("features", "labels", "monitoring", "reports"), rules={"a body of no weight": lambda t: t.bmi <= 0}),
-          "wards": Table("the hospital", ("reports",))}
+TABLES = {
+    "patients": Table("the ward", ("features", "labels", "monitoring", "reports"),
+                      rules={"a body of no weight": lambda t: t.bmi <= 0}),
+    "wards": Table("the hospital", ("reports",)),
+}
 
 # %%
 #| export

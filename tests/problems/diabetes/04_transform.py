@@ -5,7 +5,8 @@
 #| export
 def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "Each patient as the request that would ask about them, decided at the first visit."
-    wanted = ["patient", "age", "sex", "bmi", "pressure", "hdl", "triglycerides", "glucose", "progression", "label_known_at"]
+    wanted = ["patient", "age", "sex", "bmi", "pressure", "hdl", "triglycerides", "glucose",
+              "progression", "label_known_at"]
     return silver["patients"][wanted].assign(decision_time=silver["patients"].known_at)
 
 def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str, pd.DataFrame]:
@@ -19,7 +20,13 @@ def strain(bmi, pressure):
     return bmi * pressure
 
 FEATURES = FeatureSet((
-    Feature("age", unit="years"), Feature("sex", categorical=True), Feature("bmi"), Feature("pressure", unit="mmHg"), Feature("hdl"), Feature("triglycerides"), Feature("glucose"),
+    Feature("age", unit="years"),
+    Feature("sex", categorical=True),
+    Feature("bmi"),
+    Feature("pressure", unit="mmHg"),
+    Feature("hdl"),
+    Feature("triglycerides"),
+    Feature("glucose"),
     Feature("strain", ("bmi", "pressure"), strain)))
 
 # %%

@@ -10,12 +10,14 @@ def ridge(categorical: list[bool], seed: int) -> BaseEstimator:
     "One weight a category, one a scaled amount."
     names, amounts = np.flatnonzero(categorical).tolist(), np.flatnonzero(~np.array(categorical)).tolist()
     filled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    return make_pipeline(make_column_transformer((OneHotEncoder(handle_unknown="ignore"), names), (filled, amounts)), Ridge())
+    prepared = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), names), (filled, amounts))
+    return make_pipeline(prepared, Ridge())
 
 # %%
 #| export
 def forest(categorical: list[bool], seed: int) -> BaseEstimator:
     "Few rows, so many small trees."
-    return make_pipeline(SimpleImputer(keep_empty_features=True), RandomForestRegressor(n_estimators=60, min_samples_leaf=5, random_state=seed))
+    forest = RandomForestRegressor(n_estimators=60, min_samples_leaf=5, random_state=seed)
+    return make_pipeline(SimpleImputer(keep_empty_features=True), forest)
 
 families = {"ridge": ridge, "forest": forest}

@@ -5,7 +5,10 @@
 
 # %%
 #| export
-BEHAVIOURS = (Behaviour("ten points more of the body mass index", lambda rows: {"bmi": rows["bmi"] + 10, "strain": (rows["bmi"] + 10) * rows["pressure"]}, "higher", among=lambda rows: rows["bmi"] < 30),)
+def heavier(rows): return {"bmi": rows["bmi"] + 10, "strain": (rows["bmi"] + 10) * rows["pressure"]}
+
+BEHAVIOURS = (
+    Behaviour("ten points more of the body mass index", heavier, "higher", among=lambda rows: rows["bmi"] < 30),)
 
 def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:
     "None beside the protected field."

@@ -5,7 +5,8 @@
 #| export
 class Request(Entity):
     "A flight three hours before it leaves, and the weather at its airport."
-    flight: str = Field(description="number of the flight in the table", pattern=r"^F\d{6}$", examples=["F000001", "F000002", "F000003"])
+    flight: str = Field(description="number of the flight in the table", pattern=r"^F\d{6}$",
+                        examples=["F000001", "F000002", "F000003"])
     origin: str = Field(description="airport of departure", pattern=r"^[A-Z]{3}$", examples=["EWR", "JFK", "LGA"])
     hour: int = Field(description="hour of the scheduled departure", ge=0, le=23, examples=[6, 12, 20])
     visibility: float = Field(description="miles", ge=0, le=10, examples=[10.0, 9.0, 2.5])

@@ -1,7 +1,8 @@
 # %% [markdown]
 # ## Yours: one table
 #
-# Flights out of New York with the weather that was known three hours before. Whether one was late is written down from March on.
+# Flights out of New York with the weather that was known three hours before. Whether one was late is written down from
+# March on.
 
 # %%
 #| export
@@ -14,7 +15,8 @@ COLUMNS = {"flights": {
     "rain": Column("number", "precipitation in the hour", "inches"),
     "humidity": Column("number", "relative humidity", "%"),
     "known_at": Column("time", "three hours before it should leave"),
-    "late": Column("integer", "1 when it came thirty or more minutes late, or not at all; missing where nobody wrote it down"),
+    "late": Column("integer",
+                   "1 when it came thirty or more minutes late, or not at all; missing where nobody wrote it down"),
     "arrived_at": Column("time", "when that was written down"),
 }}
 

@@ -3,7 +3,8 @@
 
 # %%
 #| export
-TABLES = {"flights": Table("the dispatchers", ("features", "labels", "monitoring", "reports"), rules={"wind above 150 mph": lambda t: t.wind > 150})}
+TABLES = {"flights": Table("the dispatchers", ("features", "labels", "monitoring", "reports"),
+                           rules={"wind above 150 mph": lambda t: t.wind > 150})}
 
 # %%
 #| export

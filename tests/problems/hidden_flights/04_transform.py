@@ -19,7 +19,11 @@ def darkness(visibility, rain):
     return (10 - visibility) * (1 + rain)
 
 FEATURES = FeatureSet((
-    Feature("visibility", unit="miles"), Feature("wind", unit="mph"), Feature("rain", unit="inches"), Feature("humidity", unit="%"), Feature("darkness", ("visibility", "rain"), darkness)))
+    Feature("visibility", unit="miles"),
+    Feature("wind", unit="mph"),
+    Feature("rain", unit="inches"),
+    Feature("humidity", unit="%"),
+    Feature("darkness", ("visibility", "rain"), darkness)))
 
 # %%
 assert "wind" in check_inputs(FEATURES, problem)

@@ -5,7 +5,8 @@
 
 # %%
 #| export
-BEHAVIOURS = (Behaviour("a storm", lambda rows: {"visibility": 0.5, "wind": 45.0, "rain": 0.4, "humidity": 98.0, "darkness": 13.3}, "higher", among=lambda rows: rows["visibility"] >= 9),)
+STORM = {"visibility": 0.5, "wind": 45.0, "rain": 0.4, "humidity": 98.0, "darkness": 13.3}
+BEHAVIOURS = (Behaviour("a storm", lambda rows: STORM, "higher", among=lambda rows: rows["visibility"] >= 9),)
 
 def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:
     "None beside the protected field."

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['COLOUR', 'explorable', 'worth_looking', 'rate_over_time', 'axes', 'named', 'draw_rates', 'draw_groups',
            'draw_missing', 'binned', 'order_alone', 'rank_features', 'draw_ranking', 'draw_relation', 'relation',
-           'draw_relations', 'twins', 'draw_twins', 'drift_over_time', 'draw_drift', 'suspect_leaks',
+           'largest', 'draw_relations', 'twins', 'draw_twins', 'drift_over_time', 'draw_drift', 'suspect_leaks',
            'known_afterwards', 'decided', 'try_ideas', 'take_ideas', 'explore']
 
 # %% ../nbs/06_explore.ipynb #exp-imports
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from statistics import NormalDist
 from typing import Any
@@ -24,7 +24,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from .core.drift import psi
 from .core.features import Encoder, Feature
-from .core.judge import drawn_gains
+from .core.judge import drawn_gains, short
 from .core.kinds import BINARY, Kind, ask, learn, price, right_order
 from .core.stages import GoBack
 from .formulate import best_threshold
@@ -97,7 +97,7 @@ COLOUR = "#00727a"
 def axes(title: str, height: float = 3.2) -> Axes:
     "One plain pair of axes under a title."
     figure = Figure(figsize=(7, height), layout="constrained"); ax = figure.subplots()
-    ax.set_title(title, loc="left"); ax.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left"); ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 def named(target: str, how: Kind) -> str:
@@ -151,14 +151,16 @@ def draw_groups(
 def draw_missing(
     examples: pd.DataFrame,
     features: Iterable[str],
+    most: int = 25,  # bars
 ) -> Figure | None:  # None where nothing is missing
     "Share of missing values, by feature."
     share = examples[list(features)].isna().mean(); share = share[share > 0].sort_values()
     if share.empty: return None
-    others = f"; {len(share) - 1} others miss some" if len(share) > 1 else ""
-    ax = axes(f"{share.index[-1]} is missing in {share.iloc[-1]:.0%} of the rows{others}", 1 + 0.26 * len(share))
+    others = f"\n{len(share) - 1} others miss some" if len(share) > 1 else ""
+    title, share = f"{share.index[-1]} is missing in {share.iloc[-1]:.0%} of the rows{others}", share.tail(most)
+    ax = axes(title, 1 + 0.26 * len(share))
     ax.barh(share.index, share, color=COLOUR)
-    ax.set(xlabel="share of rows without a value", xlim=(0, 1))
+    ax.set(xlabel="share of rows without a value", xlim=(0, 1)); ax.margins(y=0.01)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
 
@@ -199,23 +201,25 @@ def rank_features(
 
 def draw_ranking(
     ranking: pd.DataFrame,  # of `rank_features`
-    how: Kind = BINARY,
+    how: Kind = BINARY, most: int = 25,  # most: bars
 ) -> Figure | None:         # None where nothing could be ranked
-    "The ranking as bars from 0.5 on."
+    "The best of the ranking as bars from 0.5 on."
     if ranking.order.isna().all(): return None
     best = ranking.iloc[0]; useless = int((ranking.order < 0.52).sum())
-    rest = f"; {useless} of {len(ranking)} say next to nothing" if useless else ""
-    ax = axes(f"{best.feature} alone: {how.order} {best.order:.2f}{rest}", 1 + 0.26 * len(ranking))
-    ax.barh(ranking.feature[::-1], ranking.order[::-1] - 0.5, left=0.5, color=COLOUR)
-    ax.axvline(0.5, color="0.4", lw=1)
+    rest = f"\n{useless} of {len(ranking)} say next to nothing" if useless else ""
+    shown = ranking[:most][::-1]
+    ax = axes(f"{best.feature} alone: {how.order} {best.order:.2f}{rest}", 1 + 0.26 * len(shown))
+    ax.barh(shown.feature, shown.order - 0.5, left=0.5, color=COLOUR)
+    ax.axvline(0.5, color="0.4", lw=1); ax.margins(y=0.01)
     ax.set(xlabel=f"{how.order} of the feature alone, on the later half (0.5: nothing)")
+    if len(shown) < len(ranking): ax.set_ylabel(f"the best {len(shown)} of {len(ranking)} features")
     return ax.figure
 
 # %% ../nbs/06_explore.ipynb #exp-relation
 def draw_relation(
     examples: pd.DataFrame,
     feature: str, target: str,
-    how: Kind = BINARY,
+    how: Kind = BINARY, unit: str = "",  # unit: of the feature
 ) -> Figure | None:  # None where no outcome is known
     "Share or mean of the target over the values of a feature."
     if examples[target].isna().all(): return None
@@ -223,45 +227,54 @@ def draw_relation(
     ax = axes(f'"{target}" ranges from {how.say(table.min())} to {how.say(table.max())} over {feature}')
     ax.plot(table.index, table, "o-" if numeric else "o", color=COLOUR)
     ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
-    ax.set(xlabel=feature + (" (middle of the bin)" if numeric else ""), ylabel=named(target, how), ylim=(0, None))
+    where = ", ".join(filter(None, [unit, "median of the bin"])) if numeric else largest(examples[feature], table)
+    ax.set(xlabel=f"{feature} ({where})" if where else feature, ylabel=named(target, how), ylim=(0, None))
     ax.tick_params(axis="x", rotation=45)
     if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.figure
 
-def relation(examples: pd.DataFrame, feature: str, target: str) -> pd.Series:  # by bin in words
-    "Share of the target in each bin of a feature that has enough rows."
+def relation(examples: pd.DataFrame, feature: str, target: str) -> pd.Series:  # by median of the bin, or by name
+    "Share of the target in each bin of a feature that has enough rows; of names the largest twenty."
     numeric = pd.api.types.is_numeric_dtype(examples[feature])
     bins = binned(examples[feature], 10 if numeric else 20).to_numpy()
     table = examples.groupby(bins, sort=False)[target].agg(["mean", "size"]).astype(float)
-    table = table[(table["size"] >= min(50, len(examples) / 20)) & (table.index != "missing")]["mean"]
-    table = table.sort_index() if numeric else table.sort_values().tail(20)
-    return table.set_axis([str(t) if not isinstance(t, pd.Interval) else f"{t.mid:.3g}" for t in table.index])
+    table = table[(table["size"] >= min(50, len(examples) / 20)) & (table.index != "missing")]
+    if not numeric: return table.nlargest(20, "size")["mean"].sort_values().rename(index=str)
+    middle = examples[feature].astype(float).groupby(bins, sort=False).median()
+    return table["mean"].set_axis(middle[table.index]).sort_index()
+
+def largest(values: pd.Series, table: pd.Series) -> str:  # of `relation`; "" where nothing was left out
+    "What is drawn of a feature with many names."
+    return f"the {len(table)} largest" if values.nunique() > len(table) else ""
 
 # %% ../nbs/06_explore.ipynb #exp-relations
 def draw_relations(
     examples: pd.DataFrame,
     features: Iterable[str], target: str,
-    most: int = 24, how: Kind = BINARY,
+    most: int = 12, how: Kind = BINARY,
+    units: Mapping[str, str] = {},  # by feature
 ) -> Figure | None:  # None where no outcome is known
     "The relation of each feature with the target, as small figures."
     if examples[target].isna().all(): return None
     shares = {f: relation(examples, f, target) for f in features}
     spread = lambda pair: pair[1].min() - pair[1].max()
     shares = dict(sorted(((f, s) for f, s in shares.items() if len(s) > 1), key=spread)[:most])
-    rows = -(-max(len(shares), 1) // 4)
-    figure = Figure(figsize=(10, 0.4 + 1.7 * rows), layout="constrained")
-    panels = figure.subplots(rows, 4, sharey=True, squeeze=False).ravel()
+    rows = -(-max(len(shares), 1) // 3)
+    figure = Figure(figsize=(10, 0.4 + 2 * rows), layout="constrained")
+    panels = figure.subplots(rows, 3, sharey=True, squeeze=False).ravel()
     title = f'Nothing parts "{target}"'
     if shares:
         first, share = next(iter(shares.items()))
         title = f'{first} parts "{target}" most: {how.say(share.min())} to {how.say(share.max())}'
     figure.suptitle(title, x=0.01, ha="left")
     for ax, (name, share) in zip(panels, shares.items()):
-        line = "-" if pd.api.types.is_numeric_dtype(examples[name]) else "o"
-        ax.plot(range(len(share)), share, line, ms=3, color=COLOUR)
+        numeric = pd.api.types.is_numeric_dtype(examples[name])
+        at, what = (share.index, units.get(name)) if numeric else (range(len(share)), largest(examples[name], share))
+        ax.plot(at, share, "o-" if numeric else "o", ms=3, color=COLOUR)
         ax.axhline(float(examples[target].mean()), ls="--", lw=1, color="0.5")
-        ax.set_title(name, fontsize="small", loc="left"); ax.spines[["top", "right"]].set_visible(False)
-        ax.set_xticks([0, len(share) - 1], [share.index[0][:9], share.index[-1][:9]], fontsize="x-small")
+        ax.set_title(f"{name} ({what})" if what else name, fontsize="small", loc="left")
+        ax.set_xticks([at[0], at[-1]], [short(share.index[0])[:9], short(share.index[-1])[:9]], fontsize="x-small")
+        ax.spines[["top", "right"]].set_visible(False)
         if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for ax in panels[len(shares):]: ax.set_visible(False)
     return figure
@@ -286,7 +299,7 @@ def draw_twins(
     "The closest pairs."
     if pairs.empty: return None
     some = pairs.head(12)[::-1]; first = pairs.iloc[0]
-    more = f"; {len(pairs) - 1} more pairs are close" if len(pairs) > 1 else ""
+    more = f"\n{len(pairs) - 1} more pairs are close" if len(pairs) > 1 else ""
     title = f"{first['first']} and {first['second']} say the same ({first['correlation']:+.2f}){more}"
     ax = axes(title, 1.2 + 0.3 * len(some))
     ax.barh(some["first"] + " & " + some["second"], some["correlation"].abs(), color=COLOUR)
@@ -322,7 +335,7 @@ def draw_drift(
     most = drift.max().sort_values(ascending=False); far = int((most > 0.25).sum())
     title = "No feature moves far from where it began"
     if far:
-        title = (f"{most.index[0]} moves most ({most.iloc[0]:.2f}); "
+        title = (f"{most.index[0]} moves most ({most.iloc[0]:.2f})\n"
                  f"{far} of {len(most)} features become another population")
     ax = axes(title)
     for name in most.index[:6]: ax.plot(drift.index, drift[name], "o-", label=name)
@@ -334,7 +347,7 @@ def draw_drift(
 # %% ../nbs/06_explore.ipynb #exp-leak
 def suspect_leaks(
     ranking: pd.DataFrame,      # of `rank_features`
-    leak_limit: float = 0.99,   # share of pairs in the right order, 0.5 to 1
+    leak_limit: float = 0.99,   # of [evaluate] of the settings: share of pairs in the right order, 0.5 to 1
     how: Kind = BINARY,
 ) -> None:
     "Raise `GoBack` to transform when a feature alone does better than an honest one could."

@@ -5,22 +5,20 @@
 # %% auto #0
 __all__ = ['Moment', 'rule', 'problem', 'Costs', 'costs_from', 'costs_of', 'mean_cost', 'calibrated_threshold', 'best_threshold',
            'rank_metrics', 'choose_metric', 'Entity', 'personal_fields', 'example_of', 'Rule', 'Scope', 'Problem',
-           'key_of', 'how_to_learn', 'Bar', 'bar', 'surely_cheaper', 'Way', 'challenge', 'climb', 'formulate',
-           'Request', 'share_of_day', 'three_hours_before']
+           'key_of', 'how_to_learn', 'Bar', 'bar', 'formulate', 'Request', 'share_of_day', 'three_hours_before']
 
 # %% ../nbs/01_formulate.ipynb #01-f-imports
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from .core.features import Encoder, Feature, columns_of, source_of
+from .core.features import source_of
 from .core.kinds import KINDS, Kind, price
 from .core.stages import GoBack
 
@@ -291,96 +289,6 @@ def bar(
     cost = {name: mean_cost(y, decision, costs) for name, decision in contenders.items()}
     cheapest = min(cost, key=cost.get)
     return Bar(cheapest, cost[cheapest], cost, np.asarray(contenders[cheapest]).astype(how.outcome))
-
-# %% ../nbs/01_formulate.ipynb #01-f-switch-code
-def surely_cheaper(
-    ours: ArrayLike, theirs: ArrayLike,  # price of each decision; shape (n,)
-    days: ArrayLike,                     # of each decision
-    confidence: float = 0.95, draws: int = 500, seed: int = 0,
-) -> tuple[bool, float]:                 # whether, and what is saved at least
-    "Whether ours costs less than theirs, with that confidence."
-    from mlops_lifecycle.core.judge import drawn_gains
-    saved = np.asarray(theirs, dtype=float) - np.asarray(ours, dtype=float)
-    least = float(np.quantile(drawn_gains(saved, days, draws, seed), 1 - confidence))
-    return least > 0, least
-
-# %% ../nbs/01_formulate.ipynb #01-f-challenge-code
-@dataclass(frozen=True)
-class Way:
-    "A way to decide: a score and the threshold from which one acts."
-    name: str
-    score: Callable = field(repr=False)  # rows -> scores
-    threshold: float
-
-    def decide(self, rows: Any) -> np.ndarray:
-        return (np.asarray(self.score(rows)) >= self.threshold).astype(int)
-
-def challenge(
-    holder: Way, name: str, learn: Callable,  # learn: rows, what happened -> score function
-    labelled: Any, target: str, costs: Costs,  # pandas.DataFrame, in order of time, with decision_time
-) -> tuple[Way, float]:                       # who decides from now on; what the challenger saves at least
-    "Fit, choose a threshold and judge, each on later rows; the challenger takes over when it is surely cheaper."
-    half, late = len(labelled) // 2, len(labelled) * 3 // 4
-    fit, choose, judge = labelled[:half], labelled[half:late], labelled[late:]
-    score = learn(fit, fit[target].to_numpy(int))
-    challenger = Way(name, score, best_threshold(choose[target], score(choose), costs))
-    y = judge[target].to_numpy(int)
-    ours, theirs = (price(y, way.decide(judge), costs) for way in (challenger, holder))
-    better, least = surely_cheaper(ours, theirs, judge.decision_time.dt.floor("D"))
-    if not better: return holder, least
-    # what has proved itself learns from the newer rows as well
-    score = learn(labelled[:late], labelled[:late][target].to_numpy(int))
-    return Way(name, score, best_threshold(y, score(judge), costs)), least
-
-# %% ../nbs/01_formulate.ipynb #01-f-learners-code
-def _unusual(before: Any, encoder: Encoder, seed: int) -> Callable:  # rows -> scores
-    from mlops_lifecycle.core.ladder import Unusual
-    unusual = Unusual(random_state=seed).fit(encoder.encode(before)[:: max(1, len(before) // 5000)])
-    return lambda rows: -unusual.score_samples(encoder.encode(rows))
-
-def _boosted(rows: Any, y: np.ndarray, encoder: Encoder, seed: int) -> Callable:  # rows -> scores
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    model = HistGradientBoostingClassifier(
-        max_iter=80, learning_rate=0.1, max_leaf_nodes=15, early_stopping=False, random_state=seed)
-    model.fit(encoder.to_fit(rows), y)
-    return lambda rows: model.predict_proba(encoder.encode(rows))[:, 1]
-
-# %% ../nbs/01_formulate.ipynb #01-f-climb-code
-def climb(
-    examples: Any,                # pandas.DataFrame, like gold.examples; label_known_at: when the outcome came in
-    features: Iterable[Feature], problem: Any, costs: Costs,
-    period: str, ask: int = 50,   # pandas offset alias; how many answers may be asked for in a period
-    least: int = 100, seed: int = 0,
-) -> list[dict]:                  # by period: rows, labels, rung, decides, saves (at least), queue, cost, rule
-    "Who decides in each period, as rows and outcomes come in."
-    import pandas as pd
-
-    from mlops_lifecycle.core.ladder import worth_labelling
-    features, told, rule, target = tuple(features), [], problem.rule, problem.target
-    holder = Way(rule.name, lambda rows: rule.score(columns_of(rows)), rule.threshold)
-    by_period = examples.sort_values("decision_time").groupby(pd.Grouper(key="decision_time", freq=period))
-    for start, now in by_period:
-        before = examples[examples.decision_time < start].sort_values("decision_time", kind="stable")
-        known = (before.label_known_at <= start).to_numpy(bool) & before[target].notna().to_numpy()
-        labelled, saves, queue = before[known], None, []
-        rung = how_to_learn(len(before), labelled[target].value_counts().to_dict(), least)
-        if rung != "rule":
-            encoder = Encoder.fit(before, features)
-            places = worth_labelling(holder.score(before), holder.threshold, ask, known, seed=seed)
-            queue = before.key.iloc[places].tolist()
-        if rung == "few labels" and labelled[target].nunique() == 2:
-            score = _unusual(before, encoder, seed)
-            holder, saves = challenge(holder, "anomaly score", lambda *_, score=score: score, labelled, target, costs)
-        if rung == "supervised":
-            learn = partial(_boosted, encoder=encoder, seed=seed)
-            holder, saves = challenge(holder, "supervised", learn, labelled, target, costs)
-        happened = now[now[target].notna()]
-        ours, theirs = holder.decide(happened), rule.decide(columns_of(happened))
-        told.append({
-            "period": f"{start:%Y-%m-%d}", "rows": len(before), "labels": int(known.sum()), "rung": rung,
-            "decides": holder.name, "saves": saves, "queue": queue,
-            "cost": mean_cost(happened[target], ours, costs), "rule": mean_cost(happened[target], theirs, costs)})
-    return told
 
 # %% ../nbs/01_formulate.ipynb #01-f-call-code
 def formulate(

@@ -121,7 +121,7 @@ class Plan(Part):
     reactions: tuple[Reaction, ...]
     ethics: tuple[Ethics, ...]
     revisit: Revisit
-    least_saving: float = Field(ge=0, allow_inf_nan=False)  # cost units a decision, against the bar
+    least_saving: float = Field(ge=0, allow_inf_nan=False)  # cost units a decision, against the baseline: the best way without a model
 
     @model_validator(mode="after")
     def _parts_fit(self):
@@ -142,7 +142,9 @@ class Plan(Part):
 def _rows(parts: tuple) -> str:
     "Parts of one kind as the rows of a table."
     names = list(type(parts[0]).model_fields)
-    said = lambda value: escape(str("" if value is None else value))
+    def said(value):
+        if isinstance(value, bool): return "yes" if value else "no"
+        return escape(str("" if value is None else value))
     def line(tag, values):
         return "<tr>" + "".join(f'<{tag} style="text-align:left">{said(v)}</{tag}>' for v in values) + "</tr>"
     rows = (line("td", [getattr(part, name) for name in names]) for part in parts)
@@ -154,7 +156,15 @@ def _page(self: Plan) -> str:
     warning = f"<p><b>Open, so no release:</b> {escape(' '.join(still_open))}</p>" if still_open else ""
     kinds = ("metrics", "stakeholders", "journey", "reactions", "ethics")
     tables = "".join(f"<h4>{kind.capitalize()}</h4>{_rows(getattr(self, kind))}" for kind in kinds)
-    return f"<p><b>{escape(self.objective)}</b></p>{warning}{tables}"
+    return f"<p><b>{escape(self.objective)}</b></p>{warning}{_limits(self)}{tables}"
+
+def _limits(plan: Plan) -> str:
+    "What a model must save, and when people look at the experience again."
+    unit, rule = next(m.unit for m in plan.metrics if m.name == "cost"), plan.revisit
+    saves = f"A model must save at least {plan.least_saving:g} {unit} against the best way to decide without one."
+    review = (f"The experience is reviewed when more than {rule.share_above:.0%} of at least {rule.at_least} answers"
+              f" are “{rule.reaction}”.")
+    return f"<p>{escape(saves)} {escape(review)}</p>"
 
 Plan._repr_html_ = _page
 

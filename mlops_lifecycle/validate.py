@@ -210,10 +210,11 @@ EXPECTATIONS = [
 # %% ../nbs/05_validate.ipynb #val-yours-reasons
 EXPLAINED = {  # "period table column": what was found out about an alarm that was no fault
     "2013-03-01 bronze.weather visib":
-        "the winter's haze is gone: ten miles are reported in 87 of 100 hours, 76 in February; "
-        "one earlier change was known",
+        "the winter's haze is gone: ten miles are reported in 87 of 100 hours, 76 in February "
+        "(only one earlier change of this column was known, so its limit was tight)",
     "2013-08-01 gold.examples from_holiday":
-        "the calendar: August has no public holiday, only the days before Labor Day; one earlier change was known",
+        "the calendar: August has no public holiday, only the days before Labor Day "
+        "(only one earlier change of this column was known, so its limit was tight)",
 }
 
 # %% ../nbs/05_validate.ipynb #val-call

@@ -118,7 +118,7 @@ def test_a_model_that_needs_every_table_leads_back_to_transform(court):
         found = court.winner.score(rows)
         return np.where(rows["temperature"].isna(), 0.3 - found, found)
     brittle = court.like("brittle", score)
-    assert "(worst: no table weather)" in court.failed(brittle)["transform"]
+    assert "worst day (table weather is missing)" in court.failed(brittle)["transform"]
 
 
 def test_a_candidate_is_held_against_a_release_when_asked(court, lived, tmp_path):

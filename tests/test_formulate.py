@@ -4,11 +4,12 @@ import pandas as pd
 import pytest
 
 from mlops_lifecycle.core.features import Feature, FeatureSet
+from mlops_lifecycle.core.ladder import simulate_ladder
 from mlops_lifecycle.core.settings import SettingsError, load_settings
 from mlops_lifecycle.core.stages import GoBack
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.explore import explorable, explore, take_ideas, try_ideas
-from mlops_lifecycle.formulate import Costs, climb, costs_from, problem
+from mlops_lifecycle.formulate import Costs, costs_from, how_to_learn, problem
 from mlops_lifecycle.train import enough_labels, no_target_inside, split
 from mlops_lifecycle.transform import FEATURES
 from mlops_lifecycle.validate import expected_of_gold
@@ -33,7 +34,7 @@ def test_the_ladder_is_climbed_as_feedback_comes_in(gold):
     chance, start = np.random.default_rng(0).random(len(gold)), gold.decision_time.dt.tz_localize(None)
     answered = np.select([start < "2013-01-15", start < "2013-02-01"], [False, chance < 0.04], True)
     asked = gold.assign(label_known_at=gold.label_known_at.where(answered))
-    told = climb(asked, FEATURES.features, problem, COSTS, "SMS", ask=40)
+    told = simulate_ladder(asked, FEATURES.features, problem, COSTS, how_to_learn, "SMS", ask=40)
     assert [t["rung"] for t in told] == ["rule", "unsupervised", "few labels", *["supervised"] * 7]
     assert [t["decides"] for t in told] == [problem.rule.name] * 4 + ["supervised"] * 6
     assert told[3]["saves"] <= 0 < told[4]["saves"]
@@ -45,7 +46,7 @@ def test_the_ladder_is_climbed_as_feedback_comes_in(gold):
 def test_labels_that_say_nothing_never_unseat_the_rule(gold):
     """Outcomes dealt out at random: however many there are, the rule is not surely dearer than a model of them."""
     noise = gold.assign(late=gold.late.sample(frac=1, random_state=0).array, carrier="UA", origin="JFK")
-    asked = [t["decides"] for t in climb(noise, SOME[2:3], problem, Costs(1, 1), "MS", ask=1)]
+    asked = [t["decides"] for t in simulate_ladder(noise, SOME[2:3], problem, Costs(1, 1), how_to_learn, "MS", ask=1)]
     assert asked[0] == problem.rule.name and len(set(asked)) <= 2
 
 

@@ -1,4 +1,4 @@
-"""How long the whole life cycle takes, and what it is worth: `make bench`, or `python benchmarks/lifecycle.py [rounds]`.
+"""How long the life cycle takes, and what it is worth: `make bench`, or `python benchmarks/lifecycle.py [rounds]`.
 
 Each round runs `mlops run` twice in an empty workspace of its own: first everything, then what changed since, beside
 `python -c pass` in the same interpreter, so that a slow machine shows in both. The median over the rounds counts.
@@ -21,14 +21,16 @@ def seconds(command: list[str], **environment: str) -> float:
     before = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        said = done.stdout[-2000:] + done.stderr[-2000:]
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
     return time.perf_counter() - before
 
 
 def one_round() -> dict[str, float]:
     """Figures of one round, each under its name."""
     with tempfile.TemporaryDirectory() as folder:
-        mlops, here = [sys.executable, "-m", "mlops_lifecycle.core.cli"], {"MLOPS_WORKSPACE": f"{folder}/workspace", "MLOPS_REPORTS": f"{folder}/reports"}
+        mlops = [sys.executable, "-m", "mlops_lifecycle.core.cli"]
+        here = {"MLOPS_WORKSPACE": f"{folder}/workspace", "MLOPS_REPORTS": f"{folder}/reports"}
         figures = {
             "python -c pass": seconds([sys.executable, "-c", "pass"]),
             "mlops --help": seconds([*mlops, "--help"]),
@@ -39,7 +41,11 @@ def one_round() -> dict[str, float]:
         documents = Path(folder, "workspace", "documents")
         verdict = json.loads(next((documents / "verdict").glob("*.json")).read_text())
         slowest = max(json.loads(newest.read_text())["stages"], key=lambda stage: stage["seconds"])
-        return figures | {f"slowest stage ({slowest['stage']})": slowest["seconds"], "cost a decision, model": verdict["cost"], "cost a decision, bar": verdict["bar"]["cost"]}
+        return figures | {
+            f"slowest stage ({slowest['stage']})": slowest["seconds"],
+            "cost a decision, model": verdict["cost"],
+            "cost a decision, bar": verdict["bar"]["cost"],
+        }
 
 
 GOALS = {"mlops run, empty workspace": 240, "mlops --help": 1}
@@ -55,7 +61,8 @@ def main(rounds: int) -> None:
         against = {beside: statistics.median(m[beside] for m in measured)}
         goal = against[beside] if name == "cost a decision, model" else GOALS.get(name)
         holds = None if goal is None else value <= goal
-        print(json.dumps({"figure": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds, "against": {k: round(v, 4) for k, v in against.items()}}))
+        print(json.dumps({"figure": name, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds,
+                          "against": {k: round(v, 4) for k, v in against.items()}}))
         print(f"{name:40} {value:10.3f} {unit:12} {'' if goal is None else f'goal {goal:.3f}'}", file=sys.stderr)
 
 

@@ -1,8 +1,9 @@
-"""How good the decisions are: `python benchmarks/quality.py [MONTH …]`, months of 2013 as numbers, 7 9 12 when none is given.
+"""How good the decisions are: `python benchmarks/quality.py [MONTH …]`, months of 2013 as numbers, else 7 9 12.
 
-For each month a model is trained on what was known at its first day and judged on the month. FLAML gets the same gold, the same labels and
-the same seconds in an environment of its own (`workspace/benchmarks/flaml`, made when it is not there). At last the proof of honesty: whatever
-became known after the first of the month, or after a decision, is dealt anew among its rows, and nothing may change.
+For each month a model is trained on what was known at its first day and judged on the month. FLAML gets the same gold,
+the same labels and the same seconds in an environment of its own (`workspace/benchmarks/flaml`, made when it is not
+there). At last the proof of honesty: whatever became known after the first of the month, or after a decision, is dealt
+anew among its rows, and nothing may change.
 Prints one JSON line a figure, and a table for people on standard error.
 """
 import hashlib
@@ -39,34 +40,43 @@ import sys, numpy as np
 from flaml import AutoML
 given = np.load(sys.argv[1])
 model = AutoML()
-families = ["lgbm", "xgboost", "xgb_limitdepth", "rf", "extra_tree"]  # those that take missing values; FLAML's linear ones fail on them
-model.fit(given["X"], given["y"], task="classification", metric="log_loss", time_budget=float(sys.argv[3]), n_jobs=2, seed=0, split_type="time", estimator_list=families, verbose=0)
+model.fit(
+    given["X"], given["y"], task="classification", metric="log_loss", time_budget=float(sys.argv[3]), n_jobs=2, seed=0,
+    # those that take missing values; FLAML's linear ones fail on them
+    split_type="time", estimator_list=["lgbm", "xgboost", "xgb_limitdepth", "rf", "extra_tree"], verbose=0)
 np.save(sys.argv[2], model.predict_proba(given["X_judged"])[:, 1])
 print(model.best_estimator)
 """
 
 
-def say(figure: str, value: float, unit: str, goal: float | None = None, better: str = "lower", against: dict | None = None) -> None:
+def say(
+    figure: str, value: float, unit: str, goal: float | None = None, better: str = "lower", against: dict | None = None,
+) -> None:
     """One figure as a line of JSON, and as a line for people."""
     holds = None if goal is None else bool(value <= goal if better == "lower" else value >= goal)
-    print(json.dumps({"figure": figure, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds, "against": against or {}}), flush=True)
+    document = {"figure": figure, "value": round(value, 4), "unit": unit, "goal": goal, "holds": holds,
+                "against": against or {}}
+    print(json.dumps(document), flush=True)
     beside = "  ".join(f"{name} {other:.4f}" for name, other in (against or {}).items())
-    print(f"{figure:64} {value:9.4f} {unit:22} {'' if goal is None else f'goal {goal:g}' + ('' if holds else ' MISSED')}  {beside}", file=sys.stderr, flush=True)
+    wanted = "" if goal is None else f"goal {goal:g}" + ("" if holds else " MISSED")
+    print(f"{figure:64} {value:9.4f} {unit:22} {wanted}  {beside}", file=sys.stderr, flush=True)
 
 
 def expected_calibration_error(y: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
     """Mean distance between promise and truth in ten bins of equal width, weighted by their rows."""
     place = np.minimum((probability * bins).astype(int), bins - 1)
-    return float(sum(abs(y[place == b].mean() - probability[place == b].mean()) * (place == b).mean() for b in np.unique(place)))
+    bins_there = (place == b for b in np.unique(place))
+    return float(sum(abs(y[at].mean() - probability[at].mean()) * at.mean() for at in bins_there))
 
 
 def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int, named: tuple[str, ...]) -> pd.DataFrame:
-    """The table with all that became known after the moment dealt anew among its rows; `named` columns say which row it is, and stay."""
+    """The table with what became known after the moment dealt anew among its rows; `named` columns, its names, stay."""
     table, rng = table.copy(), np.random.default_rng(seed)
     for column, gated in gates.items():
         later, order = np.flatnonzero(~(table[column] <= moment).to_numpy(bool)), np.arange(len(table))
         order[later] = rng.permutation(later)
-        amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and c not in named and not any(c in g for g in gates.values() if g != "*")]
+        of_gates = {c for g in gates.values() if g != "*" for c in g}
+        amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and c not in {*named, *of_gates}]
         for name in (amounts if gated == "*" else [column, *gated]): table[name] = table[name].iloc[order].array
     return table
 
@@ -76,7 +86,8 @@ class Year:
     def __init__(self, folder: str):
         self.settings, self.workspace = load_settings(ROOT, environ={}), Workspace(folder)
         self.bronze, self.costs = collect(self.settings.source, ROOT), costs_of(self.settings)
-        self.tables = {name: table[[c for c in table if not c.startswith("_")]] for name, table in self.bronze.tables.items()}  # as a workspace gives them
+        self.tables = {name: table[[c for c in table if not c.startswith("_")]]  # as a workspace gives them
+                       for name, table in self.bronze.tables.items()}
 
     def gold(self, tables: dict[str, pd.DataFrame], as_of: pd.Timestamp = END):
         read = {name: known(table, as_of, self.bronze.gates[name]) for name, table in tables.items()}
@@ -84,7 +95,8 @@ class Year:
 
     def shuffled(self, moment: pd.Timestamp) -> dict[str, pd.DataFrame]:
         clock = ("sched_dep_time", "sched_arr_time", "hour", "minute")  # curating holds them against the schedule
-        return {name: shuffled(table, self.bronze.gates[name], moment, 7, (*self.settings.source[name].key, *clock)) for name, table in self.tables.items()}
+        return {name: shuffled(table, self.bronze.gates[name], moment, 7, (*self.settings.source[name].key, *clock))
+                for name, table in self.tables.items()}
 
 
 def first_and_next(month: int) -> tuple[pd.Timestamp, pd.Timestamp]:
@@ -101,7 +113,8 @@ def flaml(X: np.ndarray, y: np.ndarray, X_judged: np.ndarray, seconds: float) ->
         subprocess.run([python, "-m", "pip", "install", "-q", "flaml[automl]==2.7.0"], check=True)
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/given.npz", X=X, y=y, X_judged=X_judged)
-        subprocess.run([python, "-c", FLAML, f"{folder}/given.npz", f"{folder}/said.npy", str(seconds)], check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "2"})
+        subprocess.run([python, "-c", FLAML, f"{folder}/given.npz", f"{folder}/said.npy", str(seconds)],
+                       check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "2"})
         return np.load(f"{folder}/said.npy")
 
 
@@ -112,22 +125,29 @@ def judge(year: Year, examples: pd.DataFrame, month: int, rivals: bool = True) -
     candidates = train(examples, FEATURES, problem, year.settings, end, variations=variations)
     seconds = time.perf_counter() - start
     best = min(candidates, key=lambda c: c.metrics["cost"])
-    inside = lambda a, b: examples[(examples.decision_time >= a) & (examples.decision_time < b) & examples[problem.target].notna()]
+    def inside(a, b):
+        here = (examples.decision_time >= a) & (examples.decision_time < b)
+        return examples[here & examples[problem.target].notna()]
     rows, before = inside(first, end), inside(first - pd.offsets.MonthBegin(1), first)
     before, y = before[before.label_known_at <= first], rows[problem.target].to_numpy(int)
     probability, name = best.score(rows), f"{first:%B}"
-    cost, (auc_goal, cost_goal) = mean_cost(y, probability >= best.metrics["threshold"], year.costs), BARS.get(month, (None, None))
-    without = bar(before[problem.target].to_numpy(int), problem.rule.score(columns_of(before)), y, problem.rule.score(columns_of(rows)), year.costs, problem.rule.threshold)
+    cost, rule = mean_cost(y, probability >= best.metrics["threshold"], year.costs), problem.rule
+    auc_goal, cost_goal = BARS.get(month, (None, None))
+    without = bar(before[problem.target].to_numpy(int), rule.score(columns_of(before)),
+                  y, rule.score(columns_of(rows)), year.costs, rule.threshold)
     untuned = dict(zip(("auc", "cost"), BEFORE.get(month, ())))
-    say(f"{name}: area under the ROC curve ({best.name})", float(roc_auc_score(y, probability)), "area", auc_goal, "higher", {"untuned before": untuned["auc"]} if untuned else {})
+    say(f"{name}: area under the ROC curve ({best.name})", float(roc_auc_score(y, probability)), "area",
+        auc_goal, "higher", {"untuned before": untuned["auc"]} if untuned else {})
     cheaper = True
     theirs = {}
     if rivals:
         known_rows = learnable(examples, problem.target, end, year.settings.clock.period)
-        rival = flaml(best.encoder.encode(known_rows), known_rows[problem.target].to_numpy(int), best.encoder.encode(rows), seconds)
+        X_known, y_known = best.encoder.encode(known_rows), known_rows[problem.target].to_numpy(int)
+        rival = flaml(X_known, y_known, best.encoder.encode(rows), seconds)
         theirs = {"FLAML": mean_cost(y, rival >= best.metrics["threshold"], year.costs)}
         cheaper = cost <= theirs["FLAML"]
-    say(f"{name}: cost", cost, problem.unit, cost_goal, "lower", theirs | ({"untuned before": untuned["cost"]} if untuned else {}) | without.costs)
+    earlier = {"untuned before": untuned["cost"]} if untuned else {}
+    say(f"{name}: cost", cost, problem.unit, cost_goal, "lower", theirs | earlier | without.costs)
     say(f"{name}: expected calibration error", expected_calibration_error(y, probability), "probability", 0.04)
     say(f"{name}: training, {len(candidates.trials)} candidates", seconds, "s", 90)
     return cheaper
@@ -137,20 +157,26 @@ def honest(year: Year, examples: pd.DataFrame, month: int) -> None:
     """Nothing sees what it could not have known."""
     first, end = first_and_next(month)
     def made(of):
-        best = min(train(of, FEATURES, problem, year.settings, end, variations=variations), key=lambda c: c.metrics["cost"])
-        return hashlib.sha256(model_bytes(best.estimator) + json.dumps([best.calibration, best.metrics["threshold"], best.encoder.to_dict()]).encode()).hexdigest()
+        candidates = train(of, FEATURES, problem, year.settings, end, variations=variations)
+        best = min(candidates, key=lambda c: c.metrics["cost"])
+        about = json.dumps([best.calibration, best.metrics["threshold"], best.encoder.to_dict()])
+        return hashlib.sha256(model_bytes(best.estimator) + about.encode()).hexdigest()
     other = year.gold(year.shuffled(first)).examples
-    changed = (other[problem.target].to_numpy(float, na_value=-1) != examples[problem.target].to_numpy(float, na_value=-1)).sum()
+    was, is_now = (table[problem.target].to_numpy(float, na_value=-1) for table in (examples, other))
+    changed = (is_now != was).sum()
     if not changed: raise SystemExit("the shuffling changed nothing, so it proves nothing")
-    say(f"{first:%B}: models and thresholds that change with what became known after the first", float(made(other) != made(examples)), "of 1", 0)
+    say(f"{first:%B}: models and thresholds that change with what became known after the first",
+        float(made(other) != made(examples)), "of 1", 0)
     unequal, rng = 0, np.random.default_rng(0)
-    moments = examples.decision_time.iloc[rng.choice(np.flatnonzero((examples.decision_time >= first) & (examples.decision_time < end)), 2)]
+    decided = np.flatnonzero((examples.decision_time >= first) & (examples.decision_time < end))
+    moments = examples.decision_time.iloc[rng.choice(decided, 2)]
     for moment in moments:
         two = year.gold(year.shuffled(moment)).examples
         asked = examples.decision_time <= moment
         a, b = (frame.set_index("key").loc[examples.key[asked], FEATURES.names] for frame in (examples, two))
         unequal += int((~((a == b) | (a.isna() & b.isna()))).any(axis=1).sum())
-    say(f"{first:%B}: decisions whose features change with what became known after them", unequal, f"of {len(moments)} × all before", 0)
+    say(f"{first:%B}: decisions whose features change with what became known after them",
+        unequal, f"of {len(moments)} × all before", 0)
 
 
 def main(months: list[int]) -> None:
@@ -159,7 +185,9 @@ def main(months: list[int]) -> None:
         year = Year(folder)
         examples = year.gold(year.tables).examples
         cheaper = [judge(year, examples, month) for month in months]
-        say("months in which FLAML with the same seconds is no cheaper", sum(cheaper), f"of {len(months)}", 2 if len(months) == 3 else None, "higher")
+        goal = 2 if len(months) == 3 else None
+        say("months in which FLAML with the same seconds is no cheaper", sum(cheaper), f"of {len(months)}",
+            goal, "higher")
         honest(year, examples, months[0])
 
 

@@ -291,7 +291,7 @@ def questions(
     book: AnswerBook,           # of the workspace
     question: Question | None,  # of the project
     person: str,                # who sits in front; "": nobody
-) -> LabelForm | pd.Series:
+) -> LabelForm | pd.DataFrame:
     "The form for a person; for nobody, how many rows wait."
-    if not person or question is None: return waiting.asks.value_counts()
+    if not person or question is None: return waiting.groupby("asks").size().rename("rows").reset_index()
     return LabelForm(waiting, book, question.table, person, question.annotators)

@@ -1,4 +1,5 @@
-"""Each kind of source that changes, as a real thing that a test can change: files, databases, a log; and the collecting of it in a process that can be killed.
+"""Each kind of source that changes, as a real thing that a test can change: files, databases, a log.
+And the collecting of it in a process that can be killed.
 
 `make test` kills a few times, `benchmarks/faults.py` many times; both use what stands here.
 """
@@ -29,7 +30,9 @@ from mlops_lifecycle.core.run import StageRun
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace
 
-COLUMNS = {"loans": {"loan": Column("integer", "number of the loan"), "reader": Column("text", "number of the reader"), "days_late": Column("integer", "after the due date", "days")}}
+COLUMNS = {"loans": {
+    "loan": Column("integer", "number of the loan"), "reader": Column("text", "number of the reader"),
+    "days_late": Column("integer", "after the due date", "days")}}
 START = pd.Timestamp("2024-03-01T09:00Z")
 
 
@@ -50,7 +53,8 @@ class Project:
 
     def __init__(self, folder: Path, where: str):
         self.folder, self.workspace, self.rounds = folder, Workspace(folder / "workspace"), 0
-        (folder / "settings.ini").write_text(f"[project]\nname = library\n[clock]\nas_of = 2030-01-01T00:00Z\n[source.loans]\nkind = {self.kind}\nwhere = {where}\nkey = loan\n{self.more}")
+        clock, source = "[clock]\nas_of = 2030-01-01T00:00Z\n", f"[source.loans]\nkind = {self.kind}\nwhere = {where}\n"
+        (folder / "settings.ini").write_text(f"[project]\nname = library\n{clock}{source}key = loan\n{self.more}")
 
     def nightly(self) -> StageRun: return nightly(self.folder)
 
@@ -61,7 +65,8 @@ class Project:
         """What silver would say: {loan: (reader, days late)} of all that are not deleted."""
         table, aside = latest(self.events, columns, "loans")
         assert not aside
-        return {row.loan: (row.reader, None if pd.isna(row.days_late) else int(row.days_late)) for row in table[~table.deleted].itertuples()}
+        rows = table[~table.deleted].itertuples()
+        return {row.loan: (row.reader, None if pd.isna(row.days_late) else int(row.days_late)) for row in rows}
 
     def verify(self) -> None:
         """Bronze holds each change once, and the state is the source's."""
@@ -87,30 +92,42 @@ class Table(Project):
     def change(self) -> None:
         """Ten loans come, some of the earlier ones change."""
         now = str((START + pd.Timedelta(self.rounds, unit="h")).tz_localize(None))
-        self.run("insert into loans values (?, ?, ?, ?)", [(self.rounds * 10 + i, f"{i:03d}", None, now) for i in range(10)])
+        new = [(self.rounds * 10 + i, f"{i:03d}", None, now) for i in range(10)]
+        self.run("insert into loans values (?, ?, ?, ?)", new)
         self.run(f"update loans set days_late = {self.rounds}, changed = '{now}' where loan % 7 = {self.rounds % 7}")
         self.rounds += 1
 
-    def truth(self) -> dict: return {loan: (reader, late) for loan, reader, late in self.rows("select loan, reader, days_late from loans")}
+    def truth(self) -> dict:
+        rows = self.rows("select loan, reader, days_late from loans")
+        return {loan: (reader, late) for loan, reader, late in rows}
 
 
 class Postgres:
     """A PostgreSQL of its own on loopback, as the user postgres where we are root."""
     def __init__(self):
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "no PostgreSQL: make database installs it")]
-        self.bin, self.user = found[-1].parent, "postgres" if os.getuid() == 0 else None
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        program = found[-1] if found else Path(shutil.which("initdb") or "no PostgreSQL: make database installs it")
+        self.bin, self.user = program.parent, "postgres" if os.getuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         if self.user: shutil.chown(self.folder, self.user)
         with socket.create_server(("127.0.0.1", 0)) as one: self.port = one.getsockname()[1]
         self.call("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
-        known = subprocess.run([self.bin / "postgres", "--describe-config"], user=self.user, cwd=self.folder, check=True, capture_output=True, text=True).stdout
-        settings = {"wal_level": "logical", "max_replication_slots": 80, "listen_addresses": "127.0.0.1", "fsync": "off", "output_plugin_libraries": "wal2json"}
-        chosen = " ".join(f"-c {name}={value}" for name, value in settings.items() if f"{name}\t" in known)  # an older server takes any plugin
-        self.call("pg_ctl", "-w", "-l", self.folder / "log", "-o", f"-p {self.port} -k {self.folder} {chosen}", "start")
+        options = " ".join(f"-c {name}={value}" for name, value in self.settings().items())
+        address = f"-p {self.port} -k {self.folder}"
+        self.call("pg_ctl", "-w", "-l", self.folder / "log", "-o", f"{address} {options}", "start")
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
-    def call(self, command: str, *arguments) -> None:
-        subprocess.run([self.bin / command, "-D", self.folder / "data", *map(str, arguments)], user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
+    def settings(self) -> dict:
+        """What it is started with, as far as its version knows it: an older one takes any plugin."""
+        asked = [self.bin / "postgres", "--describe-config"]
+        done = subprocess.run(asked, user=self.user, cwd=self.folder, check=True, capture_output=True, text=True)
+        wanted = {"listen_addresses": "127.0.0.1", "fsync": "off", "wal_level": "logical",
+                  "max_replication_slots": 80, "output_plugin_libraries": "wal2json"}
+        return {name: value for name, value in wanted.items() if f"{name}\t" in done.stdout}
+
+    def call(self, program: str, *arguments) -> None:
+        command = [self.bin / program, "-D", self.folder / "data", *map(str, arguments)]
+        subprocess.run(command, user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
 
     def __enter__(self): return self
 
@@ -129,7 +146,8 @@ class PostgresTable(Table):
         self.run("create table loans (loan bigint primary key, reader text, days_late integer, changed timestamp)")
 
     def run(self, sql: str, rows: list = ()):
-        with self.link.cursor() as cursor: cursor.executemany(sql.replace("?", "%s"), rows) if rows else cursor.execute(sql)
+        with self.link.cursor() as cursor:
+            cursor.executemany(sql.replace("?", "%s"), rows) if rows else cursor.execute(sql)
 
 
 class Slot(PostgresTable):
@@ -163,7 +181,9 @@ class Debezium(Project):
     def envelope(self, op: str, loan: int, after: dict | None) -> str:
         self.lsn += 8
         before = {"loan": loan} if after is None else None
-        return json.dumps({"payload": {"op": op, "before": before, "after": after, "source": {"lsn": self.lsn, "ts_ms": 1709283600000 + self.lsn}, "ts_ms": 1709283600000 + self.lsn}}) + "\n"
+        moment = 1709283600000 + self.lsn
+        told = {"op": op, "before": before, "after": after, "ts_ms": moment}
+        return json.dumps({"payload": told | {"source": {"lsn": self.lsn, "ts_ms": moment}}}) + "\n"
 
     def change(self) -> None:
         n, lines = self.rounds * 10, self.late
@@ -180,7 +200,9 @@ class Debezium(Project):
         self.late = held[::2]  # come in the next round, behind newer ones
         lines += held[1::2] + lines[-1:]
         with open(self.folder / "out" / "loans.jsonl", "a") as file: file.writelines(lines)
-        if self.rounds % 3 == 2: (self.folder / "out" / "loans.jsonl").rename(self.folder / "out" / f"loans.jsonl.{self.rounds}")
+        if self.rounds % 3 == 2:
+            out = self.folder / "out"
+            (out / "loans.jsonl").rename(out / f"loans.jsonl.{self.rounds}")
         self.rounds += 1
 
     def truth(self) -> dict:
@@ -191,12 +213,21 @@ class Debezium(Project):
         return self.table
 
 
+BROKERS = """
+import sys
+from confluent_kafka import Producer
+producer = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+broker, = producer.list_topics(timeout=10).brokers.values()
+print(f"{broker.host}:{broker.port}", flush=True)
+sys.stdin.read()
+"""
+
+
 class Brokers:
     """A cluster that speaks Kafka's protocol, in a process of its own."""
     def __init__(self):
-        program = "import sys; from confluent_kafka import Producer; p = Producer({'test.mock.num.brokers': 1, 'log_level': 0}); b, = p.list_topics(timeout=10).brokers.values();" \
-                  "print(f'{b.host}:{b.port}', flush=True); sys.stdin.read()"
-        self.process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([sys.executable, "-c", BROKERS], **pipes)
         self.address = self.process.stdout.readline().strip()
 
     def __enter__(self): return self
@@ -223,7 +254,8 @@ class Stream(Project):
     def change(self) -> None:
         n = self.rounds * 10
         for loan in range(n, n + 10): self.table[loan] = (f"{loan:03d}", None)
-        for loan in [loan for loan in self.table if loan % 7 == self.rounds % 7]: self.table[loan] = (f"{loan:03d}", self.rounds)
+        for loan in [loan for loan in self.table if loan % 7 == self.rounds % 7]:
+            self.table[loan] = (f"{loan:03d}", self.rounds)
         for loan, (reader, late) in self.table.items(): self.send(loan, {"reader": reader, "days_late": late})
         del self.table[n + 3]
         self.send(n + 3, None)
@@ -246,13 +278,15 @@ class Log(Project):
     def __init__(self, folder: Path):
         super().__init__(folder, "log/desk.jsonl*")
         (folder / "log").mkdir()
-        self.handler = logging.handlers.RotatingFileHandler(folder / "log" / "desk.jsonl", maxBytes=2_000, backupCount=1_000)
+        path = folder / "log" / "desk.jsonl"
+        self.handler = logging.handlers.RotatingFileHandler(path, maxBytes=2_000, backupCount=1_000)
         self.table = {}
 
     def change(self) -> None:
         for loan in range(self.rounds * 40, self.rounds * 40 + 40):
             self.table[loan] = (f"{loan:03d}", loan % 5)
-            self.handler.emit(logging.makeLogRecord({"msg": json.dumps({"loan": loan, "reader": f"{loan:03d}", "days_late": loan % 5})}))
+            line = json.dumps({"loan": loan, "reader": f"{loan:03d}", "days_late": loan % 5})
+            self.handler.emit(logging.makeLogRecord({"msg": line}))
         self.rounds += 1
 
     def truth(self) -> dict:
@@ -291,20 +325,32 @@ class Answer(BaseHTTPRequestHandler):
             self.send_response(200); self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
             self.wfile.write(b"16\r\nloan,reader,days_late\n\r\n"); self.close_connection = True
             return None
-        if fault: code, later = fault if isinstance(fault, tuple) else (fault, "0"); return self.give(code, "not now", "text/plain", {"Retry-After": later})
-        if path.endswith(".csv"): return self.give(200, "loan,reader,days_late\n" + "".join(f"{r['loan']},{r['reader']},{r['days_late']}\n" for r in self.server.rows), "text/csv")
+        if fault:
+            code, later = fault if isinstance(fault, tuple) else (fault, "0")
+            return self.give(code, "not now", "text/plain", {"Retry-After": later})
+        if path.endswith(".csv"):
+            lines = (f"{r['loan']},{r['reader']},{r['days_late']}\n" for r in self.server.rows)
+            return self.give(200, "loan,reader,days_late\n" + "".join(lines), "text/csv")
         size, page = int(query.get("size", 7)), int(query.get("page", 1))
         rows = [row for row in self.server.rows if row["changed"] >= int(query.get("since", 0))]
         more, some = page * size < len(rows), rows[(page - 1) * size:page * size]
         onward = f"{path}?page={page + 1}&size={size}&since={query.get('since', 0)}"
-        if path == "/loans": return self.give(200, json.dumps({"total": len(rows), "items": some, "next": self.server.home + onward if more else None}))
-        if path == "/linked": return self.give(200, json.dumps(some), extra={"Link": f'<{self.server.home}/linked{onward[7:]}>; rel="next"'} if more else {})
-        cells = "".join(f"<tr><td>{row['loan']}</td><td>{row['reader']}</td><td>{'' if row['days_late'] is None else row['days_late']}</td></tr>" for row in some)
-        self.give(200, f"<table><tr><th>loan</th><th>reader</th><th>days_late</th></tr>{cells}</table>" + (f'<a rel="next" href="{onward}">next</a>' if more else ""), "text/html")
+        if path == "/loans":
+            onward = self.server.home + onward if more else None
+            return self.give(200, json.dumps({"total": len(rows), "items": some, "next": onward}))
+        if path == "/linked":
+            link = f'<{self.server.home}/linked{onward[7:]}>; rel="next"'
+            return self.give(200, json.dumps(some), extra={"Link": link} if more else {})
+        late = lambda row: "" if row["days_late"] is None else row["days_late"]
+        cells = (f"<tr><td>{row['loan']}</td><td>{row['reader']}</td><td>{late(row)}</td></tr>" for row in some)
+        header = "<tr><th>loan</th><th>reader</th><th>days_late</th></tr>"
+        link = f'<a rel="next" href="{onward}">next</a>' if more else ""
+        self.give(200, f"<table>{header}{''.join(cells)}</table>{link}", "text/html")
 
     def give(self, code: int, text: str, kind: str = "application/json", extra: dict | None = None):
         self.send_response(code)
-        for name, value in ({"Content-Type": kind, "Content-Length": str(len(text.encode()))} | (extra or {})).items(): self.send_header(name, value)
+        headers = {"Content-Type": kind, "Content-Length": str(len(text.encode()))} | (extra or {})
+        for name, value in headers.items(): self.send_header(name, value)
         self.end_headers()
         self.wfile.write(text.encode())
         self.close_connection = "Content-Length" in (extra or {})
@@ -324,7 +370,8 @@ class Api(Project):
     def change(self) -> None:
         for row in self.server.rows:
             if row["loan"] % 7 == self.rounds % 7: row |= {"days_late": self.rounds, "changed": self.rounds}
-        self.server.rows += [{"loan": self.rounds * 10 + i, "reader": f"{i:03d}", "days_late": None, "changed": self.rounds} for i in range(10)]
+        self.server.rows += [{"loan": self.rounds * 10 + i, "reader": f"{i:03d}", "days_late": None,
+                              "changed": self.rounds} for i in range(10)]
         self.server.faults = [429, None, 503] if self.rounds % 2 else []
         self.rounds += 1
 
@@ -335,7 +382,7 @@ STEPS = ("workspace.py", "run.py", "collect.py")  # between whose calls and retu
 
 
 def one_night(folder: Path, say, kill_at: int) -> None:
-    """One night's collecting, in a process of its own; it kills itself at one of its steps, or says how many there are."""
+    """One night's collecting, in a process of its own; it kills itself at one of its steps, or says how many it has."""
     steps = 0
     def step(frame, what, _):
         nonlocal steps
@@ -349,13 +396,16 @@ def one_night(folder: Path, say, kill_at: int) -> None:
     say.send(steps)
 
 
+PRELOADED = ["mlops_lifecycle.collect", "mlops_lifecycle.core.run", "deltalake", "pyarrow.dataset", "sqlalchemy",
+             "psycopg", "confluent_kafka", "dlt.sources.helpers.rest_client"]  # imported once, forked many times
+
+
 class Nights:
     """Collect in processes of their own, and kill some of them: at a random moment, or at a random step."""
     def __init__(self, project: Project, seed: int):
         self.project, self.random, self.seconds, self.steps = project, random.Random(seed), [], []
         self.server = multiprocessing.get_context("forkserver")
-        self.server.set_forkserver_preload(["mlops_lifecycle.collect", "mlops_lifecycle.core.run", "deltalake", "pyarrow.dataset", "sqlalchemy", "psycopg",
-                                             "confluent_kafka", "dlt.sources.helpers.rest_client"])  # imported once, forked many times
+        self.server.set_forkserver_preload(PRELOADED)
 
     def night(self, kill: str = "") -> int:
         """The exit code; a killed process has minus nine."""
@@ -364,15 +414,17 @@ class Nights:
         process = self.server.Process(target=one_night, args=(self.project.folder, theirs, kill_at))
         process.start(); theirs.close(); ours.recv()
         began = time.perf_counter()
-        if kill == "moment" and not ours.poll(self.random.uniform(0, max(self.seconds))): os.kill(process.pid, signal.SIGKILL)
+        if kill == "moment" and not ours.poll(self.random.uniform(0, max(self.seconds))):
+            os.kill(process.pid, signal.SIGKILL)
         process.join()
-        if not kill and process.exitcode == 0: self.seconds.append(time.perf_counter() - began); self.steps.append(ours.recv())
+        if not kill and process.exitcode == 0:
+            self.seconds.append(time.perf_counter() - began); self.steps.append(ours.recv())
         return process.exitcode
 
     def run(self, kills: int) -> list[int]:
-        """Whole nights and killed ones in turn, until so many were killed in the middle; after each, the next run must make it good.
+        """Whole nights and killed ones in turn, until so many were killed in the middle; the next run makes it good.
 
-        The exit codes of the nights that were to be killed: some are done before the blow falls, and those do not count.
+        The exit codes of the nights that were to be killed: some are done before the blow falls and do not count.
         """
         self.project.change()
         assert self.night() == 0

@@ -1,4 +1,4 @@
-"""Silver and what is built on it: no real value of a person behind bronze, wall clocks of the nights that have one hour more or less."""
+"""Silver and what is built on it: no real value of a person behind bronze, wall clocks of the nights of the changes."""
 import re
 import sqlite3
 from pathlib import Path
@@ -29,11 +29,15 @@ def said_in(root: Path) -> dict[str, set[str]]:
         for version in range(table.version() + 1):
             table.load_as_version(version)
             frame = table.to_pyarrow_table().to_pandas()
-            found[f"{log.parent.name} {version}"] = words_of("\n".join(str(v) for c in frame.select_dtypes(exclude="number") for v in frame[c].dropna().unique()).encode())
-    for path in (p for p in root.rglob("*") if p.is_file() and not {"bronze", "_delta_log"} & set(p.parts) and p.suffix != ".parquet"):
+            texts = frame.select_dtypes(exclude="number")
+            values = "\n".join(str(v) for c in texts for v in texts[c].dropna().unique())
+            found[f"{log.parent.name} {version}"] = words_of(values.encode())
+    files = (p for p in root.rglob("*") if p.is_file() and p.suffix != ".parquet")
+    for path in (p for p in files if not {"bronze", "_delta_log"} & set(p.parts)):
         found[str(path)] = words_of(path.read_bytes())
         if path.suffix == ".db":
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database: found[str(path)] |= words_of("\n".join(database.iterdump()).encode())
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+                found[str(path)] |= words_of("\n".join(database.iterdump()).encode())
     return found
 
 
@@ -43,24 +47,29 @@ def test_no_real_value_of_a_person_stands_anywhere_behind_bronze(lived):
     real = {v for v in real_values(bronze, COLUMNS, TABLES) if len(v) >= 5}
     assert len(real) > 1_000
     said = said_in(workspace.root) | said_in(Path(lived.site).parent)
-    assert {"flights", "lookup_aircraft"} <= {name.split(" ")[0] for name in said} and any(name.endswith("serving.db") for name in said)
+    assert {"flights", "lookup_aircraft"} <= {name.split(" ")[0] for name in said}
+    assert any(name.endswith("serving.db") for name in said)
     assert not {name: sorted(words & real)[:3] for name, words in said.items() if words & real}
     assert words_of(bronze["planes"].tailnum[0].encode()) & real  # what is looked for would be found
 
 
 def test_wall_clocks_agree_with_instants_in_the_nights_of_the_changes(flights, tmp_path):
-    nights = flights[((flights.month == "3") & (flights.day == "10")) | ((flights.month == "11") & (flights.day == "3"))]
+    nights = flights[(flights.month + "-" + flights.day).isin(["3-10", "11-3"])]
     nights.to_csv(tmp_path / "flights.csv", index=False)
     settings = load_settings(environ={"MLOPS_SOURCE__FLIGHTS__WHERE": str(tmp_path / "flights.csv")})
-    tables = {n: t[[c for c in t if not c.startswith("_")]] for n, t in collect(settings.source, settings.root).tables.items()}  # as a reader finds them
+    collected = collect(settings.source, settings.root).tables
+    tables = {n: t[[c for c in t if not c.startswith("_")]] for n, t in collected.items()}  # as a reader finds them
     silver = curate(tables, settings.source, Workspace(tmp_path).pseudonyms)
     table = silver.tables["flights"]
     assert len(table) == len(nights) and not (silver.quarantine.source == "flights").any()
-    offset = (table.scheduled_departure_local - table.scheduled_departure.dt.tz_localize(None)).dt.total_seconds() / 3600
+    local, utc = table.scheduled_departure_local, table.scheduled_departure.dt.tz_localize(None)
+    offset = (local - utc).dt.total_seconds() / 3600
     assert offset.groupby(table.month).unique().map(set).to_dict() == {3: {-4.0}, 11: {-5.0}}
-    moved = tables["flights"].assign(scheduled_departure_local=lambda t: t.scheduled_departure_local + pd.Timedelta("1h"))
+    later = tables["flights"].scheduled_departure_local + pd.Timedelta("1h")
+    moved = tables["flights"].assign(scheduled_departure_local=later)
     wrong = curate({**tables, "flights": moved}, settings.source, Workspace(tmp_path).pseudonyms).quarantine
-    assert (wrong[wrong.source == "flights"].reason == '"scheduled_departure_local" is not what the clock of America/New_York showed at "scheduled_departure"').sum() == len(nights)
+    said = '"scheduled_departure_local" is not what the clock of America/New_York showed at "scheduled_departure"'
+    assert (wrong[wrong.source == "flights"].reason == said).sum() == len(nights)
 
 
 @pytest.fixture(scope="module")
@@ -88,5 +97,6 @@ def test_delta_tells_the_same_as_the_catalog(lived):
         fields = DeltaTable(workspace.root / "lake" / "silver" / table).schema().fields
         assert {f.name: f.metadata["comment"] for f in fields} == {c: comment_of(entry) for c, entry in columns.items()}
         for entry in columns.values():
-            parts = [entry[name] for name in ("meaning", "unit", "type", "source", "owner", "personal", "fresh")] + entry["uses"]
+            parts = [entry[name] for name in ("meaning", "unit", "type", "source", "owner", "personal", "fresh")]
+            parts += entry["uses"]
             assert all(part in comment_of(entry) for part in parts), entry

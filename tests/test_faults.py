@@ -25,7 +25,8 @@ def read_everything(root: Path) -> int:
         if "." in name: assert len(workspace.read(name)) == entry["rows"], name
         else: assert workspace.load(name), name
     for release in workspace.releases.glob("[!.]*"): assert verify(release)
-    for run in workspace.runs.glob("*/run.json"): assert json.loads(run.read_text())["status"] in ("passed", "went_back", "failed")
+    for run in workspace.runs.glob("*/run.json"):
+        assert json.loads(run.read_text())["status"] in ("passed", "went_back", "failed")
     return len(workspace.published()["names"])
 
 
@@ -43,8 +44,12 @@ def is_kernel(process: psutil.Process) -> bool:
 
 
 def killed(settings: dict, arguments: list[str], begun) -> None:
-    """Start a run, read along, and kill the runner and its kernel as soon as `begun` says so; what else they started ends by itself."""
-    run = subprocess.Popen([*MLOPS, *arguments], cwd=ROOT, env=environment(**settings), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    """Start a run, read along, and kill the runner and its kernel as soon as `begun` says so.
+
+    What else they started ends by itself.
+    """
+    silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    run = subprocess.Popen([*MLOPS, *arguments], cwd=ROOT, env=environment(**settings), **silent)
     with ThreadPoolExecutor() as pool:
         stop = threading.Event()
         read = pool.submit(reading_along, Path(settings["MLOPS_WORKSPACE"]), stop)
@@ -70,7 +75,8 @@ def anything(root: Path, pattern: str):
 
 def collecting(root: Path, settings: dict):
     """In the middle of collect: one table is being written."""
-    fewer = pd.read_csv(settings["MLOPS_SOURCE__FLIGHTS__WHERE"], dtype=str).iloc[:-1]  # the same flights would not be written again
+    same = pd.read_csv(settings["MLOPS_SOURCE__FLIGHTS__WHERE"], dtype=str)
+    fewer = same.iloc[:-1]  # the same flights would not be written again
     fewer.to_csv(root.parent / "fewer.csv", index=False)
     settings["MLOPS_SOURCE__FLIGHTS__WHERE"] = root.parent / "fewer.csv"
     return anything(root, "lake/bronze/flights/*.parquet")
@@ -82,7 +88,7 @@ def training(root: Path, settings: dict):
 
 
 def operating(root: Path, settings: dict):
-    """In the middle of operate: the app serves a canary that nobody will promote, and has answered a few more requests than were in its log."""
+    """In the middle of operate: the app serves a canary that nobody will promote, and has answered a few requests."""
     settings["MLOPS_CANARY__LEAST_LABELLED"] = 1_000_000
     log, model = ServingLog(root / "serving.db"), Workspace(root).load("release")["model"]
     log.deploy(stable="rule-1.0", canary=model, share=0.0)

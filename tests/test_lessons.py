@@ -48,7 +48,8 @@ def test_every_public_export_is_used_in_a_lesson_that_asserts(notebook):
     calls = (getattr(n.func, "id", "") for n in nodes if isinstance(n, ast.Call))
     asserts = (sum(isinstance(n, ast.Assert) for n in nodes)
                + sum(name.startswith(("test_", "expect_")) for name in calls))
-    called = lambda thing: inspect.isroutine(thing) or inspect.isclass(thing)  # what a route does is asked for over HTTP
+    # what a route does is asked for over HTTP
+    called = lambda thing: inspect.isroutine(thing) or inspect.isclass(thing)
     routes = {route.endpoint.__name__ for route in getattr(getattr(module, "router", None), "routes", [])}
     public = [name for name in getattr(module, "__all__", [])
               if not name.startswith("_") and called(getattr(module, name)) and name not in routes]

@@ -13,14 +13,16 @@ REFUSED = {
     "nothing in between": (["run", "--from", "train", "--to", "curate"], {}, ["train to curate"]),
     "a parameter": (["run", "train", "plan", "-p", "sampel=10"], {}, ['"sampel"', "as_of, sample, seed"]),
     "a name that is code": (["run", "-p", "x=1; __import__('os').mkdir('here')=1"], {}, ['"x"']),
-    "another name that is code": (["run", "-p", "__import__('os').mkdir('here')=1"], {}, ["__import__('os').mkdir('here')"]),
+    "another name that is code": (
+        ["run", "-p", "__import__('os').mkdir('here')=1"], {}, ["__import__('os').mkdir('here')"]),
     "a keyword": (["run", "-p", "import=1"], {}, ['"import"']),
     "a parameter without a value": (["run", "-p", "sample"], {}, ["sample", "NAME=VALUE"]),
     "a parameter's type": (["run", "-p", "sample=many"], {}, ['"sample" must be a whole number', "many"]),
     "a time without a zone": (["run", "-p", "as_of=2013-07-01"], {}, ["as_of", "no time zone"]),
     "a setting": (["run"], {"MLOPS_COSTS__MISED": 3}, ['[costs] has no setting "mised"', "did you mean missed?"]),
     "a section": (["run"], {"MLOPS_COST__MISSED": 3}, ["[cost]", "costs"]),
-    "a setting out of range": (["run"], {"MLOPS_COSTS__MISSED": -1}, ['[costs] "missed" must be 0 to 1,000,000', "got -1"]),
+    "a setting out of range": (
+        ["run"], {"MLOPS_COSTS__MISSED": -1}, ['[costs] "missed" must be 0 to 1,000,000', "got -1"]),
     "a missing input": (["run", "train"], {}, ["train reads", "run", "first"]),
     "an option": (["run", "--on-goback", "again"], {}, ["again"]),
 }
@@ -47,10 +49,12 @@ def went_back(done, stage: str, notebook: str, *words: str) -> str:
 
 def test_data_a_missing_source_and_a_failing_expectation_lead_back(lived, flights, tmp_path):
     settings = lived.copy(tmp_path / "workspace")
-    went_back(mlops("run", "collect", **settings | {"MLOPS_SOURCE__PLANES__WHERE": "nothing.csv"}), "02_collect", "01_formulate", 'source "planes" is declared and is not there')
+    done = mlops("run", "collect", **settings | {"MLOPS_SOURCE__PLANES__WHERE": "nothing.csv"})
+    went_back(done, "02_collect", "01_formulate", 'source "planes" is declared and is not there')
     broken = flights[(flights.month == "5") & (flights.day == "1")].assign(arr_delay="5000")
     broken.to_csv(tmp_path / "broken.csv", index=False)
-    done = mlops("run", "collect", "curate", "transform", "validate", **settings | {"MLOPS_SOURCE__FLIGHTS__WHERE": tmp_path / "broken.csv"})
+    settings |= {"MLOPS_SOURCE__FLIGHTS__WHERE": tmp_path / "broken.csv"}
+    done = mlops("run", "collect", "curate", "transform", "validate", **settings)
     went_back(done, "05_validate", "02_collect", "silver.flights arr_delay", "5000")
 
 
@@ -77,7 +81,8 @@ def test_ml_a_model_that_saves_too_little_is_not_passed(lived, tmp_path):
     went_back(mlops("run", "evaluate", **settings), "08_evaluate", "07_train", "surely saves against", "the limit is 3")
     run = last_run(tmp_path / "workspace")
     assert (run["status"], run["edges"][0]["from"], run["edges"][0]["to"]) == ("went_back", "evaluate", "train")
-    assert Workspace(tmp_path / "workspace").load("verdict") == Workspace(lived.workspace).load("verdict")  # what stood still stands
+    stood = Workspace(lived.workspace).load("verdict")
+    assert Workspace(tmp_path / "workspace").load("verdict") == stood  # and still stands
 
 
 def test_ml_an_edge_is_followed_when_asked_and_only_while_it_changes_something(lived, tmp_path):
@@ -85,14 +90,16 @@ def test_ml_an_edge_is_followed_when_asked_and_only_while_it_changes_something(l
     done = mlops("run", "train", "evaluate", "-p", "sample=150", "--on-goback", "retry", **settings)
     went_back(done, "08_evaluate", "07_train", "it changes nothing")
     run = last_run(tmp_path / "workspace")
-    assert [edge["followed"] for edge in run["edges"]][0] == "yes" and "it changes nothing" in run["edges"][-1]["followed"] and len(run["edges"]) == 2
+    first, second = (edge["followed"] for edge in run["edges"])
+    assert first == "yes" and "it changes nothing" in second
     assert [s["parameters"].get("sample") for s in run["stages"]] == [0, None]
 
 
 def test_dev_an_app_that_does_not_serve_what_was_formulated_leads_back(lived, tmp_path):
     settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
     workspace.publish({"problem": workspace.store("problem", workspace.load("problem") | {"request": {}})})
-    went_back(mlops("run", "code", **settings), "09_code", "01_formulate", "the request in the package is not the one that was formulated")
+    said = "the request in the package is not the one that was formulated"
+    went_back(mlops("run", "code", **settings), "09_code", "01_formulate", said)
 
 
 def test_ops_no_release_while_a_question_of_ethics_is_open(lived, tmp_path):
@@ -101,14 +108,16 @@ def test_ops_no_release_while_a_question_of_ethics_is_open(lived, tmp_path):
     plan["ethics"][0]["open"] = True
     workspace.publish({"plan": workspace.store("plan", plan)})
     before = sorted(p.name for p in workspace.releases.iterdir())
-    went_back(mlops("run", "release", **settings), "12_release", "00_plan", "1 of 6 ethics questions are open", plan["ethics"][0]["question"])
+    said = "1 of 6 ethics questions are open", plan["ethics"][0]["question"]
+    went_back(mlops("run", "release", **settings), "12_release", "00_plan", *said)
     assert sorted(p.name for p in workspace.releases.iterdir()) == before
 
 
 def test_ops_a_canary_that_costs_more_is_rolled_back(lived, tmp_path):
     settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
     good, log = Release.load(workspace.releases / workspace.load("release")["model"]), ServingLog(workspace.serving_db)
-    silent = write_release(workspace.releases, good.manifest | {"threshold": 1.1}, {}, (good.folder / "model.skops").read_bytes())  # never acts
+    never_acts, model = good.manifest | {"threshold": 1.1}, (good.folder / "model.skops").read_bytes()
+    silent = write_release(workspace.releases, never_acts, {}, model)
     log.deploy(stable=good.id, canary=silent.name, share=0.0)
     workspace.publish({"release": workspace.store("release", workspace.load("release") | {"model": silent.name})})
     went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "surely more")

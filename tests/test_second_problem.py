@@ -96,7 +96,8 @@ def test_an_amount_goes_through_all_stages(tmp_path):
     patients = [f"P{i:04d}" for i in range(len(table))]
     frame = table[list(names)].rename(columns=names).assign(patient=patients, sex=table.sex.astype(int))
     project = project_of("diabetes", tmp_path / "project", "patients", frame, lessons=False)
-    beds = [("north", 12), ("south", 20), ("north", 14), ("attic", 3), ("attic", None)]  # the north grows, the attic is closed
+    # the north grows, the attic is closed
+    beds = [("north", 12), ("south", 20), ("north", 14), ("attic", 3), ("attic", None)]
     (project / "data" / "wards.jsonl").write_text("".join(ward_event(i, *event) for i, event in enumerate(beds)))
     done = passed(mlops("run", project=project))
     workspace = passed_all(project)

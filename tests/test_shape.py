@@ -69,8 +69,8 @@ def test_no_word_of_the_example_problem_outside_yours(notebook):
     for cell in cells(notebook):
         if not is_yours(cell):
             found = WORDS.search(cell["text"])
-            where = f"{notebook.name}: \"{found and found[0]}\" in a cell that is not tagged \"yours\""
-            assert not found, f"{where}:\n{cell['text'][:200]}"
+            assert not found, (f'{notebook.name}: "{found[0]}" in a cell that is not tagged "yours":\n'
+                               f'{cell["text"][:200]}')
 
 
 def test_notebooks_carry_no_outputs():

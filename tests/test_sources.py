@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from confluent_kafka import TopicPartition
-from kinds import COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table, nightly
+from kinds import (
+    COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table,
+    nightly)
 
 from mlops_lifecycle.collect import KINDS
 from mlops_lifecycle.core.catalog import Table as Described
@@ -67,23 +69,27 @@ def test_where_the_disk_takes_no_more_everything_stays_and_the_next_run_goes_on(
     project = MADE[what](tmp_path, None)
     for _ in range(20): project.change()
     project.nightly()
-    for limit in (100, 2_000, 10_000):  # bytes from which on the system refuses to write: in a record, in a commit, in the rows
+    for limit in (100, 2_000, 10_000):  # bytes that a file may have: too few for a record, for a commit, for the rows
         before = project.workspace.published()
         for _ in range(20): project.change()
         command = [sys.executable, "-c", FULL, str(tmp_path), str(limit)]
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
         assert done.returncode == 1 and "File too large" in done.stderr, done.stderr
-        assert project.workspace.published() == before and len(project.events) == before["names"]["bronze.loans"]["rows"]
+        assert project.workspace.published() == before
+        assert len(project.events) == before["names"]["bronze.loans"]["rows"]
         project.nightly(); project.verify()
 
 
 def test_a_slot_reports_insert_update_delete_a_new_column_and_an_emptied_table(postgres, tmp_path):
     slot = Slot(tmp_path, postgres, group="told")
-    slot.run("insert into loans values (9007199254740993, '007', null, now()), (2, '012', 1, now())")  # before there is a slot
+    before_the_slot = "insert into loans values (9007199254740993, '007', null, now()), (2, '012', 1, now())"
+    slot.run(before_the_slot)
     slot.nightly()
     assert slot.state() == slot.truth() and slot.events.op.tolist() == ["truncate", "read", "read"]
-    for sql in ("insert into loans values (3, '013', null, now())", "update loans set days_late = 4 where loan = 9007199254740993",
-                "update loans set loan = 20 where loan = 2", "delete from loans where loan = 3"): slot.run(sql)
+    for sql in ("insert into loans values (3, '013', null, now())",
+                "update loans set days_late = 4 where loan = 9007199254740993",
+                "update loans set loan = 20 where loan = 2",
+                "delete from loans where loan = 3"): slot.run(sql)
     slot.nightly()
     assert slot.state() == slot.truth() == {9007199254740993: ("007", 4), 20: ("012", 1)}
     table, _ = latest(slot.events, COLUMNS["loans"], "loans")
@@ -99,7 +105,15 @@ def test_a_slot_reports_insert_update_delete_a_new_column_and_an_emptied_table(p
     assert slot.state() == slot.truth() == {5: ("015", None)}
 
 
-def confirmed(slot: Slot) -> str: return slot.rows(f"select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '{slot.group}'")[0][0]
+def confirmed(slot: Slot) -> str:
+    """Up to where PostgreSQL may forget."""
+    wanted = f"select confirmed_flush_lsn::text from pg_replication_slots where slot_name = '{slot.group}'"
+    return slot.rows(wanted)[0][0]
+
+
+def disk_full(*_):
+    """In the place of what publishes."""
+    raise OSError("disk full")
 
 
 def test_the_slot_moves_only_after_bronze_is_published(postgres, tmp_path, monkeypatch):
@@ -107,7 +121,7 @@ def test_the_slot_moves_only_after_bronze_is_published(postgres, tmp_path, monke
     slot.change(); slot.nightly(); slot.nightly()
     before, events = confirmed(slot), len(slot.events)
     slot.change()
-    monkeypatch.setattr("mlops_lifecycle.core.workspace.Workspace.publish", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(Workspace, "publish", disk_full)
     with pytest.raises(OSError, match="disk full"): slot.nightly()
     assert confirmed(slot) == before and len(slot.events) == events
     monkeypatch.undo()
@@ -121,7 +135,8 @@ def test_changes_that_are_gone_are_said_to_be_gone_and_a_new_group_begins_with_a
     slot.change(); slot.nightly()
     slot.run("select pg_drop_replication_slot('gone')")
     slot.run("delete from loans where loan = 5")
-    with pytest.raises(SourceError, match='the replication slot "gone" is gone, bronze holds changes up to'): slot.nightly()
+    with pytest.raises(SourceError, match='the replication slot "gone" is gone, bronze holds changes up to'):
+        slot.nightly()
     path = tmp_path / "settings.ini"
     path.write_text(path.read_text().replace("group = gone", "group = fresh"))
     slot.nightly()
@@ -140,7 +155,8 @@ def committed(stream: Stream) -> dict[int, int]:
     from mlops_lifecycle.core.settings import load_settings
     from mlops_lifecycle.core.streams import consumer_of
     consumer = consumer_of(load_settings(stream.folder, environ={}).source["loans"])
-    try: return {p.partition: p.offset for p in consumer.committed([TopicPartition(stream.topic, n) for n in range(4)], timeout=10)}
+    partitions = [TopicPartition(stream.topic, n) for n in range(4)]
+    try: return {p.partition: p.offset for p in consumer.committed(partitions, timeout=10)}
     finally: consumer.close()
 
 
@@ -150,7 +166,7 @@ def test_offsets_are_committed_only_after_bronze_is_published(brokers, tmp_path,
     before, events = committed(stream), len(stream.events)
     assert sum(before.values()) == events == stream.sent
     stream.change()
-    monkeypatch.setattr("mlops_lifecycle.core.workspace.Workspace.publish", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(Workspace, "publish", disk_full)
     with pytest.raises(OSError, match="disk full"): stream.nightly()
     assert committed(stream) == before and len(stream.events) == events
     monkeypatch.undo()
@@ -171,7 +187,8 @@ def test_messages_that_are_gone_are_said_to_be_gone(brokers, tmp_path):
     stream = Stream(tmp_path, brokers, topic="lost")
     stream.change(); stream.nightly()
     entry = stream.workspace.published()["names"]["bronze.loans"]
-    stream.workspace.publish({"bronze.loans": entry | {"cursor": {"offsets": {"0": 99}}}})  # as if the topic had been made anew
+    made_anew = entry | {"cursor": {"offsets": {"0": 99}}}  # as if the topic had been
+    stream.workspace.publish({"bronze.loans": made_anew})
     with pytest.raises(SourceError, match="bronze goes on at 99: what lies between is lost"): stream.nightly()
     assert stream.workspace.published()["names"]["bronze.loans"]["cursor"] == {"offsets": {"0": 99}}
 
@@ -248,12 +265,14 @@ def test_a_server_is_asked_again_after_a_while_that_grows_or_when_it_says(server
     assert time.time() > date
 
 
-def test_no_more_requests_a_second_than_the_settings_say_and_the_token_comes_from_the_environment(server, tmp_path, monkeypatch):
+def test_no_more_requests_a_second_than_the_settings_say_and_the_token_is_the_environments(
+        server, tmp_path, monkeypatch):
     api = Api(tmp_path, server)
     path = tmp_path / "settings.ini"
     path.write_text(path.read_text().replace("rate = 500", "rate = 20\nsecret = LIBRARY_TOKEN"))
     api.change(); api.change()
-    with pytest.raises(SourceError, match='"LIBRARY_TOKEN", which holds the secret of a source, is not set'): api.nightly()
+    with pytest.raises(SourceError, match='"LIBRARY_TOKEN", which holds the secret of a source, is not set'):
+        api.nightly()
     monkeypatch.setenv("LIBRARY_TOKEN", "swordfish")
     server.faults = [503]
     api.nightly(); api.verify()
@@ -275,18 +294,23 @@ def test_pages_are_read_to_the_last_and_only_where_robots_may(server, tmp_path):
     server.rows = [{"loan": i, "reader": f"{i:03d}", "days_late": i or None, "changed": 0} for i in range(20)]
     page = Page(tmp_path, f"{server.home}/shelf")
     run = page.nightly()
-    assert page.loans.reader.tolist() == [f"{i:03d}" for i in range(20)] and run.verdict["loads"]["loans"]["pieces"] == 3
+    assert page.loans.reader.tolist() == [f"{i:03d}" for i in range(20)]
+    assert run.verdict["loads"]["loans"]["pieces"] == 3
     server.rows = server.rows[:5]
     page.nightly()
     assert len(page.loans) == 5
-    for robots, words in {(503, ""): "nobody knows whether the page may be read", (403, ""): "may not be read by robots", (200, "User-agent: *\nDisallow: /shelf"): "may not be read by robots"}.items():
+    for robots, words in (
+            ((503, ""), "nobody knows whether the page may be read"),
+            ((403, ""), "may not be read by robots"),
+            ((200, "User-agent: *\nDisallow: /shelf"), "may not be read by robots")):
         server.robots = robots
         with pytest.raises(SourceError, match=words): page.nightly()
         assert len(page.loans) == 5
     server.robots = (404, "")
     server.faults = [None, 404]
     server.rows = [row | {"loan": i, "changed": 0} for i, row in enumerate(server.rows * 4)]
-    with pytest.raises(SourceError, match="does not answer as it should: 404"): page.nightly()  # the second page: nothing of the first is kept
+    with pytest.raises(SourceError, match="does not answer as it should: 404"):
+        page.nightly()  # the second page: nothing of the first is kept
     assert len(page.loans) == 5
 
 
@@ -340,11 +364,13 @@ def test_deletes_reach_silver_as_tombstones_and_silver_then_says_what_was_known_
     for _ in range(3): project.change(); project.nightly()
     project.verify()
     moment = project.events.known_at.sort_values().iloc[30]
-    mine = dict(about={"loans": Described("the desk", ("features",))}, label=lambda tables: tables, label_columns={}, gates={}, label_gates={}, question=None)
+    mine = dict(about={"loans": Described("the desk", ("features",))}, label=lambda tables: tables,
+                label_columns={}, gates={}, label_gates={}, question=None)
     def silver(as_of):
         tables, columns, aside = states({"loans": project.workspace.read("bronze.loans", as_of)}, COLUMNS)
         assert not len(aside)
-        return curate(tables, {"loans": SimpleNamespace(key=("loan",))}, project.workspace.pseudonyms, columns=columns, **mine)
+        sources = {"loans": SimpleNamespace(key=("loan",))}
+        return curate(tables, sources, project.workspace.pseudonyms, columns=columns, **mine)
     now, then = silver("2030-01-01T00:00Z"), silver(moment)
     assert sorted(now.tables["loans"].query("deleted").loan) == [3, 13, 23] and now.gates["loans"] == {"known_at": "*"}
     assert len(then.tables["loans"]) < len(now.tables["loans"]) and then.tables["loans"].known_at.max() <= moment
@@ -359,7 +385,8 @@ class Desk:
         self.folder, self.workspace = folder, Workspace(folder / "workspace")
         self.log = ServingLog(self.workspace.serving_db)
         sources = "".join(f"[source.{name}]\nkind = log\nwhere = {name}\n" for name in ("predictions", "feedback"))
-        (folder / "settings.ini").write_text(f"[project]\nname = library\n[clock]\nas_of = 2030-01-01T00:00Z\n{sources}")
+        project = "[project]\nname = library\n[clock]\nas_of = 2030-01-01T00:00Z\n"
+        (folder / "settings.ini").write_text(project + sources)
 
     def day(self, number): return self.FIRST + pd.Timedelta(number, unit="D")
 
@@ -384,7 +411,8 @@ def desk(request, tmp_path, monkeypatch):
         server = request.getfixturevalue("postgres")
         PostgresTable(tmp_path, server).run("drop database if exists desk with (force)")
         PostgresTable(tmp_path, server).run("create database desk")
-        monkeypatch.setenv("MLOPS_DATABASE", server.url.replace("postgresql", "postgresql+psycopg").removesuffix("postgres") + "desk")
+        address = server.url.replace("postgresql", "postgresql+psycopg").removesuffix("postgres")
+        monkeypatch.setenv("MLOPS_DATABASE", address + "desk")
     else: monkeypatch.delenv("MLOPS_DATABASE", raising=False)
     one = Desk(tmp_path)
     yield one
@@ -414,7 +442,8 @@ def test_nothing_is_forgotten_that_bronze_does_not_hold(desk):
     assert desk.forget(30) == 0  # nobody collected yet
     desk.collect()
     desk.serve(3, 4)
-    desk.log.append_feedback("0-1", "outcome", "in_time", desk.day(4), label=0)  # of an old prediction, and not in bronze either
+    # of an old prediction, and not in bronze either
+    desk.log.append_feedback("0-1", "outcome", "in_time", desk.day(4), label=0)
     assert desk.forget(30) == 5  # the first two days, without the one that was just answered
     assert sorted({*desk.log.frames()[0].id}) == ["0-1", *(f"{day}-{n}" for day in (2, 3, 4) for n in range(3))]
     assert desk.collect() == {"predictions": (15, 5, ""), "feedback": (6, 2, "")}
@@ -424,7 +453,7 @@ def test_nothing_is_forgotten_that_bronze_does_not_hold(desk):
 def test_collect_that_fails_lets_the_log_forget_nothing(desk, monkeypatch):
     desk.serve(0, 1)
     with monkeypatch.context() as broken:
-        broken.setattr(Workspace, "publish", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        broken.setattr(Workspace, "publish", disk_full)
         with pytest.raises(OSError, match="disk full"): desk.collect()
     assert desk.forget(30) == 0
     desk.collect()
@@ -434,7 +463,8 @@ def test_collect_that_fails_lets_the_log_forget_nothing(desk, monkeypatch):
 def test_a_fresh_database_empties_nothing_and_the_record_says_what_is_gone(desk):
     desk.serve(0, 1)
     desk.collect()
-    desk.log.write(lambda connection: [connection.execute(table.delete()) for table in (desk.log.feedback, desk.log.predictions)])
+    both = desk.log.feedback, desk.log.predictions
+    desk.log.write(lambda connection: [connection.execute(table.delete()) for table in both])
     desk.serve(2)
     gone = "{} rows are gone from the log, which has not forgotten them (another database?); bronze keeps them"
     assert desk.collect() == {"predictions": (9, 6, gone.format(6)), "feedback": (3, 2, gone.format(2))}

@@ -21,7 +21,7 @@ USES = ("features", "labels", "monitoring", "reports")
 @dataclass(frozen=True)
 class Table:
     "What is declared of a silver table: who answers for it, what it may be used for, how it is cleaned."
-    owner: str                                           # a role or a team that answers questions, never one person's name
+    owner: str                                           # a role or team that answers questions, never a person's name
     uses: tuple[str, ...]                                # some of USES
     fresh: str = ""                                      # pandas duration: how old its newest row may be; none: any age
     limits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # {column: the uses that are left to it}
@@ -48,7 +48,8 @@ def entry_of(
     "A column's entry in the catalog."
     personal = "no" if not declared.personal else "linkage" if column in about.linked else "direct"
     return {"meaning": declared.meaning, "type": declared.type, "unit": declared.unit, "personal": personal,
-            "source": declared.source or table, "owner": about.owner, "uses": list(about.limits.get(column, about.uses)),
+            "source": declared.source or table, "owner": about.owner,
+            "uses": list(about.limits.get(column, about.uses)),
             "fresh": about.fresh, "newest": newest, "versions": {}}
 
 def catalog_of(
@@ -74,7 +75,8 @@ def comment_of(
     entry: Mapping,  # of `entry_of`
 ) -> str:            # one line
     "A column's entry in the catalog, as its comment in the lake."
-    said = {key: entry[key] for key in ("type", "source", "owner", "personal", "uses", "fresh")} | {"uses": ", ".join(entry["uses"])}
+    said = {key: entry[key] for key in ("type", "source", "owner", "personal", "uses", "fresh")}
+    said["uses"] = ", ".join(entry["uses"])
     meaning = entry["meaning"] + (f" [{entry['unit']}]" if entry["unit"] else "")
     return " · ".join([meaning, *(f"{key}: {value}" for key, value in said.items() if value)])
 

@@ -102,7 +102,8 @@ def values_of(
 ) -> list[dict]:           # values of each row of `last`
     "The values of each key; a column that its last event does not mention keeps the value it had."
     found = dict(zip(last.key, map(json.loads, last.row)))
-    partial = {key for key, op in zip(last.key, last.op) if op in ("update", "delete") and not wanted <= set(found[key])}
+    changed = ((key, op) for key, op in zip(last.key, last.op) if op in ("update", "delete"))
+    partial = {key for key, _ in changed if not wanted <= set(found[key])}
     known = {}
     for key, op, row in events.loc[events.key.isin(partial), ["key", "op", "row"]].itertuples(index=False):
         known[key] = json.loads(row) if op in ("insert", "read") else known.get(key, {}) | json.loads(row)
@@ -142,13 +143,14 @@ def latest(
 def states(
     bronze: Mapping[str, pd.DataFrame],           # tables as known at one moment, logs of events among them
     columns: Mapping[str, Mapping[str, Column]],  # what is declared, by table
-) -> tuple[dict[str, pd.DataFrame], dict[str, Mapping[str, Column]], pd.DataFrame]:  # tables, declared; aside: source, row, …
+) -> tuple[dict[str, pd.DataFrame], dict[str, Mapping[str, Column]], pd.DataFrame]:  # tables; declared; set aside
     "The tables with the latest state in the place of each log."
     tables, declared, aside = dict(bronze), dict(columns), []
     for name in (n for n, table in bronze.items() if is_events(table)):
         tables[name], misfits = latest(bronze[name], columns.get(name, {}), name)
         declared[name] = {**columns.get(name, {}), **LATEST_COLUMNS}
-        aside += [dict(source=name, row=m["row"], reason=m["reason"].partition(', got "')[0], content="") for m in misfits]
+        reasons = [m["reason"].partition(', got "')[0] for m in misfits]
+        aside += [dict(source=name, row=m["row"], reason=reason, content="") for m, reason in zip(misfits, reasons)]
     types = {"source": "str", "row": "int64", "reason": "str", "content": "str"}
     return tables, declared, pd.DataFrame(aside, columns=list(types)).astype(types)
 
@@ -181,7 +183,8 @@ def new_lines(
                 seen.update(content)
                 if number == 1: file = seen.hexdigest()[:16]; before = cursor.get(file, [0, ""])
                 if number == before[0] and seen.hexdigest()[:16] != before[1]:
-                    raise SourceError(f'"{path.name}" was rewritten: its first {number} lines are not those that were read')
+                    raise SourceError(f'"{path.name}" was rewritten: '
+                                      f"its first {number} lines are not those that were read")
                 if number > before[0]:
                     cursor = dict(cursor) | {file: [number, seen.hexdigest()[:16]]}
                     yield Line(f"{file}:{number}", number, content.rstrip(b"\r\n"), cursor)

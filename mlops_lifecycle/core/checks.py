@@ -121,13 +121,14 @@ def few_columns(
         group.append(e); columns |= mine
     if group: yield group, columns
 
-# %% ../../nbs/core/checks.ipynb #chk-check
+# %% ../../nbs/core/checks.ipynb #chk-found
 SCHEMA = (  # said of columns, not of rows
     "ExpectColumnToExist", "ExpectColumnValuesToBeInTypeList",
     "ExpectTableColumnsToMatchSet", "ExpectTableColumnCountToEqual")
 MANY = 250_000  # rows from which on it is worth a search for what nobody can reach any more
 FOUND = ["table", "column", "expectation", "limit", "figure", "passed", "back_to", "why"]
 
+# %% ../../nbs/core/checks.ipynb #chk-check
 def check(
     reader: Callable[[str], Callable],               # name of a table -> what gives a frame of some of its columns
     head: Callable[[str], pd.DataFrame],             # gives all columns of a table; its rows are not looked at

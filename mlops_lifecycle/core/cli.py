@@ -76,18 +76,22 @@ def stage_line(
     seconds = "" if record["status"] == "skipped" else f"  {record['seconds']:.1f} s"
     words = f"unchanged: {record['words']}" if record["status"] == "skipped" else record["words"]
     status = f"{record['status'].replace('_', ' '):<10}"
-    return Text.assemble(f"{number} {name:<10} ", (status, COLOURS[record["status"]]), " ".join(words.split())[:300], (seconds, "bright_black"))
+    told = " ".join(words.split())[:300]
+    return Text.assemble(f"{number} {name:<10} ", (status, COLOURS[record["status"]]), told, (seconds, "bright_black"))
 
 # %% ../../nbs/core/cli.ipynb #568e5fbe
 @app.command()
 def run(
-    stages: Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages to run, such as curate or 03_curate; all of them when none is named.")] = None,
+    stages: Annotated[list[str] | None, typer.Argument(
+        metavar="[STAGE]...", help="Stages to run, such as curate or 03_curate; all of them when none is named.")] = None,
     wheel: Annotated[str | None, typer.Option(help="Only this wheel: data, ml, dev or ops.")] = None,
-    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter for every stage that declares it; may be repeated.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option(
+        "-p", metavar="NAME=VALUE", help="A parameter for every stage that declares it; may be repeated.")] = None,
     first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="From this stage on.")] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Up to this stage.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run also what did not change.")] = False,
-    on_goback: Annotated[str, typer.Option(metavar="stop|retry", help="Where a gate sends back: stop, or follow it if that changes something.")] = "stop",
+    on_goback: Annotated[str, typer.Option(
+        metavar="stop|retry", help="Where a gate sends back: stop, or follow it if that changes something.")] = "stop",
     as_json: _Json = False,
 ):
     "Execute stages through papermill; what did not change is skipped."
@@ -96,7 +100,8 @@ def run(
         from mlops_lifecycle.core.settings import load_settings
         if on_goback not in ("stop", "retry"): raise Refused(f'"--on-goback" must be stop or retry, got "{on_goback}"')
         settings, show = load_settings(), console(as_json)
-        runner = Runner(settings, choose(stages or [], wheel, first, last), pairs(parameter or []), force, on_goback == "retry")
+        chosen, given = choose(stages or [], wheel, first, last), pairs(parameter or [])
+        runner = Runner(settings, chosen, given, force, on_goback == "retry")
         record = watch(runner, show)
     code = finish(runner, record, show)
     if as_json: typer.echo(json.dumps(record, indent=1))
@@ -112,14 +117,16 @@ def watch(
     if (root / "pyproject.toml").exists():
         from mlops_lifecycle.core.export import export_changed
         try: exported = export_changed(root)
-        except Exception as error: raise _refused(f"the notebooks cannot be exported: {type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise _refused(f"the notebooks cannot be exported: {type(error).__name__}: {error}") from error
         for name in exported: show.print(f"exported {name}", style="bright_black", markup=False)
     with show.status("") as going:
         def tell(row, record):
             if record is None: going.update(f"{row.number:02d} {row.name}: {row.does}")
             else: show.print(stage_line(record))
         runner.tell = tell
-        if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
+        if threading.current_thread() is threading.main_thread():  # a polite kill is a Ctrl-C
+            signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         return runner.go()
 
 # %% ../../nbs/core/cli.ipynb #f60ccca1
@@ -132,11 +139,16 @@ def finish(runner: Any, record: dict, show: Any) -> int:  # exit code
         try:
             from mlops_lifecycle.core.report import build_report
             with show.status("building the report"): site = build_report(runner.settings)
-        except Exception as error: show.print(f"The report could not be built: {type(error).__name__}: {error}", style="red", markup=False); code = code or 1
+        except Exception as error:
+            told = f"The report could not be built: {type(error).__name__}: {error}"
+            show.print(told, style="red", markup=False); code = code or 1
     show.print()
-    for sentence in in_plain_words(record, runner.workspace, [s.name for s in runner.chosen]): show.print(sentence, markup=False)
-    count = {s: n for s in ("passed", "skipped", "went_back", "failed") if (n := sum(r["status"] == s for r in record["stages"]))}
-    show.print(f"Run {record['run']}: " + ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in count.items()) + f", {record['seconds']:.0f} s.", markup=False)
+    for sentence in in_plain_words(record, runner.workspace, [s.name for s in runner.chosen]):
+        show.print(sentence, markup=False)
+    every = "passed", "skipped", "went_back", "failed"
+    count = {s: n for s in every if (n := sum(r["status"] == s for r in record["stages"]))}
+    told = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in count.items())
+    show.print(f"Run {record['run']}: {told}, {record['seconds']:.0f} s.", markup=False)
     if site: show.print(f"Report: {site}", markup=False)
     return code
 
@@ -161,7 +173,8 @@ def map_table(
     for row in rows:
         words = f"{(row['status'] or 'never run').replace('_', ' ')}" + (f": {row['words']}" if row["words"] else "")
         why = ", ".join(row["stale"]) or (f"perhaps, after {', '.join(row['after'])}" if row["after"] else "")
-        table.add_row(f"{row['number']:02d}", row["stage"], row["wheel"], Text(words, COLOURS[row["status"]]), ago(row["age"]), Text(why))
+        table.add_row(f"{row['number']:02d}", row["stage"], row["wheel"],
+                      Text(words, COLOURS[row["status"]]), ago(row["age"]), Text(why))
     return table
 
 # %% ../../nbs/core/cli.ipynb #731f4bb7
@@ -188,7 +201,8 @@ def serve(
         from mlops_lifecycle.core.workspace import Busy, Workspace
         workspace = Workspace(load_settings().workspace_path)
         if "plan" not in workspace.published()["names"]:
-            raise Busy(f"nothing to serve in {workspace.root}; mlops run plan formulate code build test release deploy makes a first product")
+            first = "mlops run plan formulate code build test release deploy"
+            raise Busy(f"nothing to serve in {workspace.root}; {first} makes a first product")
     from mlops_lifecycle.core.log import ServingLog
     from mlops_lifecycle.core.server import run_server
     log = ServingLog(workspace.serving_db); log.close()  # made before workers race to make it
@@ -277,14 +291,17 @@ def requests_of(
     if told: raise _refused_rows(len({row for row, _, _ in wrong}), len(table), "no requests", told)
     return {name: column for name, (column, _) in read.items()}
 
-def _refused_rows(wrong: int, rows: int, what: str, told: list[str]) -> Exception:  # told: of the first ones; a sixth is not said
+def _refused_rows(
+    wrong: int, rows: int, what: str,
+    told: list[str],  # of the first ones; a sixth is not said
+) -> Exception:
     "The refusal of a file some of whose rows are wrong."
     return _refused(f"{wrong} of {rows} rows are {what}: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
 
 # %% ../../nbs/core/cli.ipynb #cli-texts-code
 def _texts_of(
     column: Any, name: str,    # of an Arrow table
-) -> tuple[list[str], Any]:    # each different value as text, and each row's place; that of a missing cell is behind the last
+) -> tuple[list[str], Any]:    # each different value as text; each row's place, a missing cell's is behind the last
     "The different values of a column."
     import pyarrow as pa
     kind = column.type
@@ -335,7 +352,8 @@ def _wrong_rows(table: Any, Request: Any) -> list[tuple[int, int, str]]:  # row,
     wrong, table = [], pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
     for number, row in enumerate(table.to_pylist()):
         try: Request.model_validate_strings({name: value for name, value in row.items() if value is not None})
-        except ValidationError as error: wrong += [(number, 0, f"{'.'.join(map(str, place))}: {words}") for place, words in _errors_of(error)]
+        except ValidationError as error:
+            wrong += [(number, 0, f"{'.'.join(map(str, place))}: {words}") for place, words in _errors_of(error)]
     return wrong
 
 # %% ../../nbs/core/cli.ipynb #cli-whole-columns
@@ -359,7 +377,8 @@ def whole_columns(
             ahead = np.array(["NaT" if v is None else v.utcoffset() for v in values], "m8[us]")
             found |= {name: Coded(time, codes), f"{name}_local": Coded(time + ahead, codes)}
         else: found[name] = Coded([np.nan if v is None else v for v in values], codes)
-    if not problem.decision_time: return found | {"decision_time": Coded(np.array([at], "M8[us]"), np.zeros(len(codes), int))}
+    if not problem.decision_time:
+        return found | {"decision_time": Coded(np.array([at], "M8[us]"), np.zeros(len(codes), int))}
     decided = problem.decision_time({name: column.array() for name, column in found.items()})
     return found | {"decision_time": Coded.of(np.asarray(decided, "M8[us]"))}
 
@@ -370,7 +389,7 @@ def whole_features(
     log: Any,           # `ServingLog`
     at: Any,            # now, UTC
     rule_after: float,  # [serving] of the settings
-) -> tuple:             # one array a feature; the rows for which nothing new came, and of them those that no model decides
+) -> tuple:             # one array a feature; the rows for which nothing new came; those of them that no model decides
     "Look up and compute the features of many requests: one join a lookup, of what the app would have found."
     import numpy as np
     import pandas as pd
@@ -412,7 +431,7 @@ def score_requests(
     features: Any,      # gives the `FeatureSet`; called for a model only
     rule_after: float = 4,     # as for `whole_features`
     key: bytes | None = None,  # with which the release must be signed
-) -> Any:               # DataFrame: the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version, review
+) -> Any:  # DataFrame: the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version, review
     "Score many requests with the stable release."
     import numpy as np
     import pandas as pd
@@ -428,9 +447,11 @@ def score_requests(
     values, stale, too_old = columns, *np.zeros((2, rows), dtype=bool)
     if release.kind == "model": values, stale, too_old = whole_features(features(), coded, log, at, rule_after)
     log.close()
-    shown = {name: pd.Series(column.values).array.take(column.codes) for name, column in coded.items() if name in requests}
-    shown = {name: values.tz_localize("UTC") if hasattr(values, "tz_localize") else values for name, values in shown.items()}
-    return pd.DataFrame(shown).assign(**_decided(release, problem.rule, columns, values, stale, too_old))
+    def shown(column):
+        values = pd.Series(column.values).array.take(column.codes)
+        return values.tz_localize("UTC") if hasattr(values, "tz_localize") else values
+    requested = pd.DataFrame({name: shown(column) for name, column in coded.items() if name in requests})
+    return requested.assign(**_decided(release, problem.rule, columns, values, stale, too_old))
 
 # %% ../../nbs/core/cli.ipynb #cli-score-parts
 def _stable_release(log: Any, problem: Any, workspace: Any, features: Any, key: bytes | None) -> Any:
@@ -448,21 +469,26 @@ def _all_in_scope(problem: Any, columns: Mapping, rows: int) -> None:
     "Pass where every row may be decided; raises `Refused`."
     import numpy as np
     outside = np.flatnonzero(~problem.in_scope(columns))
-    told = [f"row {n + 1}: {problem.out_of_scope({name: values[n] for name, values in columns.items()})}" for n in outside[:6]]
+    def why(n): return problem.out_of_scope({name: values[n] for name, values in columns.items()})
+    told = [f"row {n + 1}: {why(n)}" for n in outside[:6]]
     if told: raise _refused_rows(len(outside), rows, "outside of what may be decided", told)
 
-def _decided(release: Any, rule: Any, columns: Mapping, values: Mapping, stale: Any, too_old: Any) -> dict:  # as the app answers
+def _decided(
+    release: Any, rule: Any, columns: Mapping, values: Mapping, stale: Any, too_old: Any,
+) -> dict:  # as the app answers
     "Score, decision, and whether a person should look."
     import numpy as np
     score, band = np.asarray(release.score(values), dtype=float), release.manifest.get("review")
     ruled = too_old | ~np.isfinite(score)
     review = ruled | stale if band is None else ruled | stale | (score >= band[0]) & (score < band[1])
-    for name in release.encoder.categories if release.encoder else (): review = review | _unseen(values[name], release.encoder.categories[name])
+    for name, known in release.encoder.categories.items() if release.encoder else ():
+        review = review | _unseen(values[name], known)
     found = {"score": score, "decision": release.decision(score), "threshold": release.threshold,
              "model": release.name, "version": release.version}
     if ruled.any():
-        instead = {"score": np.broadcast_to(np.asarray(rule.score(columns), dtype=float), len(ruled)), "decision": rule.decide(columns),
-                   "threshold": rule.threshold, "model": "rule", "version": rule.version}
+        always = np.broadcast_to(np.asarray(rule.score(columns), dtype=float), len(ruled))
+        instead = {"score": always, "decision": rule.decide(columns), "threshold": rule.threshold,
+                   "model": "rule", "version": rule.version}
         found = {name: np.where(ruled, instead[name], value) for name, value in found.items()}
     return found | {"review": review}
 
@@ -471,7 +497,8 @@ def _unseen(values: Any, known: Iterable[str]) -> Any:  # a categorical feature,
     import numpy as np
     import pandas as pd
     different = Coded.of(values)
-    new = np.array([value not in known for value in different.values]) & ~pd.isna(pd.Series(different.values)).to_numpy()
+    new = np.array([value not in known for value in different.values])
+    new &= ~pd.isna(pd.Series(different.values)).to_numpy()
     return new[different.codes]
 
 # %% ../../nbs/core/cli.ipynb #940349c7
@@ -515,8 +542,10 @@ def project_features() -> Any:
 # %% ../../nbs/core/cli.ipynb #5d86e6ad
 @app.command()
 def score(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Requests: .csv, .jsonl, .parquet, or the folder of a Delta table.")],
-    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Scores: .csv, .parquet, or a folder for a Delta table.")],
+    source: Annotated[Path, typer.Argument(
+        metavar="INPUT", help="Requests: .csv, .jsonl, .parquet, or the folder of a Delta table.")],
+    target: Annotated[Path, typer.Argument(
+        metavar="OUTPUT", help="Scores: .csv, .parquet, or a folder for a Delta table.")],
 ):
     "Score a file of requests with the deployed release."
     with plainly():
@@ -524,7 +553,8 @@ def score(
         from mlops_lifecycle.core.settings import load_settings
         from mlops_lifecycle.core.workspace import Workspace
         from mlops_lifecycle.formulate import problem
-        if target.suffix not in (".csv", ".parquet", ""): raise _refused(f"{target.name} must end in .csv or .parquet, or be a folder")
+        if target.suffix not in (".csv", ".parquet", ""):
+            raise _refused(f"{target.name} must end in .csv or .parquet, or be a folder")
         settings = load_settings()
         workspace = Workspace(settings.workspace_path)
         if not workspace.has_log: raise _refused("nothing is deployed; mlops run deploy does it")
@@ -532,11 +562,14 @@ def score(
         except ValueError as error: raise _refused(str(error)) from None
         gc.disable()  # millions of small objects are made, and none of them in circles
         try:
-            scored = score_requests(requests_of(read_rows(source), problem.Request), problem, workspace, project_features, settings.serving.rule_after, key)
+            requests, after = requests_of(read_rows(source), problem.Request), settings.serving.rule_after
+            scored = score_requests(requests, problem, workspace, project_features, after, key)
             write_rows(scored, target)
         finally: gc.enable()
-    decided = f"{scored.decision.sum():,.4g} decided in all" if problem.how.amount else f"{int(scored.decision.sum()):,} to act on"
-    console().print(f"{len(scored):,} rows scored by {scored.model[0]} {scored.version[0]}, {decided}: {target}", markup=False)
+    total = scored.decision.sum()
+    decided = f"{total:,.4g} decided in all" if problem.how.amount else f"{int(total):,} to act on"
+    by = f"{scored.model[0]} {scored.version[0]}"
+    console().print(f"{len(scored):,} rows scored by {by}, {decided}: {target}", markup=False)
 
 # %% ../../nbs/core/cli.ipynb #7af9a146
 @app.command()
@@ -558,7 +591,8 @@ def way_lines(
     "A trace in lines for people."
     lines, asked, release = [], found["prediction"], found["release"]
     if asked:
-        said = f"score {asked['score']:.4g}, threshold {asked['threshold']:.4g}, decision {asked['decision']}, {asked['arm']} arm"
+        said = (f"score {asked['score']:.4g}, threshold {asked['threshold']:.4g}, decision {asked['decision']}, "
+                f"{asked['arm']} arm")
         lines.append(f"prediction {asked['id']} of {asked['at']}: {said}")
     if release: lines.append(f"release {release['id']}: {release['kind']} {release['name']}")
     lines.append(f"run {found['run'] or 'unknown: its record is gone'}")
@@ -631,11 +665,14 @@ def labels_next(
         waiting, book, question = label_desk()
         mine = next_for(annotator, waiting, book.frame(), question.annotators)
         if answer is not None and len(mine):
-            take_answers([{"table": question.table, "item": mine["item"][0], "label": answer, "annotator": annotator, "at": moment_of(at)}], waiting, book)
+            told = {"item": mine["item"][0], "label": answer, "annotator": annotator, "at": moment_of(at)}
+            take_answers([{"table": question.table} | told], waiting, book)
             mine = mine.iloc[1:].reset_index(drop=True)
     row = mine.iloc[0].to_dict() | {"waiting": len(mine)} if len(mine) else {"waiting": 0}
     if as_json: typer.echo(json.dumps(row))
-    else: typer.echo(f"{row['asks']} {row['answers']}\n{row['item']} {row['content']}\n{row['waiting']} to go" if len(mine) else f"nothing waits for {annotator}")
+    elif len(mine):
+        typer.echo(f"{row['asks']} {row['answers']}\n{row['item']} {row['content']}\n{row['waiting']} to go")
+    else: typer.echo(f"nothing waits for {annotator}")
 
 @labels.command("export")
 def labels_export(path: Annotated[Path, typer.Argument(help="A .csv to fill in.")]):
@@ -654,5 +691,6 @@ def labels_import(path: Annotated[Path, typer.Argument(help="The table, filled i
     with plainly():
         waiting, book, question = label_desk()
         if not path.is_file(): raise _refused(f"there is no {path}")
-        new = take_answers(from_csv(path.read_text(encoding="utf-8-sig"), question.table, annotator, moment_of(at)), waiting, book)
+        given = from_csv(path.read_text(encoding="utf-8-sig"), question.table, annotator, moment_of(at))
+        new = take_answers(given, waiting, book)
     typer.echo(f"{new} answers taken")

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 
 # %% ../../nbs/core/contract.ipynb #ct-statuses-code
 STATUSES = {
-    "400": "not UTF-8, or broken off", "401": "no valid key", "403": "the key lacks the scope", "408": "too slow", "413": "too large",
-    "415": "not JSON", "422": "a field is wrong, the answer names it", "429": "too many requests with this key, see Retry-After",
+    "400": "not UTF-8, or broken off", "401": "no valid key", "403": "the key lacks the scope", "408": "too slow",
+    "413": "too large", "415": "not JSON", "422": "a field is wrong, the answer names it",
+    "429": "too many requests with this key, see Retry-After",
     "503": "not possible at the moment, nothing was stored, see Retry-After"}
 OF_BODIES = {"400", "408", "413", "415"}
 UNKNOWN = {"404": "no prediction has this id"}
@@ -38,7 +39,8 @@ def statuses_of(
 # %% ../../nbs/core/contract.ipynb #ct-route-code
 JSON = "application/json"
 OWN_NAME = {
-    "name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,100}$"},
+    "name": "Idempotency-Key", "in": "header", "required": False,
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,100}$"},
     "description": "the caller's own name for this request; the same again gives the same answer"}
 
 def complete_route(
@@ -49,7 +51,8 @@ def complete_route(
     "Write body, statuses and key of a route into the document."
     sentence = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
     shape = sentence if path.startswith("/v2") and path not in PROBES else {"$ref": "#/components/schemas/Errors"}
-    refusals = {s: {"description": when, "content": {JSON: {"schema": shape}}} for s, when in sorted(statuses_of(path, bool(body)).items())}
+    content, told = {JSON: {"schema": shape}}, sorted(statuses_of(path, bool(body)).items())
+    refusals = {status: {"description": when, "content": content} for status, when in told}
     route["responses"] = {s: answer for s, answer in route["responses"].items() if s.startswith("2")} | refusals
     if body: route["requestBody"] = {"required": True, "content": {JSON: {"schema": body[0], "example": body[1]}}}
     if path == "/v1/predict": route["parameters"] = [OWN_NAME]
@@ -87,7 +90,8 @@ def _kinds(schema: Mapping) -> set[str]:
     return {kind for kinds in named for kind in ([kinds] if isinstance(kinds, str) else kinds)}
 
 # %% ../../nbs/core/contract.ipynb #ct-narrower-code
-TIGHTER = {"minimum": 1, "minLength": 1, "minItems": 1, "maximum": -1, "maxLength": -1, "maxItems": -1}  # 1: the higher the tighter
+TIGHTER = {"minimum": 1, "minLength": 1, "minItems": 1,  # 1: the higher the tighter
+           "maximum": -1, "maxLength": -1, "maxItems": -1}
 
 def _narrower(old: Mapping, new: Mapping, documents: tuple, at: str) -> Iterator[str]:
     "What the new schema of a request refuses that the old one took."
@@ -95,14 +99,18 @@ def _narrower(old: Mapping, new: Mapping, documents: tuple, at: str) -> Iterator
     if _kinds(new): yield from (f"{at} no longer for {kind}" for kind in sorted(_kinds(old) - _kinds(new)))
     if "enum" in new:
         if "enum" not in old: yield f"{at} for one of {', '.join(map(repr, new['enum']))}"
-        yield from (f"{at} no longer for the value {value!r}" for value in old.get("enum", []) if value not in new["enum"])
+        gone = (value for value in old.get("enum", []) if value not in new["enum"])
+        yield from (f"{at} no longer for the value {value!r}" for value in gone)
     for limit, sign in TIGHTER.items():
-        if limit in new and (limit not in old or (new[limit] - old[limit]) * sign > 0): yield f"{at} for {limit} {new[limit]}"
+        tighter = limit in new and (limit not in old or (new[limit] - old[limit]) * sign > 0)
+        if tighter: yield f"{at} for {limit} {new[limit]}"
     if new.get("pattern") and new["pattern"] != old.get("pattern"): yield f"{at} for another pattern"
     were, fields, needed = old.get("properties", {}), new.get("properties", {}), old.get("required", ())
     yield from (f"{at} for {name}, which was not needed" for name in new.get("required", ()) if name not in needed)
-    if new.get("additionalProperties") is False: yield from (f"{at} no longer for {name}" for name in were if name not in fields)
-    for name in were.keys() & fields.keys(): yield from _narrower(were[name], fields[name], documents, f"{at} for {name}:")
+    if new.get("additionalProperties") is False:
+        yield from (f"{at} no longer for {name}" for name in were if name not in fields)
+    for name in were.keys() & fields.keys():
+        yield from _narrower(were[name], fields[name], documents, f"{at} for {name}:")
     items = [schema.get("items") for schema in (old, new)]
     if all(isinstance(one, Mapping) for one in items): yield from _narrower(*items, documents, at)
 

@@ -14,7 +14,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
@@ -31,7 +31,8 @@ from .log import NotStored
 # %% ../../nbs/core/door.ipynb #door-refusal-code
 class Refusal(Exception):
     "An answer other than 200: a status, and what is wrong with which field."
-    HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}} | dict.fromkeys((408, 413), {"Connection": "close"})
+    HEADERS = {401: {"WWW-Authenticate": "Bearer"}, **dict.fromkeys((429, 503), {"Retry-After": "1"}),
+               **dict.fromkeys((408, 413), {"Connection": "close"})}
 
     def __init__(self,
         status: int,                       # HTTP status, 4xx or 503
@@ -42,7 +43,8 @@ class Refusal(Exception):
         self.status, self.errors = status, errors or [{"field": field, "message": message}]
         super().__init__(message)
 
-    def response(self) -> JSONResponse: return JSONResponse({"detail": self.errors}, self.status, self.HEADERS.get(self.status))
+    def response(self) -> JSONResponse:
+        return JSONResponse({"detail": self.errors}, self.status, self.HEADERS.get(self.status))
 
 # %% ../../nbs/core/door.ipynb #door-json-code
 class _Twice(ValueError):
@@ -63,7 +65,8 @@ def strict_json(
     except UnicodeDecodeError as error: raise Refusal(400, f"the body is not UTF-8 at byte {error.start}") from None
     except _Twice as error: raise Refusal(422, "is given twice", shown(str(error))) from None
     except json.JSONDecodeError as error: raise Refusal(422, f"the body is not JSON at character {error.pos}") from None
-    except (RecursionError, ValueError): raise Refusal(422, "the body is nested too deep, or holds a number too long to read") from None
+    except (RecursionError, ValueError):
+        raise Refusal(422, "the body is nested too deep, or holds a number too long to read") from None
     if not isinstance(found, dict): raise Refusal(422, "the body must be a JSON object")
     if b"\\u" in body:  # half a pair can only be written with an escape
         for name, value in found.items():
@@ -87,7 +90,8 @@ def validated(
 
 def refusal_of(error: ValidationError) -> Refusal:
     "Place and sentence of each of pydantic's errors."
-    wrong = [{"field": shown(".".join(map(str, e["loc"]))), "message": e["msg"]} for e in error.errors(include_url=False, include_input=False)]
+    told = error.errors(include_url=False, include_input=False)
+    wrong = [{"field": shown(".".join(map(str, e["loc"]))), "message": e["msg"]} for e in told]
     return Refusal(422, "; ".join(f"{w['field']}: {w['message']}" for w in wrong), errors=wrong)
 
 # %% ../../nbs/core/door.ipynb #door-body-code
@@ -105,13 +109,16 @@ async def read_body(
 ) -> bytes:
     "The body of a request; raises `Refusal` (415, 413, 408)."
     headers = headers_of(request)
-    if kind and headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != kind.encode(): raise Refusal(415, f"the content type must be {kind}")
-    if headers.get(b"content-encoding", b"identity") != b"identity": raise Refusal(415, "the body must not be compressed")
+    came = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind and came != kind.encode(): raise Refusal(415, f"the content type must be {kind}")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise Refusal(415, "the body must not be compressed")
     def too_large(): return Refusal(413, f"the body must be at most {limit:,} bytes")
     declared = headers.get(b"content-length", b"0")
     if not declared.isdigit() or int(declared[:20]) > limit: raise too_large()
     try:
-        async with nullcontext() if request.scope.get("mlops.whole") else asyncio.timeout(patience):  # a clock costs more than reading what is there
+        whole = request.scope.get("mlops.whole")  # a clock costs more than reading what is there
+        async with nullcontext() if whole else asyncio.timeout(patience):
             message = await request.receive()
             body = message.get("body", b"")
             while True:
@@ -128,22 +135,32 @@ class Metrics:
 
     def __init__(self):
         self.registry, self._children = CollectorRegistry(), {}
-        own = {"registry": self.registry}
+        own, by = {"registry": self.registry}, ["arm", "release"]
+        timed = own | {"buckets": self.FAST}
         self.requests = Counter("mlops_requests", "requests by route and status", ["route", "status"], **own)
-        self.seconds = Histogram("mlops_request_seconds", "time to answer, by route", ["route"], buckets=self.FAST, **own)
-        self.predictions = Counter("mlops_predictions", "predictions by arm, release and decision", ["arm", "release", "decision"], **own)
-        self.deciding = Histogram("mlops_decision_seconds", "time to decide, without the log, by arm and release", ["arm", "release"], buckets=self.FAST, **own)
-        self.score = Histogram("mlops_score", "scores by release", ["release"], buckets=[n / 20 for n in range(1, 21)], **own)
-        self.unknown = Counter("mlops_unknown_categories", "values never seen in training, by feature", ["feature"], **own)
-        self.stale = Counter("mlops_stale_lookups", "looked-up values that were too old to be used, by lookup", ["lookup"], **own)
-        self.age = Gauge("mlops_lookup_age_seconds", "age of the newest value used, by lookup", ["lookup"], multiprocess_mode="max", **own)
-        self.fallbacks = Counter("mlops_rule_decided", "predictions that the rule gave in the place of a model, by reason", ["reason"], **own)
+        self.seconds = Histogram("mlops_request_seconds", "time to answer, by route", ["route"], **timed)
+        self.predictions = Counter(
+            "mlops_predictions", "predictions by arm, release and decision", [*by, "decision"], **own)
+        self.deciding = Histogram(
+            "mlops_decision_seconds", "time to decide, without the log, by arm and release", by, **timed)
+        self.score = Histogram(
+            "mlops_score", "scores by release", ["release"], buckets=[n / 20 for n in range(1, 21)], **own)
+        self.unknown = Counter(
+            "mlops_unknown_categories", "values never seen in training, by feature", ["feature"], **own)
+        self.stale = Counter(
+            "mlops_stale_lookups", "looked-up values that were too old to be used, by lookup", ["lookup"], **own)
+        self.age = Gauge("mlops_lookup_age_seconds", "age of the newest value used, by lookup", ["lookup"],
+                         multiprocess_mode="max", **own)
+        self.fallbacks = Counter(
+            "mlops_rule_decided", "predictions that the rule gave in the place of a model, by reason", ["reason"],
+            **own)
         self.failures = Counter("mlops_release_failures", "answers that a release could not give", ["release"], **own)
         self.reviews = Counter("mlops_reviews", "predictions marked for a person", **own)
         self.inside = Gauge("mlops_requests_inside", "requests being answered", multiprocess_mode="livesum", **own)
         self.waiting = Gauge("mlops_log_waiting", "writes that wait for the log", multiprocess_mode="livesum", **own)
-        self.log_seconds = Histogram("mlops_log_seconds", "time from a decision to its being on disk", buckets=self.FAST, **own)
-        self.generation = Gauge("mlops_deployment_generation", "generation of the deployment that serves", multiprocess_mode="max", **own)
+        self.log_seconds = Histogram("mlops_log_seconds", "time from a decision to its being on disk", **timed)
+        self.generation = Gauge("mlops_deployment_generation", "generation of the deployment that serves",
+                                multiprocess_mode="max", **own)
 
     def of(self, metric: Any, *labels: str) -> Any:
         "The child of a metric, remembered: finding it anew costs more than counting."
@@ -164,26 +181,40 @@ CURRENT: ContextVar[dict | None] = ContextVar("request", default=None)  # reques
 class JsonLines(logging.Formatter):
     "Each record as one JSON object."
     def format(self, record: logging.LogRecord) -> str:
-        told = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"), "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        told = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"), "level": record.levelname.lower(),
+                "logger": record.name, "message": record.getMessage()}
         return json.dumps(told | (CURRENT.get() or {}) | getattr(record, "fields", {}), default=str)
 
 def where(error: BaseException) -> str:
     "The kind of an error and where it arose, without its message."
     last = traceback.extract_tb(error.__traceback__)[-1:]
-    return type(error).__name__ + "".join(f" in {frame.name}, {os.path.basename(frame.filename)}:{frame.lineno}" for frame in last)
+    arose = (f" in {frame.name}, {os.path.basename(frame.filename)}:{frame.lineno}" for frame in last)
+    return type(error).__name__ + "".join(arose)
 
 # %% ../../nbs/core/door.ipynb #door-scopes-code
 PROBES = frozenset({"/v2/health/live", "/v2/health/ready"})
-NEEDS = (("/v1/admin/", "admin"), ("/v1/feedback", "feedback"), ("/v1/reviews", "feedback"), ("/v1/", "predict"), ("/v2/models", "predict"), ("/metrics", ""))
+NEEDS = (("/v1/admin/", "admin"), ("/v1/feedback", "feedback"), ("/v1/reviews", "feedback"),
+         ("/v1/", "predict"), ("/v2/models", "predict"), ("/metrics", ""))
 
 @lru_cache(1_000)
 def needed(path: str) -> str | None:  # a scope, "" for any key, None: open to everybody
     "What a caller's key must allow for this path."
     return next((scope for prefix, scope in NEEDS if path.startswith(prefix)), None)
 
-SAFE = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
-        (b"cross-origin-resource-policy", b"same-origin"), (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"))
+SAFE = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer"),
+        (b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin"),
+        (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"))
 CLOSED = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")  # unless a page says what it needs
+
+# %% ../../nbs/core/door.ipynb #door-names-code
+def _names_of(headers: Mapping[bytes, bytes]) -> dict:  # request_id; trace_id and parent_id, where one came
+    "The request's id, the caller's own where it looks like one, and the trace it belongs to."
+    own, parent = (headers.get(name, b"").decode("latin-1") for name in (b"x-request-id", b"traceparent"))
+    id = own if own and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", own) else os.urandom(16).hex()
+    names = {"request_id": id}
+    if re.fullmatch(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", parent):
+        names |= {"trace_id": parent[3:35], "parent_id": parent[36:52]}
+    return names
 
 # %% ../../nbs/core/door.ipynb #door-class-code
 class Door:
@@ -192,23 +223,25 @@ class Door:
         app: Callable,                 # an ASGI app
         ring: KeyRing, metrics: Metrics,
         limits: Any,                   # [serving] of the settings: max_inside, requests_a_second, log_requests
-        quick: Mapping[tuple[str, str], Callable[[HttpRequest], Awaitable]] | None = None,  # (method, path) -> what answers
+        quick: Mapping[tuple[str, str], Callable] | None = None,  # (method, path) -> what answers a request
         no_keys: bool = False,         # a replay on loopback asks for none
         form: Callable = lambda path, refusal: refusal.response(),  # of a refusal on a path
     ):
-        self.app, self.ring, self.metrics, self.limits, self.quick, self.no_keys, self.form, self.inside = app, ring, metrics, limits, quick or {}, no_keys, form, 0
+        self.app, self.ring, self.metrics, self.limits, self.quick = app, ring, metrics, limits, quick or {}
+        self.no_keys, self.form, self.inside = no_keys, form, 0
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http": return await self.app(scope, receive, send)
         started, headers, path = time.perf_counter(), dict(scope["headers"]), scope["path"]
         scope["mlops.headers"] = headers
-        names, status, answer = self._names(headers), 0, self.quick.get((scope["method"], path))
+        names, status, answer = _names_of(headers), 0, self.quick.get((scope["method"], path))
         tail = [*SAFE, (b"x-request-id", names["request_id"].encode())]
         async def sending(message):
             nonlocal status
             if message["type"] == "http.response.start":
                 status, given = message["status"], message.get("headers", ())
-                message["headers"] = [*given, *tail] if any(name == CLOSED[0] for name, _ in given) else [*given, *tail, CLOSED]
+                own = any(name == CLOSED[0] for name, _ in given)
+                message["headers"] = [*given, *tail] if own else [*given, *tail, CLOSED]
             await send(message)
         token = CURRENT.set(names); self.inside += 1
         try:
@@ -216,7 +249,8 @@ class Door:
             if answer is None: await self.app(scope, receive, sending)
             else:
                 said = await answer(HttpRequest(scope, receive)); status = said.status_code
-                await send({"type": "http.response.start", "status": status, "headers": [*said.raw_headers, *tail, CLOSED]})
+                head = [*said.raw_headers, *tail, CLOSED]
+                await send({"type": "http.response.start", "status": status, "headers": head})
                 await send({"type": "http.response.body", "body": said.body})
         except Exception as error:
             refused = self._refused(path, error)
@@ -226,13 +260,6 @@ class Door:
             route = path if answer else getattr(scope.get("route"), "path", "other")
             self._tell(scope, route, status or 500, time.perf_counter() - started)
             CURRENT.reset(token)
-
-    @staticmethod
-    def _names(headers: Mapping[bytes, bytes]) -> dict:
-        "The request's id, the caller's own where it looks like one, and the trace it belongs to."
-        own, parent = headers.get(b"x-request-id", b"").decode("latin-1"), headers.get(b"traceparent", b"").decode("latin-1")
-        id = own if own and re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", own) else os.urandom(16).hex()
-        return {"request_id": id} | ({"trace_id": parent[3:35], "parent_id": parent[36:52]} if re.fullmatch(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", parent) else {})
 
 # %% ../../nbs/core/door.ipynb #door-admit-code
 def _admit(self: Door, path: str, scope: Mapping, headers: Mapping[bytes, bytes]) -> None:
@@ -245,12 +272,17 @@ def _admit(self: Door, path: str, scope: Mapping, headers: Mapping[bytes, bytes]
     if given is None and not self.ring.ever and from_this_machine(scope.get("server"), headers): return
     caller = self.ring.find((given or b"").decode("latin-1"))
     if caller is None: raise Refusal(401, "a valid key is needed: Authorization: Bearer mlops_…")
-    if scope_needed and scope_needed not in caller.scopes: raise Refusal(403, f'this key must not be used here, it needs the scope "{scope_needed}"')
-    if not caller.may_ask(self.limits.requests_a_second, time.monotonic()): raise Refusal(429, f"at most {self.limits.requests_a_second:g} requests a second with one key")
+    if scope_needed and scope_needed not in caller.scopes:
+        raise Refusal(403, f'this key must not be used here, it needs the scope "{scope_needed}"')
+    most = self.limits.requests_a_second
+    if not caller.may_ask(most, time.monotonic()):
+        raise Refusal(429, f"at most {most:g} requests a second with one key")
 
 def _refused(self: Door, path: str, error: Exception) -> Any:  # a response
     "The answer to what could not be answered."
-    if isinstance(error, NotStored): LOG.error("%s", error); error = Refusal(503, "the log cannot be written, nothing was stored")
+    if isinstance(error, NotStored):
+        LOG.error("%s", error)
+        error = Refusal(503, "the log cannot be written, nothing was stored")
     if not isinstance(error, Refusal):
         LOG.error("not answered: %s", where(error))
         error = Refusal(500, "this could not be answered; the log says why under the request's id")
@@ -261,6 +293,7 @@ def _tell(self: Door, scope: Mapping, route: str, status: int, seconds: float) -
     m = self.metrics
     m.of(m.requests, route, str(status)).inc(); m.of(m.seconds, route).observe(seconds)
     if self.limits.log_requests == "all" or (self.limits.log_requests == "refused" and status >= 400):
-        LOG.info("%s %s %d", scope["method"], route, status, extra={"fields": {"route": route, "status": status, "milliseconds": round(seconds * 1e3, 2)}})
+        told = {"route": route, "status": status, "milliseconds": round(seconds * 1e3, 2)}
+        LOG.info("%s %s %d", scope["method"], route, status, extra={"fields": told})
 
 Door._admit, Door._refused, Door._tell = _admit, _refused, _tell

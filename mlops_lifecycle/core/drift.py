@@ -230,6 +230,7 @@ def alarms(
         found += [a for a, _ in told]
     return found
 
+# %% ../../nbs/core/drift.ipynb #drift-words
 def _zone(table: str) -> str: return table.partition(".")[0]
 
 def _words(row) -> str:

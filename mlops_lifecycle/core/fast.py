@@ -20,23 +20,29 @@ def members_of(
     estimator: Any,  # fitted, for two classes
 ) -> list[tuple[float, Any]]:  # weight and boosted ensemble; empty where it is something else
     "The tree ensembles whose weighted log odds the estimator gives."
-    from mlops_lifecycle.core.ensemble import members  # here: a server that only reads trees starts without scikit-learn
+    from mlops_lifecycle.core.ensemble import members  # here: who only reads trees starts without scikit-learn
     found = members(estimator)
-    return found if all(type(m).__name__ == "HistGradientBoostingClassifier" and len(m.classes_) == 2 for _, m in found) else []
+    quick = all(type(m).__name__ == "HistGradientBoostingClassifier" and len(m.classes_) == 2 for _, m in found)
+    return found if quick else []
 
 # %% ../../nbs/core/fast.ipynb #fast-forks-code
 def forks_of(
     tree: Any,  # treelite's view of one tree
-) -> tuple[list[float], list[tuple]]:  # leaf values from left to right; of each fork: its feature, the leaves on its left as bits, its threshold or the codes that go left, whether a missing value does
-    "A tree as leaves and forks."
+) -> tuple[list[float], list[tuple]]:  # leaf values from left to right, and the forks
+    """A tree as leaves and forks.
+
+    Of each fork: its feature, the leaves on its left as bits, its threshold or the codes that go left, and
+    whether a missing value does.
+    """
     kind, column, cut, left, right, missing, value, codes, begin, end, named_right = map(tree.get_field, (
-        "node_type", "split_index", "threshold", "cleft", "cright", "default_left", "leaf_value", "category_list", "category_list_begin", "category_list_end", "category_list_right_child"))
+        "node_type", "split_index", "threshold", "cleft", "cright", "default_left", "leaf_value",
+        "category_list", "category_list_begin", "category_list_end", "category_list_right_child"))
     leaves, forks = [], []
     def below(node: int) -> int:
         if left[node] < 0: leaves.append(float(value[node])); return 1 << len(leaves) - 1
         on_left, on_right = below(left[node]), below(right[node])
         listed = frozenset(codes[begin[node]:end[node]].tolist())
-        test = float(cut[node]) if kind[node] == 1 else (listed, not named_right[node])  # codes, and whether they go left
+        test = float(cut[node]) if kind[node] == 1 else (listed, not named_right[node])  # codes: do they go left?
         forks.append((int(column[node]), on_left, test, bool(missing[node])))
         return on_left | on_right
     below(0)
@@ -61,50 +67,57 @@ class Reach:
         self.leaves, self.first = self.leaves.reshape(-1), np.arange(len(trees)) * width - 1
 
     def _lines(self, forks: list[tuple], trees: int) -> tuple[list[float], np.ndarray]:
-        "The thresholds of a feature, and what remains of each tree below, between and above them; the last line is for a missing value."
+        "The thresholds of a feature, and what remains of each tree below, between and above them; last, for missing."
         codes = [code for _, _, test, _ in forks if isinstance(test, tuple) for code in test[0]]
         cuts = [float(c) for c in range(max(codes) + 1)] if codes else sorted({test for _, _, test, _ in forks})
         lines = np.full((len(cuts) + 2, trees), ~self._bits(0))
         for tree, on_left, test, missing_left in forks:
-            right = np.arange(len(cuts) + 2) > bisect_left(cuts, test) if isinstance(test, float) else np.array([(c in test[0]) != test[1] for c in range(len(cuts) + 2)])
+            if isinstance(test, float): right = np.arange(len(cuts) + 2) > bisect_left(cuts, test)
+            else: right = np.array([(c in test[0]) != test[1] for c in range(len(cuts) + 2)])
             right[-1] = not missing_left
             lines[right, tree] &= ~self._bits(on_left)
         return cuts, lines
 
     def sum(self, row: Sequence[float]) -> float:
         "What the leaves of one row add up to."
-        places = [start + bisect_left(cuts, value) if value == value else missing for (start, cuts, missing), value in zip(self.columns, row)]
+        places = [start + bisect_left(cuts, value) if value == value else missing
+                  for (start, cuts, missing), value in zip(self.columns, row)]
         remain = np.bitwise_and.reduce(self.lines.take(places, 0), 0)
         return float(self._added(remain))
 
-    def sums(self,
-        matrix: np.ndarray,   # floats, shape (n, k)
-        piece: int = 16_384,  # rows of a thread's turn
-    ) -> np.ndarray:          # shape (n,)
-        "The same of many rows."
-        found, edges = np.empty(len(matrix)), [np.array([*cuts, np.inf]) for _, cuts, _ in self.columns]  # a missing value sorts last, as its line does
-        def some(first):
-            rows = matrix[first:first + piece]
-            columns = zip(self.columns, edges, np.ascontiguousarray(rows.T))
-            places = [start + np.searchsorted(edge, values) for (start, _, _), edge, values in columns]
-            both = np.empty((2, 512, self.lines.shape[1]), self.lines.dtype)  # as many rows as stay at hand
-            for begin in range(0, len(rows), 512):
-                at = [place[begin:begin + 512] for place in places]
-                remain, line = both[:, :len(at[0])]
-                alike = [bool((place == place[0]).all()) for place in at]  # all rows in one place, mostly that of a missing value: asked once
-                remain[:] = np.bitwise_and.reduce(self.lines.take([place[0] for place, same in zip(at, alike) if same], 0), 0)
-                for place in (place for place, same in zip(at, alike) if not same):
-                    np.bitwise_and(remain, self.lines.take(place, 0, line, "clip"), out=remain)
-                found[first + begin:first + begin + len(remain)] = self._added(remain)
-        if len(matrix) <= piece: some(0)
-        else:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            with ThreadPoolExecutor(cores) as threads: list(threads.map(some, range(0, len(matrix), piece)))
-        return found
-
     def _added(self, remain: np.ndarray) -> np.ndarray:  # what is left of the trees, which stand in the last axis
-        place = np.bitwise_count(remain ^ (remain - self._bits(1)))  # as many ones as the first leaf is far right, and itself
+        place = np.bitwise_count(remain ^ (remain - self._bits(1)))  # as many ones as leaves up to the first
         return self.leaves.take(place + self.first).sum(axis=-1)
+
+# %% ../../nbs/core/fast.ipynb #fast-sums-code
+def _sums(self: Reach,
+    matrix: np.ndarray,   # floats, shape (n, k)
+    piece: int = 16_384,  # rows of a thread's turn
+) -> np.ndarray:          # shape (n,)
+    "The same of many rows."
+    found = np.empty(len(matrix))
+    edges = [np.array([*cuts, np.inf]) for _, cuts, _ in self.columns]  # a missing value sorts last, as its line does
+    def some(first):
+        rows = matrix[first:first + piece]
+        columns = zip(self.columns, edges, np.ascontiguousarray(rows.T))
+        places = [start + np.searchsorted(edge, values) for (start, _, _), edge, values in columns]
+        both = np.empty((2, 512, self.lines.shape[1]), self.lines.dtype)  # as many rows as stay at hand
+        for begin in range(0, len(rows), 512):
+            at = [place[begin:begin + 512] for place in places]
+            remain, line = both[:, :len(at[0])]
+            alike = [bool((place == place[0]).all()) for place in at]  # all in one place, mostly missing: asked once
+            once = [place[0] for place, same in zip(at, alike) if same]
+            remain[:] = np.bitwise_and.reduce(self.lines.take(once, 0), 0)
+            for place in (place for place, same in zip(at, alike) if not same):
+                np.bitwise_and(remain, self.lines.take(place, 0, line, "clip"), out=remain)
+            found[first + begin:first + begin + len(remain)] = self._added(remain)
+    if len(matrix) <= piece: some(0)
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with ThreadPoolExecutor(cores) as threads: list(threads.map(some, range(0, len(matrix), piece)))
+    return found
+
+Reach.sums = _sums
 
 # %% ../../nbs/core/fast.ipynb #fast-trees-code
 class Trees:
@@ -139,9 +152,12 @@ class Trees:
 
     def __bytes__(self) -> bytes: return self.model.serialize_bytes()
 
-    def table(self, matrix: np.ndarray) -> np.ndarray:  # floats, shape (n, k), as the encoder gives them; probabilities, shape (n,)
+    def table(self,
+        matrix: np.ndarray,  # floats, shape (n, k), as the encoder gives them
+    ) -> np.ndarray:         # probabilities, shape (n,)
         "The probability of each row."
-        odds = self._start + self.reach.sums(matrix) if self.reach else self._predict(self.model, matrix, nthread=1, pred_margin=True).reshape(-1)
+        if self.reach: odds = self._start + self.reach.sums(matrix)
+        else: odds = self._predict(self.model, matrix, nthread=1, pred_margin=True).reshape(-1)
         return 1 / (1 + np.exp(-odds))
 
     def one(self, row: Sequence[float]) -> float:
@@ -163,7 +179,9 @@ def difficult_rows(
     for i, codes in enumerate(categories):
         if codes: rows[:, i] = draw.integers(0, codes, n); continue
         at = draw.choice(sorted(c for c in cuts[i] if np.isfinite(c)) or [0.0], n)
-        rows[:, i] = np.choose(draw.integers(0, 4, n), [at, np.nextafter(at, -np.inf), np.nextafter(at, np.inf), at + draw.normal(0, 1 + abs(at), n)])
+        which = draw.integers(0, 4, n)
+        near = np.nextafter(at, -np.inf), np.nextafter(at, np.inf), at + draw.normal(0, 1 + abs(at), n)
+        rows[:, i] = np.choose(which, [at, *near])
     rows[draw.random(rows.shape) < 0.1] = np.nan
     return rows
 

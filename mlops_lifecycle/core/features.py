@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes_of', 'within_reach', 'columns_of', 'missing_row',
-           'row_of', 'FeatureSet', 'look_up', 'compute', 'look_up_row', 'add', 'carried', 'slicewise', 'checked_parts',
-           'source_of', 'describe', 'Encoder', 'encode', 'to_fit', 'to_dict', 'from_dict']
+           'row_of', 'FeatureSet', 'learned', 'look_up', 'compute', 'look_up_row', 'add', 'carried', 'slicewise',
+           'checked_parts', 'source_of', 'describe', 'Encoder', 'encode', 'to_fit', 'to_dict', 'from_dict']
 
 # %% ../../nbs/core/features.ipynb #feat-imports
 import hashlib
@@ -212,19 +212,26 @@ class FeatureSet:
         return [(v.name, _taking(v.key), v.longest, v.values, _taking(v.values), dict.fromkeys(v.values, np.nan))
                 for v in self.lookups]
 
-    def learned(self, taken: Iterable[str] = ()) -> "FeatureSet":
-        "The set without the ideas that were not taken up; refuses a name that is no idea."
-        taken, ideas = set(taken), {f.name for f in self.features if f.idea}
-        if unknown := sorted(taken - ideas):
-            raise ValueError(f"{', '.join(unknown)} is no idea; ideas are {', '.join(sorted(ideas)) or 'none'}")
-        return FeatureSet(tuple(f for f in self.features if not f.idea or f.name in taken), self.lookups)
-
+# %% ../../nbs/core/features.ipynb #feat-taking
 def _taking(names: Sequence[str]) -> Callable:  # columns -> a tuple of those that are named
     return itemgetter(*names) if len(names) > 1 else partial(_single, names[0]) if names else _none
 
 def _single(name: str, columns: Mapping) -> tuple: return (columns[name],)
 
 def _none(columns: Mapping) -> tuple: return ()
+
+# %% ../../nbs/core/features.ipynb #feat-idea
+def learned(
+    self: FeatureSet,
+    taken: Iterable[str] = (),  # names of ideas that were taken up
+) -> FeatureSet:
+    "The set without the ideas that were not taken up; refuses a name that is no idea."
+    taken, ideas = set(taken), {f.name for f in self.features if f.idea}
+    if unknown := sorted(taken - ideas):
+        raise ValueError(f"{', '.join(unknown)} is no idea; ideas are {', '.join(sorted(ideas)) or 'none'}")
+    return FeatureSet(tuple(f for f in self.features if not f.idea or f.name in taken), self.lookups)
+
+FeatureSet.learned = learned
 
 # %% ../../nbs/core/features.ipynb #feat-compute
 def look_up(

@@ -392,6 +392,7 @@ def fit(
     fitting = pa.table(values)
     return fitting.take(np.setdiff1d(np.arange(len(rows)), list(reasons))) if reasons else fitting, aside
 
+# %% ../../nbs/core/files.ipynb #files-unseen
 def refuse_unseen(
     unseen: Mapping[str, str],  # {column: what is wrong with it}
     name: str,                  # of the table

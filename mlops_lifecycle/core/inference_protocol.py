@@ -18,19 +18,23 @@ from .door import Refusal, shown, strict_json
 
 # %% ../../nbs/core/inference_protocol.ipynb #v2-types-code
 TYPES = {"string": "BYTES", "integer": "INT64", "number": "FP64", "boolean": "BOOL"}
-SIZES = {"BOOL": "<?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP32": "<f4", "FP64": "<f8"}
+SIZES = {"BOOL": "<?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
+         "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP32": "<f4", "FP64": "<f8"}
 OUTPUTS = {"prediction_id": "BYTES", "score": "FP64", "decision": "INT64", "threshold": "FP64", "review": "BOOL"}
 
 _TENSOR = {"type": "object", "required": ["name", "datatype", "shape"], "properties": {
-    "name": {"type": "string"}, "datatype": {"type": "string"}, "shape": {"type": "array", "items": {"type": "integer"}}, "data": {"type": "array"}}}
+    "name": {"type": "string"}, "datatype": {"type": "string"},
+    "shape": {"type": "array", "items": {"type": "integer"}}, "data": {"type": "array"}}}
 INFER = {"type": "object", "required": ["inputs"], "properties": {
-    "id": {"type": "string"}, "inputs": {"type": "array", "items": _TENSOR}, "outputs": {"type": "array", "items": {"type": "object"}}}}  # JSON schema of a request
+    "id": {"type": "string"}, "inputs": {"type": "array", "items": _TENSOR},
+    "outputs": {"type": "array", "items": {"type": "object"}}}}  # JSON schema of a request
 
 def tensors_of(
     schema: Mapping,  # JSON schema of the request
 ) -> list[dict]:      # name, datatype and shape of each; -1 is any length
     "The inputs that a model takes, as the protocol describes them."
-    def kind(part): return next((TYPES[s["type"]] for s in [part, *part.get("anyOf", [])] if s.get("type") in TYPES), "BYTES")
+    def kind(part):
+        return next((TYPES[s["type"]] for s in [part, *part.get("anyOf", [])] if s.get("type") in TYPES), "BYTES")
     return [{"name": name, "datatype": kind(part), "shape": [-1]} for name, part in schema["properties"].items()]
 
 def metadata_of(
@@ -51,7 +55,8 @@ def example_of(
     row: Mapping,     # one request
 ) -> dict:
     "A row as tensors of length one."
-    return {"inputs": [t | {"shape": [1], "data": [row[t["name"]]]} for t in tensors_of(schema) if row.get(t["name"]) is not None]}
+    given = [tensor for tensor in tensors_of(schema) if row.get(tensor["name"]) is not None]
+    return {"inputs": [tensor | {"shape": [1], "data": [row[tensor["name"]]]} for tensor in given]}
 
 # %% ../../nbs/core/inference_protocol.ipynb #v2-binary-code
 def split_body(
@@ -60,7 +65,8 @@ def split_body(
 ) -> tuple[dict, bytes]:     # the JSON, and what stands behind it
     "Tell the JSON from the bytes; raises `Refusal`."
     if length is None: return strict_json(body), b""
-    if not length.isdigit() or int(length[:12]) > len(body): raise Refusal(400, "must be the length of the JSON in bytes", "Inference-Header-Content-Length")
+    if not length.isdigit() or int(length[:12]) > len(body):
+        raise Refusal(400, "must be the length of the JSON in bytes", "Inference-Header-Content-Length")
     return strict_json(body[:int(length)]), body[int(length):]
 
 def from_bytes(
@@ -69,12 +75,15 @@ def from_bytes(
 ) -> list:  # the tensor's values
     "Read a tensor; raises `Refusal`."
     if datatype in SIZES:
-        if len(content) % np.dtype(SIZES[datatype]).itemsize: raise Refusal(400, f"a tensor of {datatype} has a length that does not fit")
+        if len(content) % np.dtype(SIZES[datatype]).itemsize:
+            raise Refusal(400, f"a tensor of {datatype} has a length that does not fit")
         return np.frombuffer(content, SIZES[datatype]).tolist()
     if datatype != "BYTES": raise Refusal(422, f"a datatype is one of BYTES, {', '.join(SIZES)}", "datatype")
     found, place = [], 0
     while place < len(content):
-        if len(content) < place + 4 or len(content) < place + 4 + (size := struct.unpack_from("<I", content, place)[0]): raise Refusal(400, "a tensor of BYTES breaks off")
+        head = place + 4
+        if len(content) < head or len(content) < head + (size := struct.unpack_from("<I", content, place)[0]):
+            raise Refusal(400, "a tensor of BYTES breaks off")
         try: found.append(content[place + 4:place + 4 + size].decode())
         except UnicodeDecodeError: raise Refusal(400, "a tensor of BYTES is not UTF-8") from None
         place += 4 + size
@@ -89,30 +98,43 @@ def rows_of(
 ) -> list[dict]:              # one request each
     "The rows that the tensors hold; raises `Refusal`."
     inputs = asked.get("inputs")
-    if not isinstance(inputs, list) or not all(isinstance(t, Mapping) and isinstance(t.get("name"), str) for t in inputs) or not inputs: raise Refusal(422, "must be a list of named tensors", "inputs")
+    def is_named(tensor): return isinstance(tensor, Mapping) and isinstance(tensor.get("name"), str)
+    if not isinstance(inputs, list) or not inputs or not all(map(is_named, inputs)):
+        raise Refusal(422, "must be a list of named tensors", "inputs")
     columns = {}
     for tensor in inputs:
         name, shape = tensor["name"], tensor.get("shape")
         if name in columns: raise Refusal(422, "is given twice", shown(name))
-        if not isinstance(shape, list) or not shape or not all(type(n) is int and 0 <= n <= 10**9 for n in shape) or math.prod(shape) != shape[0]: raise Refusal(422, "must have the shape [n] or [n, 1]", shown(name))
+        if not _is_column(shape): raise Refusal(422, "must have the shape [n] or [n, 1]", shown(name))
         if shape[0] > most: raise Refusal(413, f"at most {most:,} rows at a time")
         values, behind = _values(tensor, behind)
-        if len(values) != shape[0]: raise Refusal(422, f"has {len(values)} values, its shape says {shape[0]}", shown(name))
+        if len(values) != shape[0]:
+            raise Refusal(422, f"has {len(values)} values, its shape says {shape[0]}", shown(name))
         columns[name] = values
     if behind: raise Refusal(400, "there are bytes behind the last tensor")
-    if len({len(v) for v in columns.values()}) > 1 or not all(columns.values()): raise Refusal(422, "all tensors need the same number of rows, at least one", "inputs")
+    if len({len(v) for v in columns.values()}) > 1 or not all(columns.values()):
+        raise Refusal(422, "all tensors need the same number of rows, at least one", "inputs")
     missing = lambda name, value: value is None or value != value or (value == "" and name in optional)
-    return [{name: value for name, value in zip(columns, row) if not missing(name, value)} for row in zip(*columns.values())]
+    rows = (zip(columns, row) for row in zip(*columns.values()))
+    return [{name: value for name, value in row if not missing(name, value)} for row in rows]
+
+def _is_column(shape: object) -> bool:
+    "Whether a tensor of this shape has one value a row."
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n <= 10**9 for n in shape): return False
+    return bool(shape) and math.prod(shape) == shape[0]
 
 def _values(tensor: Mapping, behind: bytes) -> tuple[list, bytes]:
     "The values of a tensor, and the bytes that are left."
-    size = (tensor.get("parameters") or {}).get("binary_data_size") if isinstance(tensor.get("parameters") or {}, Mapping) else None
+    parameters = tensor.get("parameters") or {}
+    size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
     if size is None:
         values = tensor.get("data")
-        while isinstance(values, list) and values and all(isinstance(v, list) for v in values): values = [v for part in values for v in part]
+        while isinstance(values, list) and values and all(isinstance(v, list) for v in values):
+            values = [v for part in values for v in part]
         if not isinstance(values, list): raise Refusal(422, "has no data", shown(tensor["name"]))
         return values, behind
-    if type(size) is not int or not 0 <= size <= len(behind): raise Refusal(400, "says another length than it has", shown(tensor["name"]))
+    if type(size) is not int or not 0 <= size <= len(behind):
+        raise Refusal(400, "says another length than it has", shown(tensor["name"]))
     return from_bytes(str(tensor.get("datatype")), behind[:size]), behind[size:]
 
 # %% ../../nbs/core/inference_protocol.ipynb #v2-answer-code
@@ -125,10 +147,14 @@ def answer_of(
     "The answer as tensors; raises `Refusal`."
     wanted = asked.get("outputs") or [{"name": n} for n in OUTPUTS]
     names = [o.get("name") for o in wanted if isinstance(o, Mapping)] if isinstance(wanted, list) else []
-    if not names or any(n not in OUTPUTS for n in names): raise Refusal(422, f"may be some of {', '.join(OUTPUTS)}", "outputs")
-    told = {"model_name": name, "model_version": version, "outputs": [{"name": n, "datatype": outputs_of(amount)[n], "shape": [len(predictions)], "data": [p[n] for p in predictions]} for n in names]}
+    if not names or any(n not in OUTPUTS for n in names):
+        raise Refusal(422, f"may be some of {', '.join(OUTPUTS)}", "outputs")
+    types, shape = outputs_of(amount), [len(predictions)]
+    tensors = [{"name": n, "datatype": types[n], "shape": shape, "data": [p[n] for p in predictions]} for n in names]
+    told = {"model_name": name, "model_version": version, "outputs": tensors}
     return told | ({"id": asked["id"]} if isinstance(asked.get("id"), str) else {})
 
 def failure(refusal: Refusal) -> bytes:
     "A refusal in the protocol's own form."
-    return json.dumps({"error": "; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in refusal.errors)}).encode()
+    said = (f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in refusal.errors)
+    return json.dumps({"error": "; ".join(said)}).encode()

@@ -29,10 +29,13 @@ def make_key(
     "Make a key and store its hash."
     scopes = tuple(dict.fromkeys(scopes))
     unknown = [s for s in scopes if s not in SCOPES]
-    if unknown or not scopes: raise ValueError(f"scopes must be some of {', '.join(SCOPES)}, got {', '.join(unknown) or 'none'}")
-    if not name.strip() or len(name) > 100: raise ValueError(f"a key needs a name of 1 to 100 characters, got {len(name.strip())}")
+    if unknown or not scopes:
+        raise ValueError(f"scopes must be some of {', '.join(SCOPES)}, got {', '.join(unknown) or 'none'}")
+    if not name.strip() or len(name) > 100:
+        raise ValueError(f"a key needs a name of 1 to 100 characters, got {len(name.strip())}")
     id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
-    row = {"id": id, "name": name.strip(), "scopes": " ".join(scopes), "hash": _hash(secret), "made": microseconds(datetime.now(UTC)), "revoked": None}
+    row = {"id": id, "name": name.strip(), "scopes": " ".join(scopes), "hash": _hash(secret),
+           "made": microseconds(datetime.now(UTC)), "revoked": None}
     log.write(lambda connection: connection.execute(keys.insert(), row))
     return f"mlops_{id}_{secret}"
 
@@ -42,8 +45,10 @@ def _hash(secret: str) -> str: return hashlib.sha256(secret.encode()).hexdigest(
 def list_keys(log: ServingLog) -> list[dict]:  # id, name, scopes, made, revoked (None: valid); oldest first
     "Every key that was ever made."
     when = lambda us: us and datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
-    with log.engine.connect() as connection: rows = connection.execute(sa.select(keys).order_by(keys.c.made)).mappings().all()
-    return [{"id": r["id"], "name": r["name"], "scopes": r["scopes"].split(), "made": when(r["made"]), "revoked": when(r["revoked"])} for r in rows]
+    with log.engine.connect() as connection:
+        rows = connection.execute(sa.select(keys).order_by(keys.c.made)).mappings().all()
+    return [{"id": r["id"], "name": r["name"], "scopes": r["scopes"].split(),
+             "made": when(r["made"]), "revoked": when(r["revoked"])} for r in rows]
 
 def revoke_key(
     log: ServingLog,
@@ -89,7 +94,8 @@ class KeyRing:
         "Read the keys; callers that stay keep their buckets."
         with log.engine.connect() as connection: rows = connection.execute(sa.select(keys)).mappings().all()
         self.ever, rows = bool(rows), [r for r in rows if r["revoked"] is None]
-        self.callers = {r["id"]: self.callers.get(r["id"]) or Caller(r["id"], r["name"], frozenset(r["scopes"].split()), r["hash"]) for r in rows}
+        def caller(r): return Caller(r["id"], r["name"], frozenset(r["scopes"].split()), r["hash"])
+        self.callers = {r["id"]: self.callers.get(r["id"]) or caller(r) for r in rows}
 
     def find(self,
         authorization: str,  # the header: "Bearer mlops_…"
@@ -109,7 +115,8 @@ def from_this_machine(
 ) -> bool:
     "Whether a request arrived over loopback, for a name of this machine, without a proxy between."
     named = [headers.get(b"host", b""), *([headers[b"origin"].rpartition(b"//")[2]] if b"origin" in headers else [])]
-    return bool(server) and _loopback(server[0]) and all(_loopback(_name(n)) for n in named) and not any(name in headers for name in FORWARDED)
+    here = bool(server) and _loopback(server[0]) and all(_loopback(_name(n)) for n in named)
+    return here and not any(name in headers for name in FORWARDED)
 
 def _name(host: bytes) -> str:
     "The name in a Host header, without its port."

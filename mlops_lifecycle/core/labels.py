@@ -54,7 +54,8 @@ def items(
     key = list(key)
     if not len(table): return pd.Series([], index=table.index, dtype="str")
     lines = table[key].reset_index(drop=True).to_json(orient="values", date_format="iso")
-    return pd.Series([json.dumps(row, separators=(",", ":")) for row in json.loads(lines)], index=table.index, dtype="str")
+    names = [json.dumps(row, separators=(",", ":")) for row in json.loads(lines)]
+    return pd.Series(names, index=table.index, dtype="str")
 
 def queue(
     table: pd.DataFrame,
@@ -68,8 +69,8 @@ def queue(
         worth = np.asarray(question.worth(waiting), dtype=float)
         waiting = waiting.iloc[np.argsort(-worth, kind="stable")].reset_index(drop=True)
     content = waiting.to_json(orient="records", lines=True, date_format="iso").splitlines() if len(waiting) else []
-    return pd.DataFrame({"item": items(waiting, key), "asks": question.asks, "answers": json.dumps(list(question.answers)),
-                         "content": content}, columns=QUEUE).astype("str")
+    return pd.DataFrame({"item": items(waiting, key), "asks": question.asks, "content": content,
+                         "answers": json.dumps(list(question.answers))}, columns=QUEUE).astype("str")
 
 # %% ../../nbs/core/labels.ipynb #labels-near
 def nearness(
@@ -202,7 +203,8 @@ def settle(
                          settled_at=settled_at))
     found = pd.DataFrame(rows, columns=["item", "label", "answers", "conflict", "rule", "settled_at"])
     types = {"item": "str", "label": "Int64", "answers": "int64", "conflict": "bool", "rule": "str"}
-    return found.astype(types).assign(settled_at=pd.to_datetime(found.settled_at, utc=True).astype("datetime64[us, UTC]"))
+    settled_at = pd.to_datetime(found.settled_at, utc=True).astype("datetime64[us, UTC]")
+    return found.astype(types).assign(settled_at=settled_at)
 
 # %% ../../nbs/core/labels.ipynb #labels-put
 def put_labels(
@@ -246,8 +248,9 @@ def from_csv(
     for line, row in enumerate(rows, 2):
         answer = (row["answer"] or "").strip()
         if not answer: continue
-        try: answers.append({"table": table, "item": row["item"], "label": int(answer), "annotator": annotator, "at": at})
+        try: label = int(answer)
         except ValueError: raise LabelError(f'row {line}: the answer must be a whole number, got "{answer}"') from None
+        answers.append({"table": table, "item": row["item"], "label": label, "annotator": annotator, "at": at})
     return answers
 
 # %% ../../nbs/core/labels.ipynb #labels-form-row

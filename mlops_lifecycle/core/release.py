@@ -36,19 +36,22 @@ def model_bytes(
 ) -> bytes:          # a skops file
     "The estimator in the skops format; equal models give equal bytes."
     import skops.io
-    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(estimator))) as archive: parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(estimator))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
     schema, numbers = parts.pop("schema.json").decode(), {}
     number = lambda found: f"{found[1]}{numbers.setdefault(found[2], len(numbers))}{found[3]}"
     schema = re.sub(r'("__id__": |"file": ")(\d+)(\.npy"|)', number, schema)
     named = {f"{numbers[name.removesuffix('.npy')]}.npy": content for name, content in parts.items()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in sorted((named | {"schema.json": schema.encode()}).items()): archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+        for name, content in sorted((named | {"schema.json": schema.encode()}).items()):
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 # %% ../../nbs/core/release.ipynb #rel-types-code
 TRUSTED = frozenset({
-    "functools.partial", "mlops_lifecycle.core.ensemble.AmountMean", "mlops_lifecycle.core.ensemble.LogOddsMean", "mlops_lifecycle.core.ladder.Unusual", "numpy.dtype", "sklearn.utils.validation.check_array",
+    "functools.partial", "mlops_lifecycle.core.ensemble.AmountMean", "mlops_lifecycle.core.ensemble.LogOddsMean",
+    "mlops_lifecycle.core.ladder.Unusual", "numpy.dtype", "sklearn.utils.validation.check_array",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree",
     "scipy.interpolate._bsplines.BSpline", "scipy._lib.array_api_compat.numpy._aliases.asarray"})
 
@@ -60,7 +63,9 @@ def read_model(
     import skops.io
     allowed = TRUSTED | set(allow)
     unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - allowed)
-    if unknown: raise ValueError(f"the model holds types that are not allowed: {', '.join(unknown)}; allowed beside scikit-learn's own: {', '.join(sorted(allowed))}")
+    if unknown:
+        beside = f"allowed beside scikit-learn's own: {', '.join(sorted(allowed))}"
+        raise ValueError(f"the model holds types that are not allowed: {', '.join(unknown)}; {beside}")
     return skops.io.loads(content, trusted=sorted(allowed))
 
 # %% ../../nbs/core/release.ipynb #rel-calibration-code
@@ -74,7 +79,7 @@ def calibrated(
     return 1 / (1 + np.exp(-(calibration["slope"] * np.log(p / (1 - p)) + calibration["intercept"])))
 
 # %% ../../nbs/core/release.ipynb #rel-id-code
-DECIDES = ("name", "threshold", "review", "encoder", "calibration", "features", "rule")  # entries of a manifest that change an answer
+DECIDES = ("name", "threshold", "review", "encoder", "calibration", "features", "rule")  # what in it changes answers
 
 def release_id(
     manifest: Mapping,     # kind, version (a rule's) or as_of (a model's), and the entries of `DECIDES`
@@ -100,12 +105,15 @@ def write_release(
     folder = Path(parent) / manifest["id"]
     if model is not None and not folder.exists():
         codes = Encoder.from_dict(manifest["encoder"])
-        trees, manifest["quick"] = quick_form(read_model(model, allow) if isinstance(model, bytes) else model, [len(codes.categories.get(n, ())) for n in codes.names])
+        estimator = read_model(model, allow) if isinstance(model, bytes) else model
+        trees, manifest["quick"] = quick_form(estimator, [len(codes.categories.get(n, ())) for n in codes.names])
         if trees: content["trees.bin"] = trees
     if folder.exists():
         there = json.loads(verify(folder)["manifest.json"])
         differs = [k for k in DECIDES if there.get(k) != json.loads(json.dumps(manifest.get(k)))]
-        if differs: raise ValueError(f'release {folder.name} exists with another {", ".join(differs)}; a changed {manifest["kind"]} needs a new version')
+        if differs:
+            what = f'release {folder.name} exists with another {", ".join(differs)}'
+            raise ValueError(f'{what}; a changed {manifest["kind"]} needs a new version')
         return folder
     content["manifest.json"] = json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"
     content[SUMS] = "".join(f"{hashlib.sha256(content[n]).hexdigest()}  {n}\n" for n in sorted(content)).encode()
@@ -137,15 +145,19 @@ def verify(
     folder: Path,              # of a release
     key: bytes | None = None,  # of `signing_key`: with which it must be signed
 ) -> dict[str, bytes]:         # every file's content by name
-    "Read a release's files; raises `ValueError` that names what was added, changed or is missing, or says that nobody signed it."
+    "Read a release's files; raises `ValueError` that names what was added, changed or is missing, or not signed."
     folder = Path(folder)
     if not (folder / SUMS).is_file(): raise ValueError(f"{folder.name} is not a complete release: it has no {SUMS}")
-    content = {p.name: p.read_bytes() if p.is_file() else b"" for p in folder.iterdir() if p.name not in (SUMS, SIGNATURE)}
+    files = (p for p in folder.iterdir() if p.name not in (SUMS, SIGNATURE))
+    content = {p.name: p.read_bytes() if p.is_file() else b"" for p in files}
     if key is not None: _signed(folder, key)
     listed = {name: sum_ for sum_, name in (line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines())}
+    summed = {n: hashlib.sha256(data).hexdigest() for n, data in content.items()}
     wrong = {"missing": listed.keys() - content.keys(), "added": content.keys() - listed.keys(),
-             "changed": {n for n in listed.keys() & content.keys() if hashlib.sha256(content[n]).hexdigest() != listed[n]}}
-    if any(wrong.values()): raise ValueError(f"release {folder.name} was tampered with: " + "; ".join(f"{what} {', '.join(sorted(n))}" for what, n in wrong.items() if n))
+             "changed": {n for n in listed.keys() & content.keys() if summed[n] != listed[n]}}
+    if any(wrong.values()):
+        told = "; ".join(f"{what} {', '.join(sorted(names))}" for what, names in wrong.items() if names)
+        raise ValueError(f"release {folder.name} was tampered with: {told}")
     return content
 
 # %% ../../nbs/core/release.ipynb #rel-sign-code
@@ -155,8 +167,10 @@ def signing_key(
     "The secret that signs releases; raises `ValueError` where it is named and cannot be used."
     if not settings.release.key_file: return None
     file = Path(settings.root) / settings.release.key_file
-    if not file.is_file(): raise ValueError(f'[release] key_file names "{settings.release.key_file}", which is not there')
-    if len(key := file.read_bytes()) < 32: raise ValueError(f'[release] key_file must hold at least 32 bytes, "{settings.release.key_file}" has {len(key)}')
+    named = f'"{settings.release.key_file}"'
+    if not file.is_file(): raise ValueError(f"[release] key_file names {named}, which is not there")
+    if len(key := file.read_bytes()) < 32:
+        raise ValueError(f"[release] key_file must hold at least 32 bytes, {named} has {len(key)}")
     return key
 
 def sign(
@@ -169,12 +183,15 @@ def sign(
     beside.write_text(_signature(folder, key) + "\n"); beside.replace(Path(folder) / SIGNATURE)
     _sync(folder)
 
-def _signature(folder: Path, key: bytes) -> str: return hmac.digest(key, (Path(folder) / SUMS).read_bytes(), "sha256").hex()
+def _signature(folder: Path, key: bytes) -> str:
+    return hmac.digest(key, (Path(folder) / SUMS).read_bytes(), "sha256").hex()
 
 def _signed(folder: Path, key: bytes) -> None:
     "Pass where a release is signed with this key; raises `ValueError`."
-    if not (folder / SIGNATURE).is_file(): raise ValueError(f"release {folder.name} is not signed, and the settings ask for it")
-    if not hmac.compare_digest((folder / SIGNATURE).read_bytes().strip(), _signature(folder, key).encode()): raise ValueError(f"release {folder.name} is signed with another key, or was changed afterwards")
+    if not (folder / SIGNATURE).is_file():
+        raise ValueError(f"release {folder.name} is not signed, and the settings ask for it")
+    if not hmac.compare_digest((folder / SIGNATURE).read_bytes().strip(), _signature(folder, key).encode()):
+        raise ValueError(f"release {folder.name} is signed with another key, or was changed afterwards")
 
 # %% ../../nbs/core/release.ipynb #rel-class-code
 @dataclass(frozen=True)
@@ -213,15 +230,19 @@ def _load(
     allow: Iterable[str] = (),  # types of a model beyond `TRUSTED`
     key: bytes | None = None,   # of `signing_key`: with which it must be signed
 ) -> Release:
-    "Read a release; raises `ValueError` when it is incomplete, tampered with, or not what this package can decide with."
+    "Read a release; raises `ValueError` when it is incomplete, tampered with, or none that this package can use."
     content = verify(path, key)
     manifest, reference = json.loads(content["manifest.json"]), json.loads(content.get("reference.json", b"{}"))
-    if manifest["id"] != Path(path).name: raise ValueError(f"the folder {Path(path).name} holds the release {manifest['id']}")
+    if manifest["id"] != Path(path).name:
+        raise ValueError(f"the folder {Path(path).name} holds the release {manifest['id']}")
     if manifest["kind"] == "model":
         trees = Trees.read(content["trees.bin"]) if "trees.bin" in content else None
-        return Release(Path(path), manifest, reference, None if trees else read_model(content["model.skops"], allow), Encoder.from_dict(manifest["encoder"]), trees=trees)
+        estimator = None if trees else read_model(content["model.skops"], allow)
+        return Release(Path(path), manifest, reference, estimator, Encoder.from_dict(manifest["encoder"]), trees=trees)
     if rule is None: raise ValueError(f"{manifest['id']} is a rule; pass the problem's rule to load it")
-    if rule.sha != manifest["rule"]: raise ValueError(f"{manifest['id']} was released from another rule than the package has now; release the rule again under a new version")
+    if rule.sha != manifest["rule"]:
+        another = f"{manifest['id']} was released from another rule than the package has now"
+        raise ValueError(f"{another}; release the rule again under a new version")
     return Release(Path(path), manifest, reference, rule=rule.score)
 
 Release.load = staticmethod(_load)
@@ -246,14 +267,16 @@ def score_one(self: Release,
 ) -> float:
     "What `score` gives for one request, without looking whether it might be many."
     if not self.trees: return self.score(values)
-    p, calibration = self.trees.one([values[n] if codes is None else codes.get(values[n], nan) for n, codes in self._columns]), self.manifest.get("calibration")
+    row = [values[n] if codes is None else codes.get(values[n], nan) for n, codes in self._columns]
+    p, calibration = self.trees.one(row), self.manifest.get("calibration")
     if not calibration or "slope" not in calibration: return p
     p = min(max(p, 1e-9), 1 - 1e-9)
     return 1 / (1 + exp(-(calibration["slope"] * log(p / (1 - p)) + calibration["intercept"])))
 
 def decision(self: Release, score: Any) -> Any:  # 1 act, 0 wait; or amounts; a plain number for a scalar
     "What is decided at a score."
-    if isinstance(score, float) and not self.how.amount: return int(score >= self.threshold)  # one request, thousands of times a second
+    if isinstance(score, float) and not self.how.amount:  # one request, thousands of times a second
+        return int(score >= self.threshold)
     found = self.how.decide(score, self.threshold)
     return found if np.ndim(found) else found.item()
 
@@ -266,7 +289,8 @@ def interval(self: Release, score: float) -> list[float] | None:  # low and high
     around = (self.manifest.get("calibration") or {}).get("interval")
     return around and [score + around[0], score + around[1]]
 
-Release.score, Release.score_one, Release.decision, Release.decide, Release.interval = score, score_one, decision, decide, interval
+Release.score, Release.score_one, Release.interval = score, score_one, interval
+Release.decision, Release.decide = decision, decide
 
 # %% ../../nbs/core/release.ipynb #rel-same-code
 def same_features(
@@ -276,7 +300,8 @@ def same_features(
     "Pass where the release was trained on these features; raises `ValueError`."
     trained = release.manifest.get("features") or {}
     if (there := features.describe()["source"]) != trained.get("source"):
-        raise ValueError(f"{release.id} was trained on features {trained.get('source')}, the package has {there}; train again")
+        was = f"{release.id} was trained on features {trained.get('source')}"
+        raise ValueError(f"{was}, the package has {there}; train again")
 
 # %% ../../nbs/core/release.ipynb #rel-explain-code
 def usual_value(
@@ -298,7 +323,8 @@ def explain(self: Release,
     for i, n in enumerate(names, 1): columns[n][i] = usual[n]
     base, *changed = self.score(columns)
     plain = lambda value: None if value != value else value.item() if isinstance(value, np.generic) else value
-    found = [{"feature": n, "value": plain(given[n]), "usual": plain(usual[n]), "effect": float(base - s)} for n, s in zip(names, changed)]
+    found = [{"feature": n, "value": plain(given[n]), "usual": plain(usual[n]), "effect": float(base - s)}
+             for n, s in zip(names, changed)]
     return sorted(found, key=lambda e: -abs(e["effect"]))
 
 Release.explain = explain

@@ -114,7 +114,8 @@ def tables(self: StageRun,
     without: Iterable[str] = (),        # short names of tables that are not wanted
 ) -> dict[str, pd.DataFrame]:           # {short name: table}
     "All published tables of a zone, as they were known then."
-    names = {n for n in self.workspace.published()["names"] if n.startswith(f"{zone}.")} - {f"{zone}.{n}" for n in without}
+    names = {n for n in self.workspace.published()["names"] if n.startswith(f"{zone}.")}
+    names -= {f"{zone}.{n}" for n in without}
     return {n.partition(".")[2]: self.read(n, as_of) for n in sorted(names)}
 
 def load(self: StageRun,
@@ -244,7 +245,8 @@ def heads(self: StageRun, zone: str) -> dict[str, pd.DataFrame]:  # {short name:
     names = sorted(name for name in self.workspace.published()["names"] if name.startswith(f"{zone}."))
     return {name.partition(".")[2]: self.head(name) for name in names}
 
-StageRun.read_columns, StageRun.reader, StageRun.between, StageRun.head, StageRun.heads = read_columns, reader, between, head, heads
+StageRun.read_columns, StageRun.reader, StageRun.between = read_columns, reader, between
+StageRun.head, StageRun.heads = head, heads
 
 # %% ../../nbs/core/run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:

@@ -67,7 +67,8 @@ def declared(
         raise Refused(f'{notebook.name}: its cell tagged "parameters" may hold only lines like seed = 0') from None
 
 # %% ../../nbs/core/runner.ipynb #7d646ada
-KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", list: "a list like [1, 2]"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text",
+         list: "a list like [1, 2]"}
 
 def typed(
     name: str,   # the parameter
@@ -193,7 +194,7 @@ QUIET = {"DO_NOT_TRACK": "true", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABL
 def kernel_environment(
     more: dict,  # variables of this stage
 ) -> dict:
-    "This process's variables for a stage's kernel: quiet libraries, figures in the notebook, waiting threads soon sleep."
+    "This process's variables for a stage's kernel: quiet libraries, figures in the notebook, threads that soon sleep."
     here = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "1"} | here | QUIET | more
 
@@ -230,7 +231,7 @@ class Runner:
         parameters: dict | None = None,        # {name: value}, for every stage that declares the name
         force: bool = False,                   # run also what did not change
         retry: bool = False,                   # follow edges back that change something
-        tell: Callable = lambda row, record: None,  # called with None when a stage begins, with its record when it ended
+        tell: Callable = lambda row, record: None,  # called with None as a stage begins, with its record when it ended
         execute: Callable = execute,           # what executes a notebook
     ):
         self.settings, self.chosen, self.force, self.retry = settings, list(chosen), force, retry
@@ -288,7 +289,7 @@ def cut_off(
     failed: str,           # a stage's name
     workspace: Workspace,
 ) -> set[str]:             # names of stages
-    "The later stages that need what the failed one leaves, or would take what it left earlier for new: they must not run."
+    "The later stages that need what the failed one leaves, or would take what it left earlier for new."
     there, lost, stopped = list(workspace.published()["names"]), list(stage(failed).leaves), set()
     meet = lambda pattern, name: covers((pattern,), name) or covers((name,), pattern)
     needed = lambda pattern, leaf: not pattern.endswith("?") or any(meet(leaf, name) for name in there)
@@ -348,7 +349,8 @@ Runner.follow = follow
 # %% ../../nbs/core/runner.ipynb #3a08cc1a
 def run_stages(
     settings: Settings,
-    names: Iterable[str] = (), wheel: str | None = None, first: str | None = None, last: str | None = None,  # as for `choose`
+    # as for `choose`
+    names: Iterable[str] = (), wheel: str | None = None, first: str | None = None, last: str | None = None,
     parameters: dict | None = None,
     **options,  # of `Runner`: force, retry, tell, execute
 ) -> dict:      # run.json
@@ -374,7 +376,8 @@ def in_plain_words(
             edge = s["edges"][0]
             said.append(f"{name} goes back to {edge['to']}: {edge['reason']}.")
             said += [f"  {figure}: {in_words(value)}" for figure, value in s["verdict"].items()]
-            said.append(f"Open nbs/{stage(edge['to']).notebook}.ipynb to mend it; {_near(copy)} shows how it came about.")
+            mend = f"Open nbs/{stage(edge['to']).notebook}.ipynb to mend it"
+            said.append(f"{mend}; {_near(copy)} shows how it came about.")
             followed = edge.get("followed", "")
             if followed.startswith("no"): said.append(f"The edge was not followed{followed.removeprefix('no')}.")
     return said if record["status"] != "passed" else outcome(workspace)
@@ -397,7 +400,8 @@ def of_canary(operation: dict, unit: str) -> str:
     became = {"nothing": "not needed"}.get(operation["action"], operation["action"])  # promoted, held
     compared = [s["difference"] for s in operation.get("steps", ()) if s.get("difference")]
     if operation["action"] != "promoted" or not compared:
-        return f"The canary was {became}: {operation['reason']}." if operation.get("reason") else f"The canary was {became}."
+        why = f": {operation['reason']}" if operation.get("reason") else ""
+        return f"The canary was {became}{why}."
     low, middle, high = compared[-1]
     more = f"{abs(middle):.2f} {unit} {'more' if middle > 0 else 'less'} than"
     if f"{abs(middle):.2f}" == "0.00": more = "as much as"
@@ -423,8 +427,8 @@ def of_monitor(monitoring: dict) -> str:
 
 def of_loop(replay: dict, unit: str) -> str:
     "What the loop was worth on the periods that followed."
-    called, taken = (sum(map(bool, which)) for which in
-                     ([e["action"] == "retrain" for e in replay["retrains"]], [e["adopted"] for e in replay["retrains"]]))
+    called = sum(e["action"] == "retrain" for e in replay["retrains"])
+    taken = sum(bool(e["adopted"]) for e in replay["retrains"])
     alone, rule = (replay["worth"][name] for name in ("never retrained", "rule only"))
     money, times = unit.partition(" a ")[0], lambda count: f"{count} time{'s' * (count != 1)}"
     saves = lambda found: f"{'saves' if found['saved'] >= 0 else 'costs'} {abs(found['saved']):,.0f} {money}"
@@ -445,7 +449,8 @@ def outcome(workspace: Workspace) -> list[str]:
         ids = filter(None, (found["release"].get("rule"), found["release"].get("model")))
         said.append("Released: " + " and ".join(ids) + ".")
     if "operation" in found: said.append(of_canary(found["operation"], unit))
-    if serves := (found.get("operation") or found.get("deployment", {})).get("stable"): said.append(f"Now {serves} serves.")
+    serves = (found.get("operation") or found.get("deployment", {})).get("stable")
+    if serves: said.append(f"Now {serves} serves.")
     if "monitoring" in found: said.append(of_monitor(found["monitoring"]))
     if "replay" in found: said.append(of_loop(found["replay"], unit))
     return said
@@ -453,7 +458,7 @@ def outcome(workspace: Workspace) -> list[str]:
 # %% ../../nbs/core/runner.ipynb #2178a06a
 def status(
     settings: Settings,
-) -> list[dict]:  # a row for each stage: stage, number, wheel, status, words, run, started, age in seconds, stale, after
+) -> list[dict]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after
     "The map as it stands: `stale` says why a stage must run, `after` which stale stages it builds on."
     workspace, last, notebooks = Workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
     runs = [json.loads(p.read_text())["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]

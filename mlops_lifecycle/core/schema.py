@@ -61,7 +61,8 @@ def typed(
         if isinstance(value, str): return value
         if hasattr(value, "isoformat"): return value.isoformat()
         return repr(value) if isinstance(value, float) else str(value)
-    text = pa.array([written(value) if known else None for value, known in zip(values.astype(object), there)], pa.string())
+    known = zip(values.astype(object), there)
+    text = pa.array([written(value) if one else None for value, one in known], pa.string())
     if type == "integer": text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0$", r"\1")
     found, bad = convert(text, type)
     return plain_types(pa.table({"values": found}))["values"].set_axis(values.index), bad
@@ -76,11 +77,13 @@ def aside_rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # the good rows; the others as source, row, reason, content
     "Split a table by what is wrong with its rows."
     wrong = np.flatnonzero(reasons != "")
-    lines = table.iloc[wrong].reset_index(drop=True).to_json(orient="records", lines=True, date_format="iso").splitlines()
+    rows = table.iloc[wrong].reset_index(drop=True)
+    lines = rows.to_json(orient="records", lines=True, date_format="iso").splitlines()
     content = [line for line in lines if line]
     aside = pd.DataFrame({"source": name, "row": wrong, "reason": reasons[wrong], "content": content}, columns=ASIDE)
     good = table[reasons == ""] if len(wrong) else table  # to pick all rows would copy them
-    return good.reset_index(drop=True), aside.astype({"source": "str", "row": "int64", "reason": "str", "content": "str"})
+    types = {"source": "str", "row": "int64", "reason": "str", "content": "str"}
+    return good.reset_index(drop=True), aside.astype(types)
 
 # %% ../../nbs/core/schema.ipynb #schema-conform
 def conform(
@@ -88,7 +91,7 @@ def conform(
     columns: Mapping[str, Column],  # what is declared; computed columns may be missing
     name: str,                      # of the table, for the messages
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # the rows that fit, typed; the others as source, row, reason, content
-    "Hold a table that has types against its declaration; raises `GoBack` to collect when a column is missing or never fits."
+    "Hold a typed table against its declaration; raises `GoBack` to collect when a column is missing or never fits."
     missing = [c for c, d in columns.items() if c not in table and d.source != "computed"]
     if missing:
         raise GoBack("collect", f'table "{name}" lacks {missing}; expected {list(columns)}, came {list(table)}',

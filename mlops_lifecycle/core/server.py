@@ -28,7 +28,8 @@ from .log import open_engine
 # %% ../../nbs/core/server.ipynb #server-protocol-code
 class PatientProtocol(HttpToolsProtocol):
     "HTTP for one connection, with limits on how long and how large a message may be."
-    PATIENCE, HEADER, GRACE = 15.0, 32_000, 0.5  # seconds for a whole message, bytes, seconds for an idle connection at the end
+    PATIENCE, HEADER = 15.0, 32_000  # seconds for a whole message, bytes
+    GRACE = 0.5  # seconds for an idle connection at the end
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -39,7 +40,8 @@ class PatientProtocol(HttpToolsProtocol):
         super().data_received(data)
         if not self._open:
             if self._watch: self._watch.cancel(); self._watch = None
-        elif self._watch is None and not self.transport.is_closing(): self._watch = self.loop.call_later(self.PATIENCE, self._too_slow)
+        elif self._watch is None and not self.transport.is_closing():
+            self._watch = self.loop.call_later(self.PATIENCE, self._too_slow)
         if self._open and not self._headed:
             self._head += len(data)
             if self._head > self.HEADER: self._refuse(b"431 Request Header Fields Too Large", "the header is too large")
@@ -59,27 +61,34 @@ class PatientProtocol(HttpToolsProtocol):
         if self._watch: self._watch.cancel()
         super().connection_lost(exc)
 
-    def _too_slow(self) -> None:
-        self._watch = None
-        if self._headed: self.transport.close()
-        else: self._refuse(b"408 Request Timeout", "the request did not come in time")
-
     def send_400_response(self, msg: str) -> None: self._refuse(b"400 Bad Request", "this is not HTTP")
 
-    def _refuse(self, status: bytes, message: str) -> None:
-        if self.transport.is_closing(): return
-        body = b'{"detail":[{"field":null,"message":"' + message.encode() + b'"}]}'
-        self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        self.transport.close()
+# %% ../../nbs/core/server.ipynb #server-refuse-code
+def _refuse(self: PatientProtocol, status: bytes, message: str) -> None:
+    if self.transport.is_closing(): return
+    body = b'{"detail":[{"field":null,"message":"' + message.encode() + b'"}]}'
+    head = b"\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    self.transport.write(b"HTTP/1.1 " + status + head + body)
+    self.transport.close()
 
-    def shutdown(self) -> None:
-        if self._leaving: return super().shutdown()
-        self._leaving = True
-        if self.cycle is not None and not self.cycle.response_complete: self.cycle.keep_alive = False
-        self.loop.call_later(self.GRACE, self._leave)
+def _too_slow(self: PatientProtocol) -> None:
+    self._watch = None
+    if self._headed: self.transport.close()
+    else: self._refuse(b"408 Request Timeout", "the request did not come in time")
 
-    def _leave(self) -> None:
-        if self.cycle is None or self.cycle.response_complete: self.transport.close()
+PatientProtocol._refuse, PatientProtocol._too_slow = _refuse, _too_slow
+
+# %% ../../nbs/core/server.ipynb #server-leave-code
+def _shutdown(self: PatientProtocol) -> None:
+    if self._leaving: return HttpToolsProtocol.shutdown(self)
+    self._leaving = True
+    if self.cycle is not None and not self.cycle.response_complete: self.cycle.keep_alive = False
+    self.loop.call_later(self.GRACE, self._leave)
+
+def _leave(self: PatientProtocol) -> None:
+    if self.cycle is None or self.cycle.response_complete: self.transport.close()
+
+PatientProtocol.shutdown, PatientProtocol._leave = _shutdown, _leave
 
 # %% ../../nbs/core/server.ipynb #server-config-code-server-config
 def server_config(
@@ -87,14 +96,19 @@ def server_config(
     **options,       # of `uvicorn.Config`
 ) -> uvicorn.Config:
     "How the app is served."
-    chosen = {"http": "mlops_lifecycle.core.server:PatientProtocol", "ws": "none", "factory": isinstance(app, str), "server_header": False, "access_log": False,
-              "proxy_headers": False, "timeout_keep_alive": 30, "timeout_graceful_shutdown": 20, "backlog": 2048, "log_level": None, "log_config": LOGGING}
+    chosen = {
+        "http": "mlops_lifecycle.core.server:PatientProtocol", "ws": "none", "factory": isinstance(app, str),
+        "server_header": False, "access_log": False, "proxy_headers": False, "timeout_keep_alive": 30,
+        "timeout_graceful_shutdown": 20, "backlog": 2048, "log_level": None, "log_config": LOGGING}
     return uvicorn.Config(app, **(chosen | options))
 
 # %% ../../nbs/core/server.ipynb #server-config-code
-LOGGING = {"version": 1, "disable_existing_loggers": False,
-           "formatters": {"json": {"()": "mlops_lifecycle.core.door.JsonLines"}}, "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "json"}},
-           "loggers": {"uvicorn.error": {"handlers": ["lines"], "level": "WARNING", "propagate": False}, "mlops": {"handlers": ["lines"], "level": "INFO", "propagate": False}}}
+LOGGING = {
+    "version": 1, "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "mlops_lifecycle.core.door.JsonLines"}},
+    "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "loggers": {"uvicorn.error": {"handlers": ["lines"], "level": "WARNING", "propagate": False},
+                "mlops": {"handlers": ["lines"], "level": "INFO", "propagate": False}}}
 
 @contextmanager
 def served(
@@ -103,7 +117,8 @@ def served(
     **options,               # of `uvicorn.Config`
 ) -> Iterator[tuple[int, uvicorn.Server]]:  # the port on loopback, and what serves
     "The app served by a thread of this process, as long as the block lasts."
-    server = uvicorn.Server(server_config(app, **({"log_config": None, "log_level": "critical", "timeout_graceful_shutdown": 2} | options)))
+    quiet = {"log_config": None, "log_level": "critical", "timeout_graceful_shutdown": 2}
+    server = uvicorn.Server(server_config(app, **(quiet | options)))
     def run():
         with suppress(SystemExit): server.run(sockets=[listening])  # how uvicorn says that it could not start
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -126,13 +141,16 @@ def checkpoint(
     engine: sa.Engine,  # of `open_engine`
 ) -> int:               # pages that were moved
     "Move what was written ahead into SQLite's file, as far as no reader is in the way."
-    with engine.connect() as connection: return max(0, connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[2])
+    with engine.connect() as connection:
+        sqlite = connection.connection.driver_connection
+        return max(0, sqlite.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[2])
 
 def keep_checkpointed(path: Path, stop: threading.Event, every: float = 1.0) -> None:  # seconds
     "Do so again and again, until told to stop."
     engine = open_engine(path)
     while not stop.wait(every):
-        with suppress(sa.exc.SQLAlchemyError, OSError): checkpoint(engine)  # a log that is away comes back, or the workers say so
+        with suppress(sa.exc.SQLAlchemyError, OSError):  # a log that is away comes back, or the workers say so
+            checkpoint(engine)
     engine.dispose()
 
 def with_parent(
@@ -156,13 +174,18 @@ def run_server(
     start: Callable = lambda config: uvicorn.run(**config),
 ) -> None:
     "Serve until told to stop."
-    options = {name: value for name, value in vars(server_config(app)).items() if name in ("factory", "ws", "server_header", "access_log", "proxy_headers", "timeout_keep_alive",
-               "timeout_graceful_shutdown", "backlog", "log_config")} | {"http": "mlops_lifecycle.core.server:PatientProtocol", "log_level": None}
+    chosen = vars(server_config(app))
+    options = {name: chosen[name] for name in (
+        "factory", "ws", "server_header", "access_log", "proxy_headers", "timeout_keep_alive",
+        "timeout_graceful_shutdown", "backlog", "log_config")}
+    options |= {"http": "mlops_lifecycle.core.server:PatientProtocol", "log_level": None}
     if workers == 1: return start({"app": app, "host": host, "port": port, **options})
     stop, keeper = threading.Event(), None
     with TemporaryDirectory(prefix="mlops-metrics-") as figures:
         os.environ |= {"PROMETHEUS_MULTIPROC_DIR": figures, "MLOPS_WORKER": str(os.getpid())}
-        if database: keeper = threading.Thread(target=keep_checkpointed, args=(database, stop), daemon=True); keeper.start()
+        if database:
+            keeper = threading.Thread(target=keep_checkpointed, args=(database, stop), daemon=True)
+            keeper.start()
         try: start({"app": app, "host": host, "port": port, "workers": workers, **options})
         finally:
             stop.set()

@@ -282,6 +282,9 @@ def reader(self: Workspace,
         return frame[columns]
     return read
 
+Workspace.reader = reader
+
+# %% ../../nbs/core/workspace.ipynb #ws-columns-once
 def read_columns(
     self: Workspace,
     name: str, columns: list[str],        # of the table
@@ -296,7 +299,7 @@ def head(self: Workspace, name: str) -> pd.DataFrame:  # no rows
     schema = self._lake(name, self._entry(name)["version"]).schema
     return from_arrow(schema.empty_table().select([column for column in schema.names if not column.startswith("_")]))
 
-Workspace.reader, Workspace.read_columns, Workspace.head = reader, read_columns, head
+Workspace.read_columns, Workspace.head = read_columns, head
 
 # %% ../../nbs/core/workspace.ipynb #ws-between
 def between(self: Workspace,

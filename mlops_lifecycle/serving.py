@@ -843,7 +843,9 @@ def create_app(
         if "MLOPS_WORKER" in os.environ: with_parent(int(os.environ["MLOPS_WORKER"]))
         if serving.log.file and (warning := sqlite_warning()): LOG.warning(warning)
         await serving.look()
-        if not serving.ring.ever and not serving.replay: LOG.warning("no key was ever made: whoever is on this machine may ask without one, nobody else may ask at all; mlops keys make makes one")
+        if not serving.ring.ever and not serving.replay:
+            LOG.warning("no API key exists yet: requests from this machine are answered without one, all others are refused;"
+                        " `mlops keys make` makes a key")
         settle(); following = asyncio.create_task(serving.follow())
         yield
         following.cancel()

@@ -214,8 +214,8 @@ def ladder_rows(
     arms = [(step, arm, step[arm]) for step in steps for arm in ("stable", "canary") if step.get(arm, {}).get("asked")]
     reason = lambda step, arm: f"{step['action']}: {step['reason']}" if arm == "canary" else ""
     return [{"canary's share": f"{step['share']:g} %", "arm": arm, "requests": seen["asked"], "failed": seen["failed"],
-             "99 of 100 within, ms": seen["p99_ms"], "outcomes known": seen["labelled"], "cost a decision": seen["cost"],
-             "over all steps so far": reason(step, arm)} for step, arm, seen in arms]
+             "99 of 100 within, ms": seen["p99_ms"], "outcomes known": seen["labelled"],
+             "cost a decision": seen["cost"], "over all steps so far": reason(step, arm)} for step, arm, seen in arms]
 
 # %% ../nbs/14_operate.ipynb #14-o-draw-code
 def draw_ladder(
@@ -233,5 +233,6 @@ def draw_ladder(
     ax.set_xticks(range(len(rows)), [f"{s['share']:g} %" for s in rows])
     finding = f"costs {abs(middle):.2f} {'more' if middle > 0 else 'less'} ({low:+.2f} to {high:+.2f})" if rows else ""
     ax.set_title(f"A decision by the canary {finding}" if rows else "Nothing was compared")
-    ax.set(xlabel="after the step at which the canary answered", ylabel=f"extra cost ({unit})" if unit else "extra cost")
+    ax.set(xlabel="after the step at which the canary answered",
+           ylabel=f"extra cost ({unit})" if unit else "extra cost")
     return ax

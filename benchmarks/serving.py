@@ -36,11 +36,11 @@ import psutil
 
 from mlops_lifecycle.core.features import within_reach
 from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.rehearsal import free_port, requests_of
 from mlops_lifecycle.core.release import Release, read_model
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace, to_arrow
 from mlops_lifecycle.formulate import personal_fields, problem
-from mlops_lifecycle.operate import free_port, requests_of
 from mlops_lifecycle.transform import FEATURES
 
 ROOT = Path(__file__).parent.parent

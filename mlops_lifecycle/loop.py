@@ -20,12 +20,13 @@ from pandas.tseries.frequencies import to_offset
 
 from .core.clock import known, moment
 from .core.features import FeatureSet, columns_of
+from .core.rehearsal import on_paper
 from .core.release import Release
 from .core.stages import GoBack
 from .evaluate import evaluate, insist
 from .formulate import Costs, Problem, costs_of
 from .monitoring import monitor
-from .operate import climb, drawn_means, judge, on_paper, price
+from .operate import climb, drawn_means, judge, price
 from .release import nothing_open, reference, release_model
 from .train import families, split, train, write_candidates
 

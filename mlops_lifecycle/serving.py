@@ -962,8 +962,8 @@ def create_app(
     door.serving, serving.door = serving, door
     return door
 
-NO_KEY = ("no key was ever made: whoever is on this machine may ask without one, nobody else may ask at all; "
-          "mlops keys make makes one")
+NO_KEY = ("no API key exists yet: requests from this machine are answered without one, all others are refused; "
+          "`mlops keys make` makes a key")
 
 def _refused(request: HttpRequest, error: Exception) -> Response:
     "A refusal in the form that the route's callers expect."

@@ -11,6 +11,7 @@ __all__ = ['Moment', 'rule', 'problem', 'Costs', 'costs_from', 'costs_of', 'mean
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -208,6 +209,8 @@ class Problem:
 
     @property
     def how(self) -> Kind: return KINDS[self.kind]
+    @cached_property
+    def personal(self) -> tuple[str, ...]: return personal_fields(self.Request)  # fields that lead to a person
 
     def __post_init__(self):
         _fits_together(self)
@@ -238,20 +241,21 @@ def _fits_together(problem: Problem) -> None:
         raise ValueError(f'"metric" must be cost, {", ".join(problem.how.metrics)}, got {problem.metric}')
 
 # %% ../nbs/01_formulate.ipynb #01-f-key-code
-def key_of(
-    problem: Problem,
+def key_of(self: Problem,
     columns: Mapping,  # arrays of one length, or single values; times as naive UTC datetime64
 ) -> Any:              # one text, or an array of texts
     "The text that names an entity: its key fields joined by |."
-    single = [columns[name] for name in problem.key]
+    single = [columns[name] for name in self.key]
     if all(isinstance(v, (str, int, float, np.datetime64)) for v in single):  # one request, thousands of times a second
         return "|".join([str(v.astype("datetime64[s]")) if isinstance(v, np.datetime64) else str(v) for v in single])
     parts = []
-    for name in problem.key:
+    for name in self.key:
         values = np.asarray(columns[name])
         parts.append(values.astype("datetime64[s]").astype(str) if values.dtype.kind == "M" else values.astype(str))
     keys = ["|".join(row) for row in zip(*(np.atleast_1d(p).tolist() for p in parts))]
     return keys[0] if np.ndim(parts[0]) == 0 else np.array(keys, dtype=object)
+
+Problem.key_of = key_of
 
 # %% ../nbs/01_formulate.ipynb #01-f-learn-code
 def how_to_learn(

@@ -26,10 +26,11 @@ from .core.features import FeatureSet, row_of, within_reach
 from .core.log import ServingLog
 from .core.release import sign, signing_key, write_release
 from .core.server import served as on_loopback
+from .core.service import features_for, trial_workspace
 from .core.stages import GoBack
 from .core.workspace import Workspace
-from .formulate import Problem, example_of, personal_fields
-from .serving import Prediction, answer_type, create_app, features_for, trial_workspace
+from .formulate import Problem, example_of
+from .serving import Prediction, answer_type, create_app
 
 # %% ../nbs/11_test.ipynb #11-t-artificial-code
 def artificial(
@@ -114,7 +115,7 @@ def check_privacy(
     folder: Path,          # where the app stores
 ) -> Check:
     "Counts personal values found in the clear among the files of the app."
-    sent = {str(r[name]) for name in personal_fields(problem.Request) for r in requests if r.get(name) is not None}
+    sent = {str(r[name]) for name in problem.personal for r in requests if r.get(name) is not None}
     content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
     found = {value for value in sent if len(value) >= 4 and value.encode() in content}
     return Check("privacy", len(found), 0, "code", f"of {len(sent)} personal values stand in what the app stored")

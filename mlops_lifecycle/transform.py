@@ -18,7 +18,7 @@ import pandas as pd
 
 from .core.features import Feature, FeatureSet, Lookup, checked_parts, columns_of, missing_row
 from .core.stages import GoBack
-from .formulate import Problem, key_of, problem
+from .formulate import Problem, problem
 
 # %% ../nbs/04_transform.ipynb #tf-rolling-instants
 NEVER = 2**62
@@ -186,7 +186,7 @@ def decisions(
     if timed:
         times = pd.Series(problem.decision_time(columns), index=found.index)
         times = times.astype("datetime64[us]").dt.tz_localize("UTC")
-    computed = pd.DataFrame({"key": key_of(problem, columns), "decision_time": times}, index=found.index)
+    computed = pd.DataFrame({"key": problem.key_of(columns), "decision_time": times}, index=found.index)
     found = computed.join(found[[c for c in wanted if c != "decision_time"]])
     twice = found.key[found.key.duplicated(keep=False)]
     if len(twice):

@@ -18,7 +18,7 @@ from .core.distributions import describe_table, entries
 from .core.drift import ZONES, alarms, changes, judge
 from .core.kinds import BINARY, Kind
 from .core.stages import GoBack, stage
-from .formulate import personal_fields, problem
+from .formulate import problem
 
 # %% ../nbs/05_validate.ipynb #val-silver
 def expected_of_bronze(
@@ -135,7 +135,7 @@ def hidden_columns(catalog: Mapping) -> set[str]:
     "Names of the columns, in any zone, that lead to people."
     personal = {column for columns in catalog.values()
                 for column, entry in columns.items() if entry["personal"] != "no"}
-    return personal | set(personal_fields(problem.Request))
+    return personal | set(problem.personal)
 
 # %% ../nbs/05_validate.ipynb #val-moved
 def moved(

@@ -19,8 +19,8 @@ from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.stages import GoBack
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.curate import curate
-from mlops_lifecycle.formulate import key_of, problem
-from mlops_lifecycle.serving import columns_for, features_for
+from mlops_lifecycle.formulate import problem
+from mlops_lifecycle.core.service import columns_for, features_for
 from mlops_lifecycle.train import Recipe, recipes, train
 from mlops_lifecycle.transform import FEATURES, check_inputs, transform
 
@@ -55,7 +55,7 @@ def test_two_thousand_requests_at_their_decision_time_get_the_features_of_gold(w
         departs = flight["scheduled_departure"].tz_convert("UTC").tz_localize(None)
         decided = problem.decision_time({"scheduled_departure": departs.to_datetime64()})
         _, row = columns_for(problem, problem.Request.model_validate(flight), weeks.workspace, decided)
-        served.append(features_for(FEATURES, row, log, decided)); keys.append(key_of(problem, row))
+        served.append(features_for(FEATURES, row, log, decided)); keys.append(problem.key_of(row))
     log.close()
     trained = gold.examples.set_index("key").loc[keys, FEATURES.names].reset_index(drop=True)
     served = pd.DataFrame(served)[FEATURES.names].astype(trained.dtypes)

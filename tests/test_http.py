@@ -38,7 +38,8 @@ from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.formulate import example_of, problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.serving import columns_for, create_app, features_for, trial_workspace
+from mlops_lifecycle.core.service import columns_for, features_for, trial_workspace
+from mlops_lifecycle.serving import create_app
 from mlops_lifecycle.staging import artificial
 from mlops_lifecycle.transform import FEATURES
 

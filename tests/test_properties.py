@@ -13,8 +13,8 @@ from mlops_lifecycle.core.log import ServingLog
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace, from_arrow, to_arrow
 from mlops_lifecycle.curate import curate
-from mlops_lifecycle.formulate import key_of, problem
-from mlops_lifecycle.serving import columns_for, features_for
+from mlops_lifecycle.formulate import problem
+from mlops_lifecycle.core.service import columns_for, features_for
 from mlops_lifecycle.transform import FEATURES, transform
 
 START, END = pd.Timestamp("2013-02-07T06:00Z"), pd.Timestamp("2013-02-11T12:00Z")  # snow, and many delays
@@ -75,7 +75,7 @@ def test_training_and_serving_features_are_equal_row_for_row(days, tmp_path):
     for flight in asked[list(problem.Request.model_fields)].astype(object).where(asked.notna(), None).to_dict("records"):
         decided = problem.decision_time({"scheduled_departure": flight["scheduled_departure"].tz_convert("UTC").tz_localize(None).to_datetime64()})
         _, row = columns_for(problem, problem.Request.model_validate(flight), days.workspace, decided)
-        served, before = features_for(features, row, log, decided), trained.loc[key_of(problem, row)]
+        served, before = features_for(features, row, log, decided), trained.loc[problem.key_of(row)]
         for name in features.names:
             both = [served[name], before[name]]
             missing += pd.isna(both[0])

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from test_http import GOOD, PLAIN, SECRET, add_model, ask, served, settings, trial, with_
 
-from mlops_lifecycle import serving as serving_module
+from mlops_lifecycle.core import service
 from mlops_lifecycle.core.door import LOG, JsonLines
 from mlops_lifecycle.core.keys import make_key, revoke_key
 from mlops_lifecycle.core.log import ServingLog
@@ -23,7 +23,8 @@ from mlops_lifecycle.core.release import sign
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.serving import create_app, trial_workspace
+from mlops_lifecycle.core.service import trial_workspace
+from mlops_lifecycle.serving import create_app
 from mlops_lifecycle.transform import FEATURES
 
 RULE = f"rule-{problem.rule.version}"
@@ -174,7 +175,7 @@ def test_days_that_were_kept_long_enough_are_forgotten_without_a_restart(tmp_pat
         @classmethod
         def now(cls, tz=None): return datetime.now(tz) + cls.ahead
 
-    monkeypatch.setattr(serving_module, "datetime", Clock)
+    monkeypatch.setattr(service, "datetime", Clock)
     workspace = trial(tmp_path)
     own = settings(keep_days=5).model_copy(update={"source": {}})  # nobody collects this log
     with changed(workspace) as log:

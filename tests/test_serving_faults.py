@@ -31,7 +31,8 @@ from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.serving import create_app, trial_workspace
+from mlops_lifecycle.core.service import trial_workspace
+from mlops_lifecycle.serving import create_app
 
 
 @pytest.fixture

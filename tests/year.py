@@ -12,12 +12,12 @@ from mlops_lifecycle.core.distributions import describe_table, entries
 from mlops_lifecycle.core.drift import alarms, changes, judge
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.curate import curate
-from mlops_lifecycle.formulate import personal_fields, problem
+from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.transform import transform
 
 SETTINGS = load_settings(Path(__file__).parent.parent / "settings.ini", environ={})
 SOURCES = {name: source for name, source in SETTINGS.source.items() if source.kind != "log"}
-PERSONAL = {"tailnum", *personal_fields(problem.Request)}
+PERSONAL = {"tailnum", *problem.personal}
 
 
 def secret(values):

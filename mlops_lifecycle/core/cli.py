@@ -368,8 +368,7 @@ def whole_columns(
     import pyarrow as pa
 
     from mlops_lifecycle.core.features import missing_row
-    from mlops_lifecycle.formulate import personal_fields
-    found, personal = {}, personal_fields(problem.Request)
+    found, personal = {}, problem.personal
     for name, (values, codes) in ((name, (column.values, column.codes)) for name, column in requests.items()):
         if name in personal: values = [workspace.pseudonyms(value) for value in values]
         if f"{name}_local" in missing_row(problem.Request):

@@ -1,4 +1,7 @@
-"""Servers that are treated badly, and ledgers kept outside of them: for test_serving_faults.py, and for benchmarks/faults.py, which asks more often."""
+"""Servers that are treated badly, and ledgers kept outside of them.
+
+For test_serving_faults.py, and for benchmarks/faults.py, which asks more often.
+"""
 import json
 import os
 import random
@@ -38,7 +41,8 @@ class Server:
             stdout=self.log.open("w"), stderr=subprocess.STDOUT)
         until = time.monotonic() + 120
         while not self.ready():
-            assert self.process.poll() is None and time.monotonic() < until, f"the server did not start: {self.log.read_text()[-3000:]}"
+            alive = self.process.poll() is None and time.monotonic() < until
+            assert alive, f"the server did not start: {self.log.read_text()[-3000:]}"
             time.sleep(0.05)
 
     def ready(self) -> bool:
@@ -77,7 +81,7 @@ class Caller:
 
 
 class Ledger:
-    """Callers that ask and react without a pause, and write down what was acknowledged: ids of predictions, and reactions to them."""
+    """Callers that ask and react without a pause, and write down what was acknowledged: ids, and reactions to them."""
     def __init__(self, port: int, callers: int = 8):
         self.port, self.predictions, self.reactions, self.refused, self.stopped = port, [], [], [], threading.Event()
         self.threads = [threading.Thread(target=self.call, args=(n,), daemon=True) for n in range(callers)]
@@ -91,7 +95,8 @@ class Ledger:
                 if status != 200: self.refused.append((status, told)); time.sleep(0.01); continue
                 self.predictions.append(told["prediction_id"])
                 if number % 2: continue
-                status, _ = caller.send("POST", "/v1/feedback", json.dumps({"prediction_id": told["prediction_id"], "reaction": REACTION}).encode())
+                reaction = json.dumps({"prediction_id": told["prediction_id"], "reaction": REACTION}).encode()
+                status, _ = caller.send("POST", "/v1/feedback", reaction)
                 if status == 200: self.reactions.append(told["prediction_id"])
             except (OSError, HTTPException, ValueError): time.sleep(0.01)
 
@@ -104,12 +109,15 @@ def missing(url, ledger: Ledger) -> dict[str, list]:
     """What was acknowledged and is not stored, and what is stored twice."""
     log = ServingLog(url)
     predictions, feedback = log.frames(); log.close()
-    return {"predictions lost": sorted(set(ledger.predictions) - set(predictions["id"])), "reactions lost": sorted(set(ledger.reactions) - set(feedback["prediction_id"])),
+    return {"predictions lost": sorted(set(ledger.predictions) - set(predictions["id"])),
+            "reactions lost": sorted(set(ledger.reactions) - set(feedback["prediction_id"])),
             "stored twice": predictions["id"][predictions["id"].duplicated()].tolist()}
 
 
-def killed_under_load(folder: Path, database: str = "", seconds: tuple[float, float] = (0.3, 1.2), seed: int | None = None) -> Ledger:
-    """Four workers under load: first one of them is killed, then all and their parent. The ledger, after the check that nothing of it is missing."""
+def killed_under_load(
+    folder: Path, database: str = "", seconds: tuple[float, float] = (0.3, 1.2), seed: int | None = None,
+) -> Ledger:
+    """Four workers under load: first one of them is killed, then all and their parent. Nothing of the ledger is missing."""
     draw = random.Random(seed)
     trial_workspace(folder, problem, plan.model_dump(mode="json"))
     more = {"MLOPS_DATABASE": database} if database else {}
@@ -122,10 +130,12 @@ def killed_under_load(folder: Path, database: str = "", seconds: tuple[float, fl
         time.sleep(draw.uniform(*seconds))
         server.kill()
     finally: server.kill(); ledger.stop()
-    assert server.process.returncode == -signal.SIGKILL, f"it had ended before it could be killed: {server.process.returncode}"
+    ended = server.process.returncode
+    assert ended == -signal.SIGKILL, f"it had ended before it could be killed: {ended}"
     lost = missing(database or Workspace(folder).serving_db, ledger)
     assert not any(lost.values()), lost
-    assert len(ledger.predictions) > 20 and ledger.reactions, f"too little load to prove anything: {len(ledger.predictions)} predictions, refused: {ledger.refused[:3]}"
+    few = f"too little load to prove anything: {len(ledger.predictions)} predictions, refused: {ledger.refused[:3]}"
+    assert len(ledger.predictions) > 20 and ledger.reactions, few
     again = Server(folder, workers=1, **more)  # what is left can be served from
     try: assert Caller(again.port).send("POST", "/v1/predict", BODY)[0] == 200
     finally: assert again.stop() in (0, -signal.SIGTERM)
@@ -135,7 +145,8 @@ def killed_under_load(folder: Path, database: str = "", seconds: tuple[float, fl
 def deploy_into(database: str, folder: Path) -> None:
     """The rule into the stable slot of another database, with no predictions and no keys from before."""
     log = ServingLog(database)
-    log.write(lambda connection: [connection.execute(table.delete()) for table in (log.feedback, log.predictions, keys)])
+    tables = log.feedback, log.predictions, keys
+    log.write(lambda connection: [connection.execute(table.delete()) for table in tables])
     log.deploy(stable=f"rule-{problem.rule.version}"); log.close()
 
 
@@ -146,8 +157,9 @@ class Database(str):
 
 @contextmanager
 def postgresql():
-    """A PostgreSQL of its own on loopback: a folder that is thrown away, run by the user postgres where we are root. Its `Database`."""
-    found = shutil.which("initdb") or next(iter(sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), reverse=True)), None)
+    """A PostgreSQL of its own on loopback, in a folder that is thrown away, run by the user postgres where we are root."""
+    installed = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), reverse=True)
+    found = shutil.which("initdb") or next(iter(installed), None)
     assert found, "this test needs PostgreSQL: sudo apt-get install -y postgresql"
     programs, folder, port = Path(found).resolve().parent, Path(tempfile.mkdtemp(prefix="mlops-pg-")), free_port()
     as_postgres = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
@@ -156,8 +168,10 @@ def postgresql():
     try:
         run(programs / "initdb", "-D", folder / "data", "-U", "mlops", "--auth=trust", "-E", "UTF8", "--no-sync")
         database = Database(f"postgresql+psycopg://mlops@127.0.0.1:{port}/postgres")
-        database.start = lambda: run(programs / "pg_ctl", "-D", folder / "data", "-l", folder / "log", "-w", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}", "start")
-        database.stop = lambda: run(programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
+        control = programs / "pg_ctl", "-D", folder / "data"
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+        database.start = lambda: run(*control, "-l", folder / "log", "-w", "-o", options, "start")
+        database.stop = lambda: run(*control, "-m", "immediate", "stop")
         database.start()
         try: yield database
         finally: database.stop()
@@ -168,7 +182,9 @@ def postgresql():
 def held_up(pid: int, milliseconds: int):
     """Every fdatasync and fsync of a process, and of its threads, takes so much longer, as long as the block lasts."""
     assert shutil.which("strace"), "this test needs strace: sudo apt-get install -y strace"
-    tracer = subprocess.Popen(["strace", "-f", "-q", "-o", os.devnull, "-e", f"inject=fdatasync,fsync:delay_exit={milliseconds * 1000}", "-p", str(pid)], stderr=subprocess.PIPE)
+    delay = f"inject=fdatasync,fsync:delay_exit={milliseconds * 1000}"
+    command = ["strace", "-f", "-q", "-o", os.devnull, "-e", delay, "-p", str(pid)]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
     time.sleep(0.5)
     assert tracer.poll() is None, tracer.stderr.read().decode()
     try: yield
@@ -198,8 +214,9 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Write until nothing more goes in."""
-        with pytest.raises(OSError, match="No space left"), (self.inside / "ballast").open("ab", buffering=0) as ballast:
-            while True: ballast.write(bytes(512))
+        with (self.inside / "ballast").open("ab", buffering=0) as ballast:
+            with pytest.raises(OSError, match="No space left"):
+                while True: ballast.write(bytes(512))
 
     def empty(self) -> None: (self.inside / "ballast").unlink()
 

@@ -27,9 +27,10 @@ from numpy.typing import ArrayLike
 from .core.features import FeatureSet, columns_of
 from .core.judge import (
     calibration_table, drawn_gains, explain_row, find_slices, gain_table, importance, interval,
-    over_threshold, over_time, scores_of, short, shuffled_scores)
+    over_threshold, over_time, scores_of, shuffled_scores)
 from .core.kinds import BINARY, FEW, Kind, price, right_order
 from .core.stages import GoBack, stage
+from .core.tables import with_unit
 from .formulate import (
     Bar, Costs, bar, choose_metric, costs_of, mean_cost, rank_metrics)
 from .train import split, windows
@@ -702,7 +703,7 @@ def three_rows(
     for what, place in case.costs.how.clearest(case.y, case.decision, case.score).items():
         row = case.rows.iloc[[place]]
         added = explain_row(case.winner.score, row, case.rows, names, seed=case.seed); ordinary = added.pop("ordinary")
-        value = {f.name: short(row[f.name].iloc[0], f.unit) for f in feature_set.features}
+        value = {f.name: with_unit(row[f.name].iloc[0], f.unit) for f in feature_set.features}
         say = lambda part, value=value: ", ".join(f"{n} {value[n]}" for n in part.index)
         found.append({
             "decision": what, "when": f"{row.decision_time.iloc[0]:%Y-%m-%d %H:%M}", "score": case.score[place],

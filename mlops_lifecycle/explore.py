@@ -24,9 +24,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from .core.drift import psi
 from .core.features import Encoder, Feature
-from .core.judge import drawn_gains, short
+from .core.judge import drawn_gains
 from .core.kinds import BINARY, Kind, ask, learn, price, right_order
 from .core.stages import GoBack
+from .core.tables import with_unit
 from .formulate import best_threshold
 
 # %% ../nbs/06_explore.ipynb #exp-window
@@ -273,7 +274,8 @@ def draw_relations(
         ax.plot(at, share, "o-" if numeric else "o", ms=3, color=COLOUR)
         ax.axhline(float(examples[target].mean()), ls="--", lw=1, color="0.5")
         ax.set_title(f"{name} ({what})" if what else name, fontsize="small", loc="left")
-        ax.set_xticks([at[0], at[-1]], [short(share.index[0])[:9], short(share.index[-1])[:9]], fontsize="x-small")
+        ends = [with_unit(share.index[end])[:9] for end in (0, -1)]
+        ax.set_xticks([at[0], at[-1]], ends, fontsize="x-small")
         ax.spines[["top", "right"]].set_visible(False)
         if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for ax in panels[len(shares):]: ax.set_visible(False)

@@ -121,7 +121,7 @@ class Plan(Part):
     reactions: tuple[Reaction, ...]
     ethics: tuple[Ethics, ...]
     revisit: Revisit
-    least_saving: float = Field(ge=0, allow_inf_nan=False)  # cost units a decision, against the baseline: the best way without a model
+    least_saving: float = Field(ge=0, allow_inf_nan=False)  # cost units a decision, against the best way without a model
 
     @model_validator(mode="after")
     def _parts_fit(self):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['drawn_gains', 'interval', 'over_threshold', 'calibration_table', 'gain_table', 'over_time', 'find_slices', 'leaves',
-           'scores_of', 'shuffled_scores', 'importance', 'dependence', 'explain_row', 'short']
+           'scores_of', 'shuffled_scores', 'importance', 'dependence', 'explain_row']
 
 # %% ../../nbs/core/judge.ipynb #jdg-imports
 from collections.abc import Callable
@@ -215,15 +215,3 @@ def explain_row(
     scores = np.asarray(score(pd.DataFrame(mixed))).reshape(orders, -1)
     added = np.take_along_axis(np.diff(scores, axis=1), place, axis=1).mean(0)
     return pd.concat([pd.Series({"ordinary": scores[:, 0].mean()}), pd.Series(added, index=names)])
-
-# %% ../../nbs/core/judge.ipynb #jdg-short-code
-def short(
-    value: Any,      # a number, a name, or missing
-    unit: str = "",  # of a number
-) -> str:
-    "A value as people read it."
-    if not isinstance(value, (int, float, np.number)): return str(value)
-    if value != value: return "missing"
-    if unit in ("share", "probability"): return f"{value:.0%}"
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{text} {unit}".rstrip()

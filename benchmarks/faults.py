@@ -1,9 +1,11 @@
-"""Whether anything is lost or doubled when collecting or serving is killed: `make bench`, or `python benchmarks/faults.py [kills] [part…]`, sources and serving.
+"""Whether anything is lost or doubled when collecting or serving is killed: `make bench`, or
+`python benchmarks/faults.py [kills] [part…]`, where a part is sources or serving.
 
 For each kind of source that changes, a real one is changed and collected again and again, and every second collecting is
 killed, in turn at a random moment and at a random step. After each kill the next run must hold each change once, and the
 state that follows from them must be the source's. Four workers that serve under load are killed as well, first one of them
-and then all: whatever a ledger outside of them says was acknowledged must be in the log once, in SQLite and in PostgreSQL. Prints one JSON line a figure, and a table for people on standard error.
+and then all: whatever a ledger outside of them says was acknowledged must be in the log once, in SQLite and in
+PostgreSQL. Prints one JSON line a figure, and a table for people on standard error.
 """
 import contextlib
 import json
@@ -39,6 +41,12 @@ def survived(make, here: dict, kills: int) -> tuple[int, int]:
     return good, late
 
 
+def say(figure: str, good: int, kills: int, against: dict) -> None:
+    """One figure, for programs."""
+    said = {"figure": figure, "value": good, "unit": "kills", "goal": kills, "holds": good == kills, "against": against}
+    print(json.dumps(said), flush=True)
+
+
 def serving(kills: int) -> None:
     """Kill four workers under load, count, print."""
     with postgresql() as url:
@@ -49,19 +57,20 @@ def serving(kills: int) -> None:
                     try: ledger = killed_under_load(Path(folder) / "w", database, seed=n)
                     except AssertionError as error: print(f"seed {n}: {error}", file=sys.stderr); continue
                 good += 1; predictions += len(ledger.predictions); reactions += len(ledger.reactions)
-            figure = {"figure": f"kills under load that lost and doubled nothing acknowledged: {name}", "value": good, "unit": "kills", "goal": kills, "holds": good == kills}
-            print(json.dumps(figure | {"against": {"predictions acknowledged": predictions, "reactions acknowledged": reactions}}), flush=True)
-            print(f"four workers, {name:10} {good:4} of {kills} kills lost and doubled nothing of {predictions:,} predictions and {reactions:,} reactions", file=sys.stderr)
+            found = {"predictions acknowledged": predictions, "reactions acknowledged": reactions}
+            say(f"kills under load that lost and doubled nothing acknowledged: {name}", good, kills, found)
+            print(f"four workers, {name:10} {good:4} of {kills} kills lost and doubled nothing"
+                  f" of {predictions:,} predictions and {reactions:,} reactions", file=sys.stderr)
 
 
 def sources(kills: int) -> None:
     """Kill each kind of source, count, print."""
     with contextlib.ExitStack() as held:
-        here = {"postgres": held.enter_context(Postgres()), "brokers": held.enter_context(Brokers()), "server": held.enter_context(Server())}
+        servers = {"postgres": Postgres(), "brokers": Brokers(), "server": Server()}
+        here = {name: held.enter_context(server) for name, server in servers.items()}
         for name, make in KINDS.items():
             good, late = survived(make, here, kills)
-            figure = {"figure": f"kills that lost and doubled nothing: {name}", "value": good, "unit": "kills", "goal": kills, "holds": good == kills}
-            print(json.dumps(figure | {"against": {"done before they could be killed": late}}), flush=True)
+            say(f"kills that lost and doubled nothing: {name}", good, kills, {"done before they could be killed": late})
             print(f"{name:24} {good:4} of {kills} kills lost and doubled nothing; {late} more came too late", file=sys.stderr)
 
 

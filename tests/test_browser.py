@@ -26,16 +26,20 @@ def test_every_page_of_the_site_holds_together(browser, lived):
         url = todo.pop()
         if url in anchors: continue
         seen.page.goto(url)
-        anchors[url] = set(seen.page.eval_on_selector_all("[id], a[name]", "all => all.flatMap(e => [e.id, e.getAttribute('name')]).filter(Boolean)"))
-        wrong += [f"{url} scrolls {pixels} pixels sideways on a {name}" for name, pixels in seen.sideways().items() if pixels > 0]
-        for link in sorted(set(seen.page.eval_on_selector_all("a[href]", "all => all.map(e => new URL(e.getAttribute('href'), document.baseURI).href)"))):
+        names = "all => all.flatMap(e => [e.id, e.getAttribute('name')]).filter(Boolean)"
+        anchors[url] = set(seen.page.eval_on_selector_all("[id], a[name]", names))
+        wide = {name: pixels for name, pixels in seen.sideways().items() if pixels > 0}
+        wrong += [f"{url} scrolls {pixels} pixels sideways on a {name}" for name, pixels in wide.items()]
+        targets = "all => all.map(e => new URL(e.getAttribute('href'), document.baseURI).href)"
+        for link in sorted(set(seen.page.eval_on_selector_all("a[href]", targets))):
             target, fragment = urldefrag(link)
             if urlparse(target).scheme != "file": continue  # what lies outside is only named
             path = Path(unquote(urlparse(target).path))
             links.append((url, target, unquote(fragment)))
             if not path.is_file(): wrong.append(f"{url} links to {link}, which is not there")
             elif path.suffix == ".html" and target not in anchors: todo.append(target)
-    wrong += [f"{url} links to {target}#{fragment}, which has no such place" for url, target, fragment in links if fragment and fragment not in anchors.get(target, {fragment})]
+    lost = [link for link in links if link[2] and link[2] not in anchors.get(link[1], {link[2]})]
+    wrong += [f"{url} links to {target}#{fragment}, which has no such place" for url, target, fragment in lost]
     assert not wrong, "\n".join(wrong)
     assert not seen.elsewhere and not seen.errors
     assert len(anchors) >= 18
@@ -75,7 +79,10 @@ def test_the_pages_of_the_api(browser, lived, tmp_path):
         assert not seen.elsewhere and not seen.errors
 
 
-LAB = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}, "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True}}
+LAB = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},
+}
 
 
 class Lab:
@@ -96,14 +103,17 @@ class Lab:
     def run_all(self, verdict: str):
         """Run the notebook from top to bottom, and see its verdict."""
         begun = self.page.locator(".jp-InputArea-prompt", has_text=re.compile(r"\[(\*|\d+)\]")).first
-        for patience in (30_000, 60_000):  # idle is also what a kernel is called that JupyterLab has not reached yet; the cells are then dropped without a word
+        # idle is also what a kernel is called that JupyterLab has not reached yet; the cells are then dropped silently
+        for patience in (30_000, 60_000):
             self.page.click(".lm-MenuBar-itemLabel:text-is('Run')")
             self.page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
             try: begun.wait_for(timeout=patience); break
             except TimeoutError: continue
         try: expect(self.page.locator(".jp-OutputArea-output", has_text=verdict).first).to_be_visible(timeout=180_000)
         except AssertionError as error:
-            raise AssertionError("JupyterLab shows:\n" + self.page.locator(".jp-Notebook").first.inner_text() + "\n" + "\n".join(self.page.locator(".jp-OutputArea-output").all_inner_texts())[-6000:]) from error
+            shown = self.page.locator(".jp-Notebook").first.inner_text()
+            outputs = "\n".join(self.page.locator(".jp-OutputArea-output").all_inner_texts())[-6000:]
+            raise AssertionError(f"JupyterLab shows:\n{shown}\n{outputs}") from error
         self.page.keyboard.press("Control+s")
 
 
@@ -113,17 +123,21 @@ def test_an_edit_in_jupyterlab_takes_effect(browser, lived, tmp_path):
     for name, content in LAB.items():
         file = configured / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(content))
-    own = {"JUPYTERLAB_SETTINGS_DIR": configured} | {name: tmp_path / name for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", f"--ServerApp.root_dir={project}", "--IdentityProvider.token="]
+    folders = "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"
+    own = {"JUPYTERLAB_SETTINGS_DIR": configured} | {name: tmp_path / name for name in folders}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+               f"--ServerApp.root_dir={project}", "--IdentityProvider.token="]
     with Started(command, f"http://127.0.0.1:{port}/api", tmp_path / "lab.log", cwd=project, env=environment(project, **settings, **own)):
         seen = Seen(browser, f"127.0.0.1:{port}")
         lab = Lab(seen.page, f"http://127.0.0.1:{port}")
         lab.open("04_transform")
-        lab.append(re.compile(r"FEATURES = FeatureSet\("), 'FEATURES = FeatureSet((*FEATURES.features, Feature("flight")), FEATURES.lookups)')
+        more = 'FEATURES = FeatureSet((*FEATURES.features, Feature("flight")), FEATURES.lookups)'
+        lab.append(re.compile(r"FEATURES = FeatureSet\("), more)
         lab.run_all("04_transform passed")
         workspace = Workspace(settings["MLOPS_WORKSPACE"])
         assert "flight" in [f["name"] for f in workspace.load("features")["features"]]
-        subprocess.run([Path(sys.executable).parent / "nbdev-export"], cwd=project, env=environment(project), check=True, capture_output=True)
+        export = Path(sys.executable).parent / "nbdev-export"
+        subprocess.run([export], cwd=project, env=environment(project), check=True, capture_output=True)
         lab.open("07_train")
         lab.run_all("07_train passed")
         assert "flight" in workspace.load("candidates")["candidates"][0]["encoder"]["names"]

@@ -18,7 +18,8 @@ from mlops_lifecycle.core.service import columns_for, features_for
 from mlops_lifecycle.transform import FEATURES, transform
 
 START, END = pd.Timestamp("2013-02-07T06:00Z"), pd.Timestamp("2013-02-11T12:00Z")  # snow, and many delays
-few = settings(max_examples=6, deadline=None, phases=[p for p in Phase if p is not Phase.shrink])  # a whole life cycle of four days is no smaller with another number
+# a whole life cycle of four days is no smaller with another number
+few = settings(max_examples=6, deadline=None, phases=[p for p in Phase if p is not Phase.shrink])
 
 
 class Days:
@@ -30,7 +31,9 @@ class Days:
 
     def gold(self, tables: dict, as_of: pd.Timestamp):
         """Published, read back through the gate, curated and transformed."""
-        self.workspace.publish({f"bronze.{name}": self.workspace.store(f"bronze.{name}", table, self.bronze.gates[name]) for name, table in tables.items()})
+        store, gates = self.workspace.store, self.bronze.gates
+        named = {f"bronze.{name}": store(f"bronze.{name}", table, gates[name]) for name, table in tables.items()}
+        self.workspace.publish(named)
         read = {name: self.workspace.read(f"bronze.{name}", as_of=as_of) for name in tables}
         return transform(curate(read, self.settings.source, self.workspace.pseudonyms).tables, as_of)
 
@@ -43,10 +46,11 @@ def days(flights, tmp_path_factory):
 def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int) -> pd.DataFrame:
     """The table with all that became known after the moment dealt anew among its rows."""
     table, rng = table.copy(), np.random.default_rng(seed)
+    timed = {c for gated in gates.values() if gated != "*" for c in gated}
     for column, gated in gates.items():
         later, order = np.flatnonzero(~(table[column] <= moment).to_numpy(bool)), np.arange(len(table))
         order[later] = rng.permutation(later)
-        amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and not any(c in g for g in gates.values() if g != "*")]
+        amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and c not in timed]
         for name in (amounts if gated == "*" else [column, *gated]): table[name] = table[name].iloc[order].array
     return table
 
@@ -61,7 +65,8 @@ def test_shuffling_what_became_known_later_changes_nothing(days, hours, seed):
         one, two = days.gold(true, as_of), days.gold(other, as_of)
         pd.testing.assert_frame_equal(known(one.examples, moment, one.gates), known(two.examples, moment, two.gates))
         for name in one.lookups:
-            pd.testing.assert_frame_equal(known(one.lookups[name], moment, {"known_at": "*"}), known(two.lookups[name], moment, {"known_at": "*"}))
+            first, second = (known(gold.lookups[name], moment, {"known_at": "*"}) for gold in (one, two))
+            pd.testing.assert_frame_equal(first, second)
     assert len(one.examples) > 1_000
 
 
@@ -73,7 +78,8 @@ def test_training_and_serving_features_are_equal_row_for_row(days, tmp_path):
     asked["scheduled_departure"] = asked.scheduled_departure.dt.tz_convert("America/New_York")
     trained, missing = gold.examples.set_index("key"), 0
     for flight in asked[list(problem.Request.model_fields)].astype(object).where(asked.notna(), None).to_dict("records"):
-        decided = problem.decision_time({"scheduled_departure": flight["scheduled_departure"].tz_convert("UTC").tz_localize(None).to_datetime64()})
+        leaves = flight["scheduled_departure"].tz_convert("UTC").tz_localize(None).to_datetime64()
+        decided = problem.decision_time({"scheduled_departure": leaves})
         _, row = columns_for(problem, problem.Request.model_validate(flight), days.workspace, decided)
         served, before = features_for(features, row, log, decided), trained.loc[problem.key_of(row)]
         for name in features.names:
@@ -97,30 +103,40 @@ def test_what_the_stage_leaves_in_parts_is_what_it_makes_in_memory(lived):
 
 times = st.integers(0, 50)
 rows = st.lists(st.tuples(st.sampled_from("ab"), times), max_size=20)
+history = st.lists(st.tuples(st.sampled_from("abc"), times), max_size=20, unique=True)
+
+
+def at_branches(found: list[tuple[str, int]], time: str) -> pd.DataFrame:
+    """Branches and hours as a table."""
+    seconds = pd.Series([hour for _, hour in found], dtype="int64") * 3_600
+    moments = pd.to_datetime(seconds, unit="s", utc=True).astype("datetime64[us, UTC]")
+    return pd.DataFrame({"branch": pd.Series([b for b, _ in found], dtype="str"), time: moments})
 
 
 @settings(max_examples=60, deadline=None)
-@given(examples=rows, table=st.lists(st.tuples(st.sampled_from("abc"), times), max_size=20, unique=True), age=st.sampled_from([None, 0, 5]))
+@given(examples=rows, table=history, age=st.sampled_from([None, 0, 5]))
 def test_an_as_of_join_keeps_each_row_once_and_finds_the_latest(examples, table, age):
-    moment = lambda hours: pd.to_datetime(pd.Series(hours, dtype="int64") * 3_600, unit="s", utc=True).astype("datetime64[us, UTC]")
-    left = pd.DataFrame({"branch": pd.Series([b for b, _ in examples], dtype="str"), "decision_time": moment([t for _, t in examples])}).set_axis(range(7, 7 + len(examples)))
-    right = pd.DataFrame({"branch": pd.Series([b for b, _ in table], dtype="str"), "known_at": moment([t for _, t in table]), "waiting": np.arange(len(table), dtype=float)})
+    left = at_branches(examples, "decision_time").set_axis(range(7, 7 + len(examples)))
+    right = at_branches(table, "known_at").assign(waiting=np.arange(len(table), dtype=float))
     joined = as_of_join(left, right, Lookup("queue", ("branch",), ("waiting",), None if age is None else f"{age}h"))
-    best = lambda b, t: max(((at, i) for i, (of, at) in enumerate(table) if of == b and at <= t and (age is None or t - at <= age)), default=(0, np.nan))[1]
+    young = lambda at, t: at <= t and (age is None or t - at <= age)
+    best = lambda b, t: max(((at, i) for i, (of, at) in enumerate(table) if of == b and young(at, t)), default=(0, np.nan))[1]
     pd.testing.assert_frame_equal(joined[list(left)], left)
     np.testing.assert_array_equal(joined.waiting.to_numpy(float), [best(b, t) for b, t in examples])
 
 
 @settings(max_examples=60, deadline=None)
-@given(examples=st.lists(st.tuples(st.sampled_from("ab"), times), min_size=1, max_size=20), table=st.lists(st.tuples(st.sampled_from("abc"), times), max_size=20, unique=True),
+@given(examples=st.lists(st.tuples(st.sampled_from("ab"), times), min_size=1, max_size=20), table=history,
        age=st.sampled_from([None, 0, 5]), key=st.sampled_from([(), ("branch",)]), cuts=st.sets(times, max_size=4))
 def test_wherever_the_slices_are_cut_the_features_are_the_same(examples, table, age, key, cuts):
-    moment = lambda hours: pd.to_datetime(pd.Series(hours, dtype="int64") * 3_600, unit="s", utc=True).astype("datetime64[us, UTC]")
     if not key: table = list({t: (b, t) for b, t in table}.values())  # one row a moment
-    left = pd.DataFrame({"branch": pd.Series([b for b, _ in examples], dtype="str"), "decision_time": moment([t for _, t in examples])}).sort_values("decision_time", kind="stable")
-    right = pd.DataFrame({"branch": pd.Series([b for b, _ in table], dtype="str"), "known_at": moment([t for _, t in table]), "waiting": np.arange(len(table), dtype=float)})
+    left = at_branches(examples, "decision_time").sort_values("decision_time", kind="stable")
+    right = at_branches(table, "known_at").assign(waiting=np.arange(len(table), dtype=float))
     right = right.sort_values("known_at", kind="stable", ignore_index=True)
     features = FeatureSet((Feature("waiting"),), (Lookup("queue", key, ("waiting",), None if age is None else f"{age}h"),))
-    between = lambda name, after, until: right[(right.known_at <= until) & (True if after is None else right.known_at > after)]
-    slices = [part for _, part in left.groupby(np.searchsorted(sorted(cuts), left.decision_time.astype("int64") / 3.6e9)) if len(part)]
-    pd.testing.assert_frame_equal(pd.concat(map(features.slicewise(between), slices)), features.add(left, {"queue": right}), check_exact=True)
+    def between(name, after, until):
+        return right[(right.known_at <= until) & (True if after is None else right.known_at > after)]
+    number = np.searchsorted(sorted(cuts), left.decision_time.astype("int64") / 3.6e9)
+    slices = [part for _, part in left.groupby(number) if len(part)]
+    sliced, whole = pd.concat(map(features.slicewise(between), slices)), features.add(left, {"queue": right})
+    pd.testing.assert_frame_equal(sliced, whole, check_exact=True)

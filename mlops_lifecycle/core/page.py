@@ -18,7 +18,8 @@ def field(
 ) -> str:             # HTML
     "A field of the form."
     part = next((s for s in [schema, *schema.get("anyOf", [])] if s.get("type", "null") != "null"), {"type": "string"})
-    limits = {html: part[json_] for json_, html in (("minimum", "min"), ("maximum", "max"), ("maxLength", "maxlength"), ("pattern", "pattern")) if json_ in part}
+    attributes = {"minimum": "min", "maximum": "max", "maxLength": "maxlength", "pattern": "pattern"}
+    limits = {html: part[keyword] for keyword, html in attributes.items() if keyword in part}
     if part["type"] in ("integer", "number"): limits |= {"type": "number", "step": 1 if part["type"] == "integer" else "any"}
     if "pattern" in limits: limits["pattern"] = limits["pattern"].removeprefix("^").removesuffix("$")
     examples = [e for e in schema.get("examples", []) if e is not None]
@@ -33,29 +34,71 @@ def field(
         return f"{label}<select {common}{' required' * required}>{'' if required else '<option>'}{options}</select>{about}"
     given = "".join(f' {html}="{escape(str(value))}"' for html, value in limits.items()) + " required" * required
     offered = "".join(f'<option value="{escape(str(e))}">' for e in dict.fromkeys(map(str, examples)))
-    return f'{label}<input {common}{given} value="{escape(str(examples[0])) if examples else ""}" list="{id}-known" autocomplete="off"><datalist id="{id}-known">{offered}</datalist>{about}'
+    value = escape(str(examples[0])) if examples else ""
+    return (f'{label}<input {common}{given} value="{value}" list="{id}-known" autocomplete="off">'
+            f'<datalist id="{id}-known">{offered}</datalist>{about}')
 
 # %% ../../nbs/core/page.ipynb #page-style-code
-STYLE = """:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #595959; --paper: #fff; --card: #f4f6f6; --line: #767676; --main: #00595f; --on: #fff; --wrong: #a3140e; --mark: #b45309 }
-@media (prefers-color-scheme: dark) { :root { --ink: #eee; --soft: #b5b5b5; --paper: #161616; --card: #222; --line: #8a8a8a; --main: #7fd3d8; --on: #10292b; --wrong: #ff9a91; --mark: #fbbf24 } }
+STYLE = """:root {
+  color-scheme: light dark;
+  --ink: #1b1b1b; --soft: #595959; --paper: #fff; --card: #f4f6f6; --line: #767676;
+  --main: #00595f; --on: #fff; --wrong: #a3140e; --mark: #b45309
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #eee; --soft: #b5b5b5; --paper: #161616; --card: #222; --line: #8a8a8a;
+    --main: #7fd3d8; --on: #10292b; --wrong: #ff9a91; --mark: #fbbf24
+  }
+}
 * { box-sizing: border-box }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; color: var(--ink); background: var(--paper) }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem } h2 { font-size: 1.3rem; margin: 0 0 .5rem }
-form { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); margin-top: 1.5rem }
+body {
+  font: 1rem/1.5 system-ui, sans-serif;
+  max-width: 44rem; margin: 0 auto; padding: 1.5rem 1rem 4rem;
+  color: var(--ink); background: var(--paper)
+}
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem }
+h2 { font-size: 1.3rem; margin: 0 0 .5rem }
+form {
+  display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr));
+  margin-top: 1.5rem
+}
 form > button, #key { grid-column: 1 / -1 }
-label, legend { display: block; font-weight: 600; text-transform: capitalize } legend { text-transform: none; padding: 0 } legend::first-letter, .wrong::first-letter { text-transform: uppercase }
+label, legend { display: block; font-weight: 600; text-transform: capitalize }
+legend { text-transform: none; padding: 0 }
+legend::first-letter, .wrong::first-letter { text-transform: uppercase }
 small { color: var(--soft); font-weight: 400; text-transform: none }
-input, select { font: inherit; width: 100%; padding: .5rem; margin: .2rem 0; color: inherit; background: var(--paper); border: 1px solid var(--line); border-radius: .4rem }
-[aria-invalid=true] { border: 2px solid var(--wrong) } .wrong { color: var(--wrong); margin: 0 } #wrong { margin-top: .75rem } .wrong:empty { display: none }
-button { font: inherit; font-weight: 600; padding: .6rem 1.2rem; min-height: 2.75rem; border: 1px solid var(--main); border-radius: .4rem; background: var(--main); color: var(--on); cursor: pointer }
-form > button { justify-self: start } #reactions button { background: transparent; color: var(--main); margin: .3rem .5rem .3rem 0 } #reactions button[aria-pressed=true] { background: var(--main); color: var(--on) }
-button[disabled] { opacity: .6; cursor: default } :focus-visible { outline: 3px solid var(--mark); outline-offset: 2px }
-section { margin-top: 1.5rem; padding: 1rem; background: var(--card); border-radius: .6rem } section[hidden], fieldset[hidden] { display: none }
+input, select {
+  font: inherit; width: 100%; padding: .5rem; margin: .2rem 0; color: inherit;
+  background: var(--paper); border: 1px solid var(--line); border-radius: .4rem
+}
+[aria-invalid=true] { border: 2px solid var(--wrong) }
+.wrong { color: var(--wrong); margin: 0 }
+#wrong { margin-top: .75rem }
+.wrong:empty { display: none }
+button {
+  font: inherit; font-weight: 600; padding: .6rem 1.2rem; min-height: 2.75rem;
+  border: 1px solid var(--main); border-radius: .4rem;
+  background: var(--main); color: var(--on); cursor: pointer
+}
+form > button { justify-self: start }
+#reactions button { background: transparent; color: var(--main); margin: .3rem .5rem .3rem 0 }
+#reactions button[aria-pressed=true] { background: var(--main); color: var(--on) }
+button[disabled] { opacity: .6; cursor: default }
+:focus-visible { outline: 3px solid var(--mark); outline-offset: 2px }
+section { margin-top: 1.5rem; padding: 1rem; background: var(--card); border-radius: .6rem }
+section[hidden], fieldset[hidden] { display: none }
 fieldset { border: 0; padding: 0; margin: 1rem 0 0 }
-meter { width: 100%; height: 1rem } meter::-webkit-meter-optimum-value { background: var(--main) } meter::-moz-meter-bar { background: var(--main) }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .5rem .25rem 0; border-bottom: 1px solid var(--line); font-weight: 400; overflow-wrap: anywhere }
+meter { width: 100%; height: 1rem }
+meter::-webkit-meter-optimum-value { background: var(--main) }
+meter::-moz-meter-bar { background: var(--main) }
+table { border-collapse: collapse; width: 100% }
+td, th {
+  text-align: left; padding: .25rem .5rem .25rem 0; border-bottom: 1px solid var(--line);
+  font-weight: 400; overflow-wrap: anywhere
+}
 td:last-child { text-align: right; font-variant-numeric: tabular-nums }
-a { color: var(--main) } footer { margin-top: 2rem }"""
+a { color: var(--main) }
+footer { margin-top: 2rem }"""
 
 # %% ../../nbs/core/page.ipynb #page-script-code
 SCRIPT = """'use strict';
@@ -66,12 +109,20 @@ const call = async (path, body) => {
   const headers = {'content-type': 'application/json'};
   if (key.value) { headers.authorization = 'Bearer ' + key.value; sessionStorage.setItem('key', key.value); }
   let status = 0, content = {detail: [{field: null, message: 'the app does not answer'}]};
-  try { const r = await fetch(path, body ? {method: 'POST', headers, body: JSON.stringify(body)} : {headers}); status = r.status; content = await r.json(); } catch (_) {}
+  try {
+    const r = await fetch(path, body ? {method: 'POST', headers, body: JSON.stringify(body)} : {headers});
+    status = r.status; content = await r.json();
+  } catch (_) {}
   if (status === 401 || status === 403) { $('key').hidden = false; key.focus(); }
   return [status, content];
 };
-const typed = i => ['integer', 'number'].includes(i.dataset.type) ? Number(i.value) : i.dataset.type === 'boolean' ? i.value === 'true' : i.value;
-const put = (tag, text, into) => { const e = document.createElement(tag); e.textContent = text; into.append(e); return e; };
+const typed = i => ['integer', 'number'].includes(i.dataset.type) ? Number(i.value)
+  : i.dataset.type === 'boolean' ? i.value === 'true' : i.value;
+const put = (tag, text, into) => {
+  const e = document.createElement(tag);
+  e.textContent = text; into.append(e);
+  return e;
+};
 const wrong = detail => {
   let first;
   for (const {field, message} of detail) {
@@ -81,13 +132,20 @@ const wrong = detail => {
   }
   if (first) first.focus();
 };
+const asking = asks => {
+  const f = put('fieldset', '', $('reactions'));
+  f.id = 'asks-' + asks; put('legend', asks.replaceAll('_', ' ') + '?', f);
+  return f;
+};
 const react = (id, {name, asks, meaning, value}) => {
-  const group = $('asks-' + asks) || (() => { const f = document.createElement('fieldset'); f.id = 'asks-' + asks; put('legend', asks.replaceAll('_', ' ') + '?', f); $('reactions').append(f); return f; })();
+  const group = $('asks-' + asks) || asking(asks);
   const input = value && put('input', '', group);
   if (input) { input.type = 'number'; input.step = 'any'; input.setAttribute('aria-label', meaning || name); }
   const b = put('button', name.replaceAll('_', ' '), group); b.type = 'button'; b.title = meaning;
   b.onclick = async () => {
-    const [status, told] = await call('/v1/feedback', input ? {prediction_id: id, reaction: name, value: input.valueAsNumber} : {prediction_id: id, reaction: name});
+    const reaction = {prediction_id: id, reaction: name};
+    if (input) reaction.value = input.valueAsNumber;
+    const [status, told] = await call('/v1/feedback', reaction);
     $('noted').textContent = status === 200 ? 'Noted: ' + name.replaceAll('_', ' ') : told.detail[0].message;
     if (status === 200) b.setAttribute('aria-pressed', 'true');
   };
@@ -99,25 +157,32 @@ const why = async id => {
   $('why').hidden = !strongest.length;
   for (const e of strongest) {
     const row = put('tr', '', $('reasons'));
-    put('th', e.feature.replaceAll('_', ' '), row); put('td', e.value === null ? 'missing' : String(e.value), row); put('td', (e.effect > 0 ? '+' : '') + e.effect.toFixed(3), row);
+    put('th', e.feature.replaceAll('_', ' '), row);
+    put('td', e.value === null ? 'missing' : String(e.value), row);
+    put('td', (e.effect > 0 ? '+' : '') + e.effect.toFixed(3), row);
   }
 };
 form.onsubmit = async e => {
   e.preventDefault();
   for (const id of ['reactions', 'reasons', 'warnings']) $(id).replaceChildren();
   for (const id of ['noted', 'wrong']) $(id).textContent = '';
-  for (const i of form.querySelectorAll('[aria-invalid]')) { i.removeAttribute('aria-invalid'); $(i.name + '-wrong').textContent = ''; }
+  for (const i of form.querySelectorAll('[aria-invalid]')) {
+    i.removeAttribute('aria-invalid'); $(i.name + '-wrong').textContent = '';
+  }
   answer.hidden = $('why').hidden = true;
   const fields = [...form.querySelectorAll('[name]')].filter(i => i.value !== '');
   const button = form.querySelector('button'); button.disabled = true;
   const [status, a] = await call('/v1/predict', Object.fromEntries(fields.map(i => [i.name, typed(i)])));
   button.disabled = false;
   if (status !== 200) return wrong(a.detail);
-  const amount = said.length === 1, span = amount && a.interval ? ', nine times in ten ' + a.interval.map(v => v.toPrecision(4)).join(' to ') : '';
+  const amount = said.length === 1;
+  const span = amount && a.interval ? ', nine times in ten ' + a.interval.map(v => v.toPrecision(4)).join(' to ') : '';
   $('decision').textContent = amount ? said[0] + ': ' + a.decision.toPrecision(4) : said[a.decision];
   $('score').value = a.score; $('score').hidden = amount;
-  const figures = amount ? 'Expected ' + a.score.toPrecision(4) + span : 'Score ' + a.score.toFixed(3) + ', acts from ' + a.threshold.toFixed(3) + ' on';
-  $('figures').textContent = figures + '. Decided by ' + a.model + ' ' + a.version + (a.review ? '. A person should look at it.' : '.');
+  const figures = amount ? 'Expected ' + a.score.toPrecision(4) + span
+    : 'Score ' + a.score.toFixed(3) + ', acts from ' + a.threshold.toFixed(3) + ' on';
+  const review = a.review ? '. A person should look at it.' : '.';
+  $('figures').textContent = figures + '. Decided by ' + a.model + ' ' + a.version + review;
   for (const w of a.warnings) put('li', w, $('warnings'));
   JSON.parse(form.dataset.reactions).forEach(r => react(a.prediction_id, r));
   answer.hidden = false; $('decision').focus();
@@ -125,7 +190,13 @@ form.onsubmit = async e => {
 };"""
 
 # %% ../../nbs/core/page.ipynb #page-page-code
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+          "form-action 'none'; base-uri 'none'; frame-ancestors 'none'")
+
+def _offered(reaction: Mapping) -> dict:
+    "What the script needs to know of a reaction."
+    offered = {"name": reaction["name"], "asks": reaction["asks"], "meaning": reaction.get("meaning") or ""}
+    return offered | ({"value": True} if reaction.get("label") == "value" else {})
 
 def page(
     title: str, objective: str,     # of the problem, for people
@@ -135,16 +206,24 @@ def page(
     amount: bool = False,           # whether an amount is decided
 ) -> str:                           # HTML
     "The page for people."
-    fields = "".join(f"<div>{field(name, part, name in schema.get('required', ()))}</div>" for name, part in schema["properties"].items())
-    said = escape(json.dumps([action[:1].upper() + action[1:]] if amount else [f"No need to {action}", f"Yes: {action}"]))
-    offered = escape(json.dumps([{"name": r["name"], "asks": r["asks"], "meaning": r.get("meaning") or ""} | ({"value": True} if r.get("label") == "value" else {}) for r in reactions]))
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/page.css">
-<main><h1>{escape(action[:1].upper() + action[1:])}?</h1><p>{escape(objective)}</p>
+    required, asked = schema.get("required", ()), action[:1].upper() + action[1:]
+    fields = "".join(f"<div>{field(name, part, name in required)}</div>" for name, part in schema["properties"].items())
+    said = escape(json.dumps([asked] if amount else [f"No need to {action}", f"Yes: {action}"]))
+    offered = escape(json.dumps([_offered(reaction) for reaction in reactions]))
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/page.css">
+<main><h1>{escape(asked)}?</h1><p>{escape(objective)}</p>
 <form data-said="{said}" data-reactions="{offered}">{fields}
-<div id="key" hidden><label for="key-value">Key</label><input id="key-value" type="password" autocomplete="off" aria-describedby="key-about"><small id="key-about">the app asks for one; it stays in this tab</small></div>
+<div id="key" hidden><label for="key-value">Key</label>
+<input id="key-value" type="password" autocomplete="off" aria-describedby="key-about">
+<small id="key-about">the app asks for one; it stays in this tab</small></div>
 <button>Ask</button></form><p class="wrong" id="wrong" role="alert"></p>
-<section id="answer" aria-live="polite" hidden><h2 id="decision" tabindex="-1"></h2><meter id="score" min="0" max="1" aria-label="score"></meter><p id="figures"></p><ul id="warnings"></ul>
-<div id="why" hidden><h3>Why</h3><p><small>By how much the score is higher (+) or lower (−) than it would be with the usual value.</small></p><table><tbody id="reasons"></tbody></table></div>
+<section id="answer" aria-live="polite" hidden><h2 id="decision" tabindex="-1"></h2>
+<meter id="score" min="0" max="1" aria-label="score"></meter><p id="figures"></p><ul id="warnings"></ul>
+<div id="why" hidden><h3>Why</h3>
+<p><small>By how much the score is higher (+) or lower (−) than it would be with the usual value.</small></p>
+<table><tbody id="reasons"></tbody></table></div>
 <div id="reactions"></div><p id="noted" role="status"></p></section></main>
-<footer><small>For programs: <a href="/docs">the contract</a>, <a href="/v1/model">what serves</a></small></footer><script src="/page.js"></script></html>"""
+<footer><small>For programs: <a href="/docs">the contract</a>, <a href="/v1/model">what serves</a></small></footer>
+<script src="/page.js"></script></html>"""

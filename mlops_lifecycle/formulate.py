@@ -326,8 +326,8 @@ class Request(Entity):
                              examples=["IAH", "MIA", "BOS", "LAX", "ATL"])
     scheduled_departure: Moment = Field(
         description="scheduled departure with the offset of the airport's local clock",
-        examples=["2014-01-06T05:45:00-05:00", "2014-01-06T08:30:00-05:00", "2014-01-07T12:15:00-05:00",
-                  "2014-01-07T16:40:00-05:00", "2014-01-08T20:05:00-05:00"])
+        examples=["2013-07-08T05:45:00-04:00", "2013-07-08T08:30:00-04:00", "2013-07-08T12:15:00-04:00",
+                  "2013-07-09T16:40:00-04:00", "2013-07-09T20:05:00-04:00"])
     distance: float = Field(description="miles between the airports", ge=1, le=12_000,
                             examples=[1400.0, 1089.0, 187.0, 2475.0, 762.0])
     tail_number: str | None = Field(

@@ -148,7 +148,7 @@ TABLES = {
         rules={"wind above 150 mph": lambda t: (t.wind_speed > 150) | (t.wind_gust > 150),
                "humidity outside 0 to 100 %": lambda t: (t.humid < 0) | (t.humid > 100)}),
     "planes": Table("the aircraft register", ("features",), linked=("tailnum",)),
-    "airports": Table("the aircraft register", ("features", "reports"), units={"alt": "m"}),
+    "airports": Table("the airports' register", ("features", "reports"), units={"alt": "m"}),
     "airlines": Table("airline operations", ("features", "reports")),
 }
 
@@ -169,6 +169,7 @@ def label(
     late = late.where(flights.arrived_at.notna())
     return tables | {"flights": flights.assign(late=late, label_known_at=flights.arrived_at)}
 
+# %% ../nbs/03_curate.ipynb #curate-yours-question
 from .core.features import columns_of
 from .core.labels import nearness
 from .formulate import rule

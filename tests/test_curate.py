@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 from deltalake import DeltaTable
 from playwright.sync_api import expect
 from seen import Seen, chromium
 
-from mlops_lifecycle.collect import COLUMNS, collect
+from mlops_lifecycle.collect import COLUMNS, ZONES, collect
 from mlops_lifecycle.core.catalog import comment_of
 from mlops_lifecycle.core.settings import load_settings
 from mlops_lifecycle.core.workspace import Workspace
@@ -100,3 +101,16 @@ def test_delta_tells_the_same_as_the_catalog(lived):
             parts = [entry[name] for name in ("meaning", "unit", "type", "source", "owner", "personal", "fresh")]
             parts += entry["uses"]
             assert all(part in comment_of(entry) for part in parts), entry
+
+
+def test_times_computed_from_schedule_and_delay_show_the_recorded_clock():
+    """All arrivals of the year but one, in the night in which the clocks changed."""
+    sources = load_settings(ROOT, environ={}).source
+    tables = collect({name: sources[name] for name in ("flights", "airports", "weather")}, ROOT).tables
+    parts = [tables["flights"]] if isinstance(tables["flights"], pd.DataFrame) else tables["flights"]
+    flights = pd.concat(parts, ignore_index=True)
+    zone = flights.dest.map(tables["airports"].dropna().set_index("faa").tzone.to_dict() | ZONES)
+    landed = flights[flights.arr_delay.notna() & flights.arr_time.notna()]
+    clocks = [rows.arrived_at.dt.tz_convert(name).dt for name, rows in landed.groupby(zone[landed.index])]
+    shown = pd.concat([(clock.hour * 100 + clock.minute) % 2400 for clock in clocks])
+    assert len(landed) == 327_346 and (shown != landed.arr_time.astype(int).loc[shown.index] % 2400).sum() == 1

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STRANGERS', 'BLOCK', 'READERS', 'TYPES', 'MISSING', 'PATTERNS', 'LARGEST', 'ORDERLESS', 'SourceError', 'opened',
            'fingerprint', 'refuse_strangers', 'look_through', 'header_of', 'Block', 'lines_of_rows', 'blocks_of_csv',
-           'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'in_text', 'blocks_of_parquet', 'blocks_of',
-           'read_file', 'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types']
+           'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'blocks_of_parquet', 'blocks_of', 'read_file',
+           'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types']
 
 # %% ../../nbs/core/files.ipynb #files-imports
 import codecs
@@ -234,7 +234,8 @@ def blocks_of_json(
             yield Block(table, np.array([n for n, _ in rows], int), misfits)
             start += len(lines)
 
-def in_text(column: pa.Array, name: str, path: Path) -> pa.Array:
+# %% ../../nbs/core/files.ipynb #files-parquet
+def _in_text(column: pa.Array, name: str, path: Path) -> pa.Array:
     "A column as text; raises `SourceError` with its name where it has no single values, or bytes that are no text."
     try: return column.cast(pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
@@ -248,7 +249,7 @@ def blocks_of_parquet(
     try:
         file, start = pyarrow.parquet.ParquetFile(path), 1
         for batch in file.iter_batches(max(1, size // max(1, 20 * len(file.schema_arrow)))):
-            table = pa.table({name: in_text(batch.column(name), name, path) for name in batch.schema.names})
+            table = pa.table({name: _in_text(batch.column(name), name, path) for name in batch.schema.names})
             yield Block(table, np.arange(start, start + len(table)), [])
             start += len(table)
     except (pa.ArrowInvalid, OSError) as error:

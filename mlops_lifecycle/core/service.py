@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHY', 'arm_of', 'Slots', 'load_slots', 'trial_workspace', 'columns_for', 'looked_up', 'features_for',
-           'unknown_categories', 'lookup_ages', 'stale_lookups', 'Serving', 'Case', 'TooOld']
+           'unknown_categories', 'lookup_ages', 'stale_lookups', 'Serving', 'Case']
 
 # %% ../../nbs/core/service.ipynb #svc-imports
 import asyncio

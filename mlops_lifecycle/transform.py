@@ -90,7 +90,7 @@ def on_grid(
 def stretches(
     grid: pd.DatetimeIndex,
     keys: int = 1,          # histories that are made of each moment
-    most: int = 1_000_000,  # rows of a part
+    most: int = 500_000,  # rows of a part
 ) -> list[pd.DatetimeIndex]:  # at least one
     "The grid in stretches, each giving a part of about that many rows."
     size = max(1, most // max(keys, 1))

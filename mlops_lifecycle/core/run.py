@@ -25,7 +25,7 @@ import mlops_lifecycle.core.export  # noqa: F401 -- warns a person whose package
 from .clock import moment
 from .settings import Settings, load_settings
 from .stages import GoBack, covers, in_words, stage
-from .workspace import Workspace, atomic_write, digest, outside
+from .workspace import Workspace, atomic_write, digest, give_back, outside
 
 # %% ../../nbs/core/run.ipynb #d86c3618
 def modules_used(
@@ -253,6 +253,7 @@ def __enter__(self: StageRun) -> StageRun:
     self.held = ExitStack()
     if not self.joined: self.held.enter_context(self.workspace.lock(f"run {self.name}, {self.stage.name}"))
     self.started, self.clock = datetime.now(UTC), time.monotonic()
+    give_back()  # what another stage left, where both run in one process
     return self
 
 def __exit__(self: StageRun, kind, error, trace) -> bool:

@@ -40,7 +40,7 @@ bench: $(READY)    ## every benchmark (hours)
 	@for figures in benchmarks/*.py; do $(BIN)/python $$figures || exit 1; done
 
 readme: $(READY)    ## README.md from nbs/index.ipynb
-	$(BIN)/python -c 'from mlops_lifecycle.core.export import write_readme; write_readme(".")'
+	$(BIN)/python -c 'from mlops_lifecycle.core.pipeline.notebook_sync import write_readme; write_readme(".")'
 
 # Extras are kept: pip, asked for coverage[toml], looks past a pin of coverage alone as soon as there is a newer one.
 PIN := pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
@@ -48,7 +48,7 @@ lock:    ## requirements.lock, and its part that serves, from pyproject.toml
 	$(UV) $(PIN) --all-extras --output-file requirements.lock pyproject.toml
 	$(UV) $(PIN) --extra serve --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
 
-$(READY): requirements.lock
+$(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, %s is %d.%d: name another one, for example make run PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock

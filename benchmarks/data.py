@@ -59,7 +59,7 @@ print("{}")
 OURS = """
 import json, sys, time
 import numpy as np, pandas as pd
-from mlops_lifecycle.core.drift import exact
+from mlops_lifecycle.core.quality.drift import exact
 before, now = (pd.read_parquet(f"{sys.argv[1]}/{name}.parquet") for name in ("before", "now"))
 start = time.perf_counter(); found = {c: exact(before[c], now[c]) for c in before}; took = time.perf_counter() - start
 start = time.perf_counter()
@@ -124,8 +124,8 @@ COPIES = """
 import sys
 from pathlib import Path
 import pandas as pd
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import outside
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import outside
 settings, folder, years = load_settings("settings.ini", environ={}), Path(sys.argv[1]), int(sys.argv[2])
 for name in ("flights", "weather"):
     table = pd.read_csv(outside(settings.source[name].where, settings.root)[0], dtype=str, keep_default_na=False)
@@ -148,7 +148,7 @@ print("{}")
 STAGES = """
 import importlib, json, resource, sys, time
 from pathlib import Path
-from mlops_lifecycle.core.run import StageRun
+from mlops_lifecycle.core.pipeline.stage_run import StageRun
 modules, seconds = {name: importlib.import_module(f"mlops_lifecycle.{name}") for name in sys.argv[1:]}, {}
 if "validate" in modules: import great_expectations
 for name, module in modules.items():

@@ -29,7 +29,7 @@ def seconds(command: list[str], **environment: str) -> float:
 def one_round() -> dict[str, float]:
     """Figures of one round, each under its name."""
     with tempfile.TemporaryDirectory() as folder:
-        mlops = [sys.executable, "-m", "mlops_lifecycle.core.cli"]
+        mlops = [sys.executable, "-m", "mlops_lifecycle.cli"]
         here = {"MLOPS_WORKSPACE": f"{folder}/workspace", "MLOPS_REPORTS": f"{folder}/reports"}
         figures = {
             "python -c pass": seconds([sys.executable, "-c", "pass"]),

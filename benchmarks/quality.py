@@ -21,11 +21,11 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from mlops_lifecycle.collect import collect
-from mlops_lifecycle.core.clock import known
-from mlops_lifecycle.core.features import columns_of
-from mlops_lifecycle.core.release import model_bytes
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.foundation.point_in_time import known
+from mlops_lifecycle.core.models.features import columns_of
+from mlops_lifecycle.core.models.release import model_bytes
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import bar, costs_of, mean_cost, problem
 from mlops_lifecycle.train import learnable, train, variations

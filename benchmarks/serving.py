@@ -34,19 +34,19 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from mlops_lifecycle.core.features import within_reach
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.rehearsal import free_port, requests_of
-from mlops_lifecycle.core.release import Release, read_model
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace, to_arrow
+from mlops_lifecycle.core.models.features import within_reach
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.operations.traffic_replay import free_port, requests_of
+from mlops_lifecycle.core.models.release import Release, read_model
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace, to_arrow
 from mlops_lifecycle.formulate import personal_fields, problem
 from mlops_lifecycle.transform import FEATURES
 
 ROOT = Path(__file__).parent.parent
 SERVE, ASK = {0}, {1 if (os.cpu_count() or 1) > 1 else 0}  # cores
 SECONDS, CONNECTIONS = 3, 16
-MLOPS = [sys.executable, "-c", "from mlops_lifecycle.core.cli import app; app()"]
+MLOPS = [sys.executable, "-c", "from mlops_lifecycle.cli import app; app()"]
 QUIET = {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True", "PYTHONWARNINGS": "ignore",
          "PYTHONDONTWRITEBYTECODE": ""}  # compiled modules are kept, as everywhere but where somebody forbade it
 
@@ -214,8 +214,8 @@ NAIVE_ASKED = LOADED + """
 import json, sys
 import numpy as np, pandas as pd, uvicorn
 from fastapi import FastAPI
-from mlops_lifecycle.core.features import Encoder, columns_of
-from mlops_lifecycle.core.release import calibrated
+from mlops_lifecycle.core.models.features import Encoder, columns_of
+from mlops_lifecycle.core.models.release import calibrated
 from mlops_lifecycle.formulate import personal_fields, problem
 from mlops_lifecycle.transform import FEATURES
 manifest = json.load(open("manifest.json"))

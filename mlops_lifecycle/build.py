@@ -24,8 +24,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .core.export import stale
-from .core.stages import GoBack
+from .core.pipeline.notebook_sync import stale
+from .core.foundation.stages import GoBack
 
 # %% ../nbs/10_build.ipynb #10-b-copy-code
 def copy_source(

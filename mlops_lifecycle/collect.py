@@ -21,16 +21,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .core.changes import Batch, acknowledge_slot, changes_of_files, changes_of_slot
-from .core.clock import arrive
-from .core.files import (
+from .core.data.change_capture import Batch, acknowledge_slot, changes_of_files, changes_of_slot
+from .core.foundation.point_in_time import arrive
+from .core.data.readers import (
     BLOCK, Block, Column, SourceError, blocks_of, fingerprint, fit, infer, plain_types, refuse_unseen)
-from .core.log import ServingLog
-from .core.sources import (
+from .core.serving.store import ServingLog
+from .core.data.connectors import (
     after_of, as_blocks, by_cursor, download, pages_of, rows_of_api, rows_of_database)
-from .core.stages import GoBack
-from .core.streams import acknowledge_stream, batches_of_log, batches_of_stream
-from .core.workspace import ahead, outside
+from .core.foundation.stages import GoBack
+from .core.data.streams import acknowledge_stream, batches_of_log, batches_of_stream
+from .core.foundation.workspace import ahead, outside
 
 # %% ../nbs/02_collect.ipynb #collect-pieces
 def files_of(
@@ -371,7 +371,7 @@ class Bronze:
     "What the sources gave."
     tables: dict[str, pd.DataFrame | Iterator[pd.DataFrame]]
     events: dict[str, Iterator[Batch]]  # of the sources that change, what is new
-    gates: dict[str, dict]            # of each table: when its values became known, see core.clock
+    gates: dict[str, dict]            # of each table: when its values became known, see core.foundation.point_in_time
     loads: dict[str, Load]            # what became of each source
 
     @property

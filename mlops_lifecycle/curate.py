@@ -16,14 +16,14 @@ import pandas as pd
 import pyarrow as pa
 
 from .collect import COLUMNS, GATES, LOG_COLUMNS
-from .core.catalog import Table, catalog_of, comment_of
-from .core.changes import states
-from .core.files import Column
-from .core.labels import AnswerBook, LabelForm, Question, put_labels, queue, settle
-from .core.mend import Clock, Fill, blank, clocks, fill, filled_columns, in_units
-from .core.privacy import guard
-from .core.schema import ASIDE, aside_rows, conform, schema_of
-from .core.stages import GoBack
+from .core.data.catalog import Table, catalog_of, comment_of
+from .core.data.change_capture import states
+from .core.data.readers import Column
+from .core.data.labelling import AnswerBook, LabelForm, Question, put_labels, queue, settle
+from .core.data.cleaning import Clock, Fill, blank, clocks, fill, filled_columns, in_units
+from .core.data.privacy import guard
+from .core.data.schema import ASIDE, aside_rows, conform, schema_of
+from .core.foundation.stages import GoBack
 
 # %% ../nbs/03_curate.ipynb #curate-hide
 def hide_people(
@@ -88,7 +88,7 @@ def clean_table(
     key: tuple[str, ...],           # columns that name a row
     columns: Mapping[str, Column], about: Table,  # what is declared
     pseudonyms: Callable,           # of the workspace
-    gates: Mapping = {},            # when its values become known, see core.clock
+    gates: Mapping = {},            # when its values become known, see core.foundation.point_in_time
 ) -> Clean:
     "Hide people, fit the types, mend, set aside, drop copies and fill gaps."
     if early := sorted({*about.fills} & {c for gated in gates.values() if gated != "*" for c in gated}):
@@ -170,8 +170,8 @@ def label(
     return tables | {"flights": flights.assign(late=late, label_known_at=flights.arrived_at)}
 
 # %% ../nbs/03_curate.ipynb #curate-yours-question
-from .core.features import columns_of
-from .core.labels import nearness
+from .core.models.features import columns_of
+from .core.data.labelling import nearness
 from .formulate import rule
 
 QUESTION = Question(
@@ -205,10 +205,10 @@ OURS = {n: Table("the project", ("monitoring",)) for n in (*LOG_COLUMNS, *OWN_CO
 class Silver:
     "What people may build on."
     tables: dict[str, pd.DataFrame]
-    gates: dict[str, dict]      # of each table: when its values became known, see core.clock
+    gates: dict[str, dict]      # of each table: when its values became known, see core.foundation.point_in_time
     schemas: dict[str, pa.Schema]  # the same, with comments
     quarantine: pd.DataFrame    # source, row, reason, content
-    queue: pd.DataFrame         # rows that wait for people, see core.labels
+    queue: pd.DataFrame         # rows that wait for people, see core.data.labelling
     settled: pd.DataFrame       # what people answered, and what counts
     catalog: dict               # {table: {column: entry}}
     dropped: dict[str, int]     # copies of rows, by table
@@ -242,7 +242,7 @@ def curate(
     sources: Mapping,                    # of the settings: each table's key
     pseudonyms: Callable,                # of the workspace
     as_of: pd.Timestamp | None = None,   # that moment
-    answers: pd.DataFrame | None = None,  # of people, see core.labels
+    answers: pd.DataFrame | None = None,  # of people, see core.data.labelling
     columns: Mapping = COLUMNS | LOG_COLUMNS, about: Mapping = TABLES,  # what the project declares
     label: Callable = label, label_columns: Mapping = LABEL_COLUMNS,
     gates: Mapping = GATES, label_gates: Mapping = LABEL_GATES, question: Question | None = QUESTION,

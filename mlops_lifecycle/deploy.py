@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from .core.features import FeatureSet
-from .core.log import ServingLog
-from .core.release import Release
-from .core.stages import GoBack
-from .core.workspace import Workspace
+from .core.models.features import FeatureSet
+from .core.serving.store import ServingLog
+from .core.models.release import Release
+from .core.foundation.stages import GoBack
+from .core.foundation.workspace import Workspace
 from .formulate import Problem, example_of
 from .serving import create_app
 
@@ -49,7 +49,7 @@ def check_release(
 # %% ../nbs/13_deploy.ipynb #13-d-smoke-code
 def smoke_check(
     release: Release,
-    problem: Problem, plan: Mapping, settings: Any,  # the project's; the document of stage 00; core.settings.Settings
+    problem: Problem, plan: Mapping, settings: Any,  # the project's; the document of stage 00; core.foundation.settings.Settings
     features: FeatureSet | None = None,              # None: those of stage 04, when a model needs them
 ) -> dict:                                           # the answer
     "Ask the app for one artificial decision by this release; raises `GoBack` to release when it gives none."

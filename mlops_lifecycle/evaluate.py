@@ -24,13 +24,13 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from .core.features import FeatureSet, columns_of
-from .core.judge import (
+from .core.models.features import FeatureSet, columns_of
+from .core.models.evaluation import (
     calibration_table, drawn_gains, explain_row, find_slices, gain_table, importance, interval,
     over_threshold, over_time, scores_of, shuffled_scores)
-from .core.kinds import BINARY, FEW, Kind, price, right_order
-from .core.stages import GoBack, stage
-from .core.tables import with_unit
+from .core.problem.tasks import BINARY, FEW, Kind, price, right_order
+from .core.foundation.stages import GoBack, stage
+from .core.foundation.display import with_unit
 from .formulate import (
     Bar, Costs, bar, choose_metric, costs_of, mean_cost, rank_metrics)
 from .train import split, windows
@@ -385,7 +385,7 @@ def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: Any) -> list[d
 # %% ../nbs/08_evaluate.ipynb #08-e-gates-code
 def gates_of(
     found: Mapping,  # leak, against, cost, without, groups, fairness, robustness, behaviour, metrics, interval
-    problem: Any, plan: Mapping, settings: Any,  # formulate.Problem; document of stage 00; core.settings.Settings
+    problem: Any, plan: Mapping, settings: Any,  # formulate.Problem; document of stage 00; core.foundation.settings.Settings
     formulated: Mapping | None = None,  # document of stage 01; None: nothing to compare with
 ) -> list[dict]:                   # gate, figure, limit, passed (None: not judged), stage
     "Hold each figure against its limit."
@@ -446,7 +446,7 @@ def evaluate(
     feature_set: FeatureSet,
     problem: Any, plan: Mapping,  # formulate.Problem; the document of stage 00
     settings: Any, as_of: pd.Timestamp | str,
-    champion: Any = None,  # what has to be beaten as well: `name` and `decide(columns)`, such as core.release.Release
+    champion: Any = None,  # what has to be beaten as well: `name` and `decide(columns)`, such as core.models.release.Release
     formulated: Mapping | None = None,  # the document of stage 01
     behaviours: Iterable[Behaviour] = (),  # the project's
     declared: Callable = lambda rows: pd.DataFrame(index=rows.index),  # the project's groups, one column a way to cut

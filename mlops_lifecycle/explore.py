@@ -22,12 +22,12 @@ from matplotlib.ticker import PercentFormatter
 from pandas.tseries.frequencies import to_offset
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from .core.drift import psi
-from .core.features import Encoder, Feature
-from .core.judge import drawn_gains
-from .core.kinds import BINARY, Kind, ask, learn, price, right_order
-from .core.stages import GoBack
-from .core.tables import with_unit
+from .core.quality.drift import psi
+from .core.models.features import Encoder, Feature
+from .core.models.evaluation import drawn_gains
+from .core.problem.tasks import BINARY, Kind, ask, learn, price, right_order
+from .core.foundation.stages import GoBack
+from .core.foundation.display import with_unit
 from .formulate import best_threshold
 
 # %% ../nbs/06_explore.ipynb #exp-window

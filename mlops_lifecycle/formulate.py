@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from .core.features import source_of
-from .core.kinds import KINDS, Kind, price
-from .core.stages import GoBack
+from .core.models.features import source_of
+from .core.problem.tasks import KINDS, Kind, price
+from .core.foundation.stages import GoBack
 
 # %% ../nbs/01_formulate.ipynb #01-f-costs-code
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Costs:
     needless: float  # it did not happen, but somebody acted; cost units, >= 0
     review: float = 0.0  # a person decides instead; 0 where nobody does
     capacity: float = 1.0  # share of the decisions at which people can look, where unusual rows are looked for
-    kind: str = "binary"  # of the problem, of core.kinds.KINDS
+    kind: str = "binary"  # of the problem, of core.problem.tasks.KINDS
 
     @property
     def how(self) -> Kind: return KINDS[self.kind]
@@ -64,7 +64,7 @@ def costs_from(
 
 # %% ../nbs/01_formulate.ipynb #01-f-costs-settings-code
 def costs_of(
-    settings: Any,         # core.settings.Settings
+    settings: Any,         # core.foundation.settings.Settings
     kind: str = "binary",  # of the problem
 ) -> Costs:
     "The prices as `settings.ini` has them."
@@ -205,7 +205,7 @@ class Problem:
     decision_time: Callable[[Mapping], ArrayLike] | None = None  # columns -> UTC; None: when it is asked
     scope: tuple[Scope, ...] = ()    # where a model may decide
     metric: str = "cost"             # by which models are steered: "cost", or one of the kind's metrics
-    kind: str = "binary"             # one of core.kinds.KINDS
+    kind: str = "binary"             # one of core.problem.tasks.KINDS
 
     @property
     def how(self) -> Kind: return KINDS[self.kind]
@@ -260,7 +260,7 @@ Problem.key_of = key_of
 # %% ../nbs/01_formulate.ipynb #01-f-learn-code
 def how_to_learn(
     rows: int,                  # examples at hand
-    labels: Mapping,            # how many are labelled 0 and 1: {0: 900, 1: 100}; or have an amount, see core.kinds
+    labels: Mapping,            # how many are labelled 0 and 1: {0: 900, 1: 100}; or have an amount, see core.problem.tasks
     least: int = 100,           # of the rarer label
 ) -> str:                       # "rule", "unsupervised", "few labels" or "supervised"
     "What the data at hand allows."

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
-from .core.clock import known, moment
-from .core.features import FeatureSet, columns_of
-from .core.rehearsal import on_paper
-from .core.release import Release
-from .core.stages import GoBack
+from .core.foundation.point_in_time import known, moment
+from .core.models.features import FeatureSet, columns_of
+from .core.operations.traffic_replay import on_paper
+from .core.models.release import Release
+from .core.foundation.stages import GoBack
 from .evaluate import evaluate, insist
 from .formulate import Costs, Problem, costs_of
 from .monitoring import monitor

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .core.distributions import shares
-from .core.drift import psi
-from .core.features import columns_of, missing_row
-from .core.stages import GoBack
+from .core.quality.profiles import shares
+from .core.quality.drift import psi
+from .core.models.features import columns_of, missing_row
+from .core.foundation.stages import GoBack
 from .evaluate import drawn_gains, interval, savings
 from .formulate import mean_cost
 from .operate import surely_more
@@ -26,7 +26,7 @@ from .plan import review_due
 
 # %% ../nbs/15_monitor.ipynb #15-m-watched-code
 def watched(
-    predictions: pd.DataFrame, feedback: pd.DataFrame,  # of core.log.ServingLog.frames
+    predictions: pd.DataFrame, feedback: pd.DataFrame,  # of core.serving.store.ServingLog.frames
     release: str,                                       # id of the release
     start: pd.Timestamp, end: pd.Timestamp,             # `at` of the predictions; of feedback what came until the end
 ) -> pd.DataFrame:  # the log's columns, one a feature, and `outcome` (NaN: not known yet)
@@ -150,8 +150,8 @@ def review(
 # %% ../nbs/15_monitor.ipynb #15-m-call-code
 def monitor(
     rows: pd.DataFrame,   # of `watched`, or any decisions with score, decision, outcome, decision_time and features
-    release: Any,         # core.release.Release that made them
-    costs: Any, settings: Any,              # formulate.Costs; core.settings.Settings
+    release: Any,         # core.models.release.Release that made them
+    costs: Any, settings: Any,              # formulate.Costs; core.foundation.settings.Settings
     plan: Mapping = None,                   # the document of stage 00, for the review of the experience
     reactions: Mapping[str, int] = {},      # how often each was given
 ) -> dict:                # action, alarms, figures, unknown

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, fisher_exact
 
-from .core.kinds import price as cost_of
-from .core.log import ServingLog
-from .core.stages import GoBack
+from .core.problem.tasks import price as cost_of
+from .core.serving.store import ServingLog
+from .core.foundation.stages import GoBack
 from .curate import curate
 from .formulate import Costs, Problem
 from .transform import transform
@@ -209,7 +209,7 @@ def insist(
 # %% ../nbs/14_operate.ipynb #14-o-rows-code
 def ladder_rows(
     steps: list[dict],  # of `climb`
-) -> list[dict]:        # a row for each step and arm, for `core.tables.readable`
+) -> list[dict]:        # a row for each step and arm, for `core.foundation.display.readable`
     "The ladder as people read it."
     arms = [(step, arm, step[arm]) for step in steps for arm in ("stable", "canary") if step.get(arm, {}).get("asked")]
     reason = lambda step, arm: f"{step['action']}: {step['reason']}" if arm == "canary" else ""

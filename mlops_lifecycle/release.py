@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core.distributions import distribution
-from .core.drift import usual
-from .core.release import write_release
-from .core.stages import GoBack
+from .core.quality.profiles import distribution
+from .core.quality.drift import usual
+from .core.models.release import write_release
+from .core.foundation.stages import GoBack
 
 # %% ../nbs/12_release.ipynb #12-r-reference-code
 def reference(
     periods: list[pd.DataFrame],  # the rows on which the promise rests: features, target and decision_time
-    feature_set: Any,             # core.features.FeatureSet
+    feature_set: Any,             # core.models.features.FeatureSet
     scores: list[np.ndarray],     # of those rows
     target: str,
 ) -> dict:

@@ -35,17 +35,17 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from . import __version__
-from .core import inference_protocol as v2
-from .core import page as pages
-from .core.contract import breaking_changes, complete_route
-from .core.door import LOG, Door, Refusal, headers_of, read_body, shown, strict_json, validated
-from .core.features import FeatureSet
-from .core.log import NotStored, sqlite_warning
-from .core.server import settle, with_parent
-from .core.service import Serving
-from .core.settings import Settings, load_settings
-from .core.stages import GoBack
-from .core.workspace import Workspace
+from .core.serving import inference_protocol as v2
+from .core.serving import web_form as pages
+from .core.serving.contract import breaking_changes, complete_route
+from .core.serving.middleware import LOG, Door, Refusal, headers_of, read_body, shown, strict_json, validated
+from .core.models.features import FeatureSet
+from .core.serving.store import NotStored, sqlite_warning
+from .core.serving.server import settle, with_parent
+from .core.serving.predictor import Serving
+from .core.foundation.settings import Settings, load_settings
+from .core.foundation.stages import GoBack
+from .core.foundation.workspace import Workspace
 from .formulate import Entity, Problem, example_of
 
 # %% ../nbs/09_code.ipynb #09-c-feedback-code

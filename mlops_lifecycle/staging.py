@@ -22,13 +22,13 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from .core.features import FeatureSet, row_of, within_reach
-from .core.log import ServingLog
-from .core.release import sign, signing_key, write_release
-from .core.server import served as on_loopback
-from .core.service import features_for, trial_workspace
-from .core.stages import GoBack
-from .core.workspace import Workspace
+from .core.models.features import FeatureSet, row_of, within_reach
+from .core.serving.store import ServingLog
+from .core.models.release import sign, signing_key, write_release
+from .core.serving.server import served as on_loopback
+from .core.serving.predictor import features_for, trial_workspace
+from .core.foundation.stages import GoBack
+from .core.foundation.workspace import Workspace
 from .formulate import Problem, example_of
 from .serving import Prediction, answer_type, create_app
 

@@ -42,13 +42,13 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
 
-from .core.clock import moment
-from .core.ensemble import averaged, log_odds
-from .core.features import Encoder, FeatureSet, source_of
-from .core.kinds import BINARY, FEW, KINDS, Kind, ask, learn, price, right_order
-from .core.release import calibrated, model_bytes, read_model
-from .core.stages import GoBack
-from .core.workspace import atomic_write
+from .core.foundation.point_in_time import moment
+from .core.models.ensembles import averaged, log_odds
+from .core.models.features import Encoder, FeatureSet, source_of
+from .core.problem.tasks import BINARY, FEW, KINDS, Kind, ask, learn, price, right_order
+from .core.models.release import calibrated, model_bytes, read_model
+from .core.foundation.stages import GoBack
+from .core.foundation.workspace import atomic_write
 from .formulate import best_threshold, calibrated_threshold, costs_of, how_to_learn, mean_cost
 
 # %% ../nbs/07_train.ipynb #07-t-windows-code
@@ -160,7 +160,7 @@ variations = {"gradient boosting": {"learning_rate": (0.05, 0.1), "max_leaf_node
 def fit_calibration(
     y_true: ArrayLike,       # what happened, 0 or 1; shape (n,)
     probability: ArrayLike,  # of a model that has not seen these rows; shape (n,)
-) -> dict:                   # {"slope", "intercept"} on the log odds, see `core.release.calibrated`
+) -> dict:                   # {"slope", "intercept"} on the log odds, see `core.models.release.calibrated`
     "Platt's two numbers; the slope is never negative."
     p = np.clip(np.asarray(probability, dtype=float), 1e-9, 1 - 1e-9)
     odds, y = np.log(p / (1 - p)), np.asarray(y_true, dtype=int)
@@ -491,7 +491,7 @@ def learnable(
 # %% ../nbs/07_train.ipynb #07-t-right-code
 def right_families(
     families: Mapping[str, Callable],
-    how: Any,  # core.kinds.Kind
+    how: Any,  # core.problem.tasks.Kind
 ) -> None:
     "Pass where the families answer in the problem's kind; raises `GoBack` to formulate that names one that does not."
     for name, make in families.items():
@@ -531,7 +531,7 @@ def train(
     examples: pd.DataFrame,     # gold.examples
     feature_set: FeatureSet,
     problem: Any,               # formulate.Problem
-    settings: Any,              # core.settings.Settings
+    settings: Any,              # core.foundation.settings.Settings
     as_of: pd.Timestamp | str,  # now
     families: Mapping[str, Callable] = families,
     sample: int = 0,            # most rows to fit on; 0 takes the settings'

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .core.features import Feature, FeatureSet, Lookup, checked_parts, columns_of, missing_row
-from .core.stages import GoBack
+from .core.models.features import Feature, FeatureSet, Lookup, checked_parts, columns_of, missing_row
+from .core.foundation.stages import GoBack
 from .formulate import Problem, problem
 
 # %% ../nbs/04_transform.ipynb #tf-rolling-instants
@@ -500,7 +500,7 @@ def with_features(
     for part in in_order(found, problem, as_of): yield add(part.drop(columns=result)).join(part[result])
 
 def gates_of(problem: Problem) -> dict:
-    "When what of an example was known, see core.clock."
+    "When what of an example was known, see core.foundation.point_in_time."
     return {"decision_time": "*", "label_known_at": [problem.target]}
 
 # %% ../nbs/04_transform.ipynb #tf-gold
@@ -510,7 +510,7 @@ class Gold:
     examples: pd.DataFrame            # key, decision_time, request, features, target, label_known_at
     lookups: dict[str, pd.DataFrame]  # by name, each with `known_at`
     features: dict                    # the document
-    gates: dict                       # of the examples, see core.clock
+    gates: dict                       # of the examples, see core.foundation.point_in_time
 
     def __repr__(self):
         features = len(self.features["features"])

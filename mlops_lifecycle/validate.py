@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from .core.changes import EVENT_COLUMNS, is_events
-from .core.checks import Expectation, check
-from .core.distributions import describe_table, entries
-from .core.drift import ZONES, alarms, changes, judge
-from .core.kinds import BINARY, Kind
-from .core.stages import GoBack, stage
+from .core.data.change_capture import EVENT_COLUMNS, is_events
+from .core.quality.expectations import Expectation, check
+from .core.quality.profiles import describe_table, entries
+from .core.quality.drift import ZONES, alarms, changes, judge
+from .core.problem.tasks import BINARY, Kind
+from .core.foundation.stages import GoBack, stage
 from .formulate import problem
 
 # %% ../nbs/05_validate.ipynb #val-silver
@@ -139,7 +139,7 @@ def hidden_columns(catalog: Mapping) -> set[str]:
 
 # %% ../nbs/05_validate.ipynb #val-moved
 def moved(
-    log: pd.DataFrame,  # of core.distributions, this run's entries among them
+    log: pd.DataFrame,  # of core.quality.profiles, this run's entries among them
     limits: Any,        # [drift] of the settings
 ) -> list[dict]:        # alarms, the oldest first
     "Which tables changed more than they do."
@@ -170,10 +170,10 @@ def insist(
 
 # %% ../nbs/05_validate.ipynb #val-alarm
 def as_alarms(
-    checks: pd.DataFrame,  # of core.checks
+    checks: pd.DataFrame,  # of core.quality.expectations
     as_of: pd.Timestamp,
 ) -> list[dict]:
-    "What failed, for core.alerts."
+    "What failed, for core.quality.alerts."
     def words(c): return f"{c.table} {c.column} {c.expectation} ({c.limit}) does not hold: {c.figure}"
     return [dict(period=f"{as_of:%Y-%m-%d}", table=c.table, column=c.column, figure=c.expectation, change=c.figure,
                  limit=c.limit, stage=c.back_to, also=[], words=words(c)) for c in checks[~checks.passed].itertuples()]

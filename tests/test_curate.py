@@ -11,9 +11,9 @@ from playwright.sync_api import expect
 from seen import Seen, chromium
 
 from mlops_lifecycle.collect import COLUMNS, ZONES, collect
-from mlops_lifecycle.core.catalog import comment_of
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.data.catalog import comment_of
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import TABLES, curate, real_values
 
 

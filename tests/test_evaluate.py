@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT, mlops, passed
 
-from mlops_lifecycle.core.features import Feature, FeatureSet, columns_of
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.stages import GoBack
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.models.features import Feature, FeatureSet, columns_of
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.stages import GoBack
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.evaluate import (
     BEHAVIOURS, declared_groups, evaluate, fairness, group_gates, in_words, insist, month_figure, page_of)
 from mlops_lifecycle.formulate import problem

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from conftest import MLOPS, ROOT, environment, last_run, mlops, passed
 
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.release import verify
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.models.release import verify
+from mlops_lifecycle.core.foundation.workspace import Workspace
 
 
 def read_everything(root: Path) -> int:

@@ -12,15 +12,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from mlops_lifecycle.collect import collect
-from mlops_lifecycle.core.clock import known
-from mlops_lifecycle.core.features import Feature, FeatureSet, Lookup, as_of_join, within_reach
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.stages import GoBack
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.foundation.point_in_time import known
+from mlops_lifecycle.core.models.features import Feature, FeatureSet, Lookup, as_of_join, within_reach
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.stages import GoBack
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
-from mlops_lifecycle.core.service import columns_for, features_for
+from mlops_lifecycle.core.serving.predictor import columns_for, features_for
 from mlops_lifecycle.train import Recipe, recipes, train
 from mlops_lifecycle.transform import FEATURES, check_inputs, transform
 

@@ -3,11 +3,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_lifecycle.core.features import Feature, FeatureSet
-from mlops_lifecycle.core.ladder import simulate_ladder
-from mlops_lifecycle.core.settings import SettingsError, load_settings
-from mlops_lifecycle.core.stages import GoBack
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.models.features import Feature, FeatureSet
+from mlops_lifecycle.core.models.cold_start import simulate_ladder
+from mlops_lifecycle.core.foundation.settings import SettingsError, load_settings
+from mlops_lifecycle.core.foundation.stages import GoBack
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.explore import explorable, explore, take_ideas, try_ideas
 from mlops_lifecycle.formulate import Costs, costs_from, how_to_learn, problem
 from mlops_lifecycle.train import enough_labels, no_target_inside, split

@@ -26,19 +26,19 @@ from conftest import ROOT, environment, passed
 from deltalake import DeltaTable, write_deltalake
 from typer.testing import CliRunner
 
-from mlops_lifecycle.core import keys
-from mlops_lifecycle.core.cli import app as command_line
-from mlops_lifecycle.core.door import PROBES
-from mlops_lifecycle.core.features import Encoder, row_of
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.release import write_release
-from mlops_lifecycle.core.server import PatientProtocol
-from mlops_lifecycle.core.server import served as on_loopback
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.serving import auth as keys
+from mlops_lifecycle.cli import app as command_line
+from mlops_lifecycle.core.serving.middleware import PROBES
+from mlops_lifecycle.core.models.features import Encoder, row_of
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.models.release import write_release
+from mlops_lifecycle.core.serving.server import PatientProtocol
+from mlops_lifecycle.core.serving.server import served as on_loopback
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.formulate import example_of, problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.core.service import columns_for, features_for, trial_workspace
+from mlops_lifecycle.core.serving.predictor import columns_for, features_for, trial_workspace
 from mlops_lifecycle.serving import create_app
 from mlops_lifecycle.staging import artificial
 from mlops_lifecycle.transform import FEATURES

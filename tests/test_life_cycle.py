@@ -7,9 +7,9 @@ import pytest
 from conftest import MLOPS, ROOT, Started, environment, free_port, mlops, passed
 from deltalake import write_deltalake
 
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.stages import STAGES
-from mlops_lifecycle.core.workspace import Workspace, to_arrow
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.foundation.stages import STAGES
+from mlops_lifecycle.core.foundation.workspace import Workspace, to_arrow
 from mlops_lifecycle.formulate import example_of, problem
 
 STAGE_KEYS = {"stage", "notebook", "wheel", "status", "seconds", "parameters", "inputs", "outputs", "verdict", "report"}

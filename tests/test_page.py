@@ -6,8 +6,8 @@ from playwright.sync_api import expect
 from seen import PHONE, Seen, chromium
 from test_http import add_model, served, settings, trial
 
-from mlops_lifecycle.core.keys import make_key
-from mlops_lifecycle.core.log import ServingLog
+from mlops_lifecycle.core.serving.auth import make_key
+from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
 from mlops_lifecycle.serving import create_app

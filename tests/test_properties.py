@@ -7,14 +7,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import collect
-from mlops_lifecycle.core.clock import known
-from mlops_lifecycle.core.features import Encoder, Feature, FeatureSet, Lookup, as_of_join
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace, from_arrow, to_arrow
+from mlops_lifecycle.core.foundation.point_in_time import known
+from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet, Lookup, as_of_join
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace, from_arrow, to_arrow
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
-from mlops_lifecycle.core.service import columns_for, features_for
+from mlops_lifecycle.core.serving.predictor import columns_for, features_for
 from mlops_lifecycle.transform import FEATURES, transform
 
 START, END = pd.Timestamp("2013-02-07T06:00Z"), pd.Timestamp("2013-02-11T12:00Z")  # snow, and many delays

@@ -3,9 +3,9 @@
 import pytest
 from conftest import last_run, mlops
 
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.release import Release, write_release
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.models.release import Release, write_release
+from mlops_lifecycle.core.foundation.workspace import Workspace
 
 REFUSED = {
     "a stage": (["run", "lend"], {}, ['unknown stage "lend"', "plan, formulate, collect"]),

@@ -15,15 +15,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from test_http import GOOD, PLAIN, SECRET, add_model, ask, served, settings, trial, with_
 
-from mlops_lifecycle.core import service
-from mlops_lifecycle.core.door import LOG, JsonLines
-from mlops_lifecycle.core.keys import make_key, revoke_key
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.release import sign
-from mlops_lifecycle.core.settings import load_settings
+from mlops_lifecycle.core.serving import predictor as service
+from mlops_lifecycle.core.serving.middleware import LOG, JsonLines
+from mlops_lifecycle.core.serving.auth import make_key, revoke_key
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.models.release import sign
+from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.core.service import trial_workspace
+from mlops_lifecycle.core.serving.predictor import trial_workspace
 from mlops_lifecycle.serving import create_app
 from mlops_lifecycle.transform import FEATURES
 

@@ -10,13 +10,13 @@ from conftest import ROOT, cells, copy_project, environment, is_yours, last_run,
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.dummy import DummyRegressor
 
-from mlops_lifecycle.core.changes import is_events
-from mlops_lifecycle.core.ensemble import AmountMean
-from mlops_lifecycle.core.kinds import ask
-from mlops_lifecycle.core.ladder import Unusual
-from mlops_lifecycle.core.release import Release, write_release
-from mlops_lifecycle.core.stages import STAGES
-from mlops_lifecycle.core.workspace import Workspace, outside
+from mlops_lifecycle.core.data.change_capture import is_events
+from mlops_lifecycle.core.models.ensembles import AmountMean
+from mlops_lifecycle.core.problem.tasks import ask
+from mlops_lifecycle.core.models.cold_start import Unusual
+from mlops_lifecycle.core.models.release import Release, write_release
+from mlops_lifecycle.core.foundation.stages import STAGES
+from mlops_lifecycle.core.foundation.workspace import Workspace, outside
 
 PROBLEMS = ROOT / "tests" / "problems"
 

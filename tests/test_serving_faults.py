@@ -25,13 +25,13 @@ from under_load import (
     postgresql,
 )
 
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.server import served as on_loopback
-from mlops_lifecycle.core.settings import load_settings
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.serving.server import served as on_loopback
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.core.service import trial_workspace
+from mlops_lifecycle.core.serving.predictor import trial_workspace
 from mlops_lifecycle.serving import create_app
 
 
@@ -69,8 +69,8 @@ def test_the_log_is_the_same_on_postgresql(database):
     import numpy as np
     import pandas as pd
 
-    from mlops_lifecycle.core.features import Lookup
-    from mlops_lifecycle.core.keys import KeyRing, list_keys, make_key, revoke_key
+    from mlops_lifecycle.core.models.features import Lookup
+    from mlops_lifecycle.core.serving.auth import KeyRing, list_keys, make_key, revoke_key
     log = ServingLog(database)
     log.write(lambda connection: [connection.execute(table.delete()) for table in (log.feedback, log.predictions)])
     at = np.datetime64("2024-03-01T12:00", "us")

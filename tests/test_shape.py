@@ -1,5 +1,4 @@
 """The template's shape: the expected folders and only those, imports one way, nothing of one problem or one machine."""
-import ast
 import filecmp
 import re
 import subprocess
@@ -11,16 +10,14 @@ import pytest
 from conftest import NOTEBOOKS, ROOT, cells, copy_project, environment, is_yours
 from packaging.requirements import Requirement
 
-from mlops_lifecycle.core.export import export_changed, write_readme
-from mlops_lifecycle.core.stages import STAGES
+from mlops_lifecycle.core.pipeline.notebook_sync import export_changed, write_readme
+from mlops_lifecycle.core.foundation.stages import STAGES
 
 TOP = {
     ".ci", ".gitattributes", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
     "README.md", "benchmarks", "deploy", "mlops_lifecycle", "nbs", "pyproject.toml", "reports", "requirements.lock",
     "settings.ini", "tests",
 }
-MODULES = {"code": "serving", "test": "staging", "monitor": "monitoring"}
-ORDER = {MODULES.get(s.name, s.name): s.number for s in STAGES}
 
 
 def tracked():
@@ -36,27 +33,14 @@ def test_the_top_level_is_the_expected_one():
 
 def test_each_stage_has_its_notebook_and_each_notebook_its_stage():
     found = {p.stem for p in (ROOT / "nbs").glob("*.ipynb")}
-    assert found == {s.notebook for s in STAGES} | {"index"}
+    assert found == {s.notebook for s in STAGES} | {"index", "cli"}
 
 
 def test_imports_point_one_way():
-    """core ← lower stages ← higher stages."""
-    wrong = []
-    for path in (ROOT / "mlops_lifecycle").rglob("*.py"):
-        if path.name.startswith("_"):
-            continue
-        in_core = path.parent.name == "core"
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import): names = [a.name for a in node.names]
-            if isinstance(node, ast.ImportFrom) and node.module: names = [node.module]
-            for name in names:
-                parts = name.split(".")
-                if parts[0] != "mlops_lifecycle" or len(parts) < 2 or parts[1] == "core":
-                    continue
-                if in_core and path.name != "cli.py" or not in_core and ORDER[parts[1]] >= ORDER[path.stem]:
-                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    assert not wrong
+    """The contracts of pyproject.toml: the command line, stages by falling number, the rooms from the top down."""
+    linter = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT,
+                            env=environment(), capture_output=True, text=True)
+    assert linter.returncode == 0, linter.stdout
 
 
 WORDS = re.compile(

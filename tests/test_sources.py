@@ -15,11 +15,11 @@ from kinds import (
     nightly)
 
 from mlops_lifecycle.collect import KINDS
-from mlops_lifecycle.core.catalog import Table as Described
-from mlops_lifecycle.core.changes import latest, states
-from mlops_lifecycle.core.files import Column, SourceError
-from mlops_lifecycle.core.log import ServingLog
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.data.catalog import Table as Described
+from mlops_lifecycle.core.data.change_capture import latest, states
+from mlops_lifecycle.core.data.readers import Column, SourceError
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 
 
@@ -152,8 +152,8 @@ def test_a_change_that_comes_late_never_wins_and_the_dead_stay_dead(tmp_path):
 
 
 def committed(stream: Stream) -> dict[int, int]:
-    from mlops_lifecycle.core.settings import load_settings
-    from mlops_lifecycle.core.streams import consumer_of
+    from mlops_lifecycle.core.foundation.settings import load_settings
+    from mlops_lifecycle.core.data.streams import consumer_of
     consumer = consumer_of(load_settings(stream.folder, environ={}).source["loans"])
     partitions = [TopicPartition(stream.topic, n) for n in range(4)]
     try: return {p.partition: p.offset for p in consumer.committed(partitions, timeout=10)}

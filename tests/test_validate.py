@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 from year import FAULTS, STAGE, honest, lived as seen_at, raised, with_fault
 
-from mlops_lifecycle.core.drift import exact, ks_distance
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.quality.drift import exact, ks_distance
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.validate import EXPLAINED, explain
 
 

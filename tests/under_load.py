@@ -21,11 +21,11 @@ import psutil
 import pytest
 from conftest import MLOPS, ROOT, environment, free_port
 
-from mlops_lifecycle.core.log import ServingLog, keys
-from mlops_lifecycle.core.workspace import Workspace
+from mlops_lifecycle.core.serving.store import ServingLog, keys
+from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.formulate import example_of, problem
 from mlops_lifecycle.plan import plan
-from mlops_lifecycle.core.service import trial_workspace
+from mlops_lifecycle.core.serving.predictor import trial_workspace
 
 BODY, REACTION = json.dumps(example_of(problem.Request)).encode(), plan.reactions[0].name
 

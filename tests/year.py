@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from mlops_lifecycle.collect import collect
-from mlops_lifecycle.core.clock import known
-from mlops_lifecycle.core.distributions import describe_table, entries
-from mlops_lifecycle.core.drift import alarms, changes, judge
-from mlops_lifecycle.core.settings import load_settings
+from mlops_lifecycle.core.foundation.point_in_time import known
+from mlops_lifecycle.core.quality.profiles import describe_table, entries
+from mlops_lifecycle.core.quality.drift import alarms, changes, judge
+from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.transform import transform

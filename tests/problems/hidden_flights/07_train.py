@@ -5,7 +5,7 @@
 #| export
 from sklearn.ensemble import IsolationForest
 
-from mlops_lifecycle.core.ladder import Unusual
+from mlops_lifecycle.core.models.cold_start import Unusual
 
 def isolation_forest(categorical: list[bool], seed: int) -> BaseEstimator:
     "What is soon alone when rows are cut at random."

@@ -171,7 +171,7 @@ def label(
 
 # %% ../nbs/03_curate.ipynb #curate-yours-question
 from .core.models.features import columns_of
-from .core.data.labelling import nearness
+from .core.problem.nearness import nearness
 from .formulate import rule
 
 QUESTION = Question(

@@ -22,7 +22,7 @@ from sklearn.neighbors import NearestNeighbors
 from .features import Encoder, Feature, columns_of
 from .evaluation import drawn_gains
 from ..problem.tasks import price
-from ..data.labelling import nearness
+from ..problem.nearness import nearness
 
 # %% ../../../nbs/core/models/cold_start.ipynb #lad-scale-code
 def scale(matrix: ArrayLike, middle: ArrayLike, spread: ArrayLike) -> np.ndarray:

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from .core.models.features import source_of
-from .core.problem.tasks import KINDS, Kind, price
+from .core.foundation.source import source_of
 from .core.foundation.stages import GoBack
+from .core.problem.tasks import KINDS, Kind, price
 
 # %% ../nbs/01_formulate.ipynb #01-f-costs-code
 @dataclass(frozen=True)

@@ -43,12 +43,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
 
 from .core.foundation.point_in_time import moment
-from .core.models.ensembles import averaged, log_odds
-from .core.models.features import Encoder, FeatureSet, source_of
-from .core.problem.tasks import BINARY, FEW, KINDS, Kind, ask, learn, price, right_order
-from .core.models.release import calibrated, model_bytes, read_model
+from .core.foundation.source import source_of
 from .core.foundation.stages import GoBack
 from .core.foundation.workspace import atomic_write
+from .core.models.ensembles import averaged, log_odds
+from .core.models.features import Encoder, FeatureSet
+from .core.models.release import calibrated, model_bytes, read_model
+from .core.problem.tasks import BINARY, FEW, KINDS, Kind, ask, learn, price, right_order
 from .formulate import best_threshold, calibrated_threshold, costs_of, how_to_learn, mean_cost
 
 # %% ../nbs/07_train.ipynb #07-t-windows-code

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes_of', 'within_reach', 'columns_of', 'missing_row',
            'row_of', 'FeatureSet', 'learned', 'look_up', 'compute', 'look_up_row', 'add', 'carried', 'slicewise',
-           'checked_parts', 'source_of', 'describe', 'Encoder', 'encode', 'to_fit', 'to_dict', 'from_dict']
+           'checked_parts', 'describe', 'Encoder', 'encode', 'to_fit', 'to_dict', 'from_dict']
 
 # %% ../../../nbs/core/models/features.ipynb #feat-imports
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,8 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel
+
+from ..foundation.source import source_of
 
 # %% ../../../nbs/core/models/features.ipynb #feat-identity
 def identity(value):
@@ -355,14 +356,6 @@ def checked_parts(
         newest = part.known_at.max() if len(part) else newest
 
 # %% ../../../nbs/core/models/features.ipynb #feat-doc
-def source_of(
-    function: Callable,
-) -> str:  # source where Python has it, else the name
-    "The text that defines a function."
-    try: return inspect.getsource(function)
-    except (OSError, TypeError):
-        return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', function)}"
-
 def describe(
     self: FeatureSet,
 ) -> dict:  # {features, lookups, source}, ready for JSON

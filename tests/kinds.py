@@ -27,6 +27,7 @@ from mlops_lifecycle.collect import acknowledge, collect, cursors_of, held_of_lo
 from mlops_lifecycle.core.data.change_capture import latest
 from mlops_lifecycle.core.data.readers import Column
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
+from mlops_lifecycle.core.pipeline.versions import open_workspace
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 
@@ -39,7 +40,7 @@ START = pd.Timestamp("2024-03-01T09:00Z")
 def nightly(folder: Path, columns: dict = COLUMNS) -> StageRun:
     """What the notebook's run cell does, for the project in a folder."""
     settings = load_settings(folder, environ={})
-    workspace = Workspace(folder / "workspace")
+    workspace = open_workspace(folder / "workspace")
     with StageRun("collect", settings=settings, workspace=workspace) as run:
         far = dict(cursors=cursors_of(workspace, settings.source), before=held_of_log(workspace, settings.source))
         leave(run, collect(settings.source, folder, run.log(), columns=columns, times=dict, gates={}, **far))

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from mlops_lifecycle.collect import Load, collect, files_of, leave, parts_of
 from mlops_lifecycle.core.data.readers import Column, SourceError, blocks_of_csv, fit, plain_types, read_file
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
+from mlops_lifecycle.core.pipeline.versions import open_workspace
 from mlops_lifecycle.core.foundation.settings import load_settings
-from mlops_lifecycle.core.foundation.workspace import Workspace
 
 COLUMNS = {"loans": {
     "loan": Column("integer", "number of the loan"), "reader": Column("text", "number of the reader"),
@@ -48,7 +48,7 @@ known_at = borrowed
 class Library:
     """A project with one table of loans, and the collecting of it as the stage does it."""
     def __init__(self, folder):
-        self.folder, self.workspace = folder, Workspace(folder / "workspace")
+        self.folder, self.workspace = folder, open_workspace(folder / "workspace")
         (folder / "settings.ini").write_text(SETTINGS)
         self.settings = load_settings(folder, environ={})
         (folder / "in").mkdir()

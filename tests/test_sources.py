@@ -20,6 +20,7 @@ from mlops_lifecycle.core.data.change_capture import latest, states
 from mlops_lifecycle.core.data.readers import Column, SourceError
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.pipeline.versions import open_workspace
 from mlops_lifecycle.curate import curate
 
 
@@ -382,7 +383,7 @@ class Desk:
     FIRST = pd.Timestamp("2024-03-01T12:00Z")
 
     def __init__(self, folder):
-        self.folder, self.workspace = folder, Workspace(folder / "workspace")
+        self.folder, self.workspace = folder, open_workspace(folder / "workspace")
         self.log = ServingLog(self.workspace.serving_db)
         sources = "".join(f"[source.{name}]\nkind = log\nwhere = {name}\n" for name in ("predictions", "feedback"))
         project = "[project]\nname = library\n[clock]\nas_of = 2030-01-01T00:00Z\n"

@@ -16,8 +16,7 @@ import itertools
 import json
 import os
 import secrets
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -107,7 +106,8 @@ class Workspace:
     "The state of a project under one folder; nothing is made until something is written."
     def __init__(self,
         root: Path | str,  # the folder, usually `settings.workspace_path`
-    ): self.root, self._key = Path(root).resolve(), None
+        versions: Mapping[str, Callable[["Workspace"], str | int | None]] | None = None,  # {kind of thing: its version}
+    ): self.root, self.versions, self._key = Path(root).resolve(), dict(versions or {}), None
 
     def __repr__(self): return f"Workspace({self.root.name}: {len(self.published()['names'])} names published)"
 
@@ -381,36 +381,19 @@ Workspace.append_events = append_events
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #b2aa5111
 def version(self: Workspace,
-    name: str,  # "plan", "silver.loans", "file:WHERE", "log:serving" or "live:SOURCE"
+    name: str,  # "plan", "silver.loans", "file:WHERE", "live:SOURCE", or of a kind in `versions`: "log:serving"
 ) -> str | int | None:  # None when there is no such thing
-    "The version of a thing that counts now."
-    kind, _, where = name.partition(":")
+    "The version of a thing that counts now; raises `KeyError` for a kind that the workspace was not told of."
+    kind, named, where = name.partition(":")
     if kind == "file":
         try: files = outside(where, self.root)
         except FileNotFoundError: return None
         return digest([[p.name, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
-    if kind == "log": return _log_version(self.serving_db)
     if kind == "live": return secrets.token_hex(6)
-    return self.published()["names"].get(name, {}).get("version")
-
-def _log_version(path: Path | str) -> str | None:
-    if isinstance(path, str):  # a database server's; its client is only needed there
-        from mlops_lifecycle.core.serving.store import ServingLog
-        log = ServingLog(path)
-        try: ever = {name: n + log.forgotten()[name] for name, n in log.counts().items()}
-        finally: log.close()
-        return _ever(ever)
-    if not path.exists(): return None
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as log:
-        tables = {name for name, in log.execute("select name from sqlite_master where type = 'table'")}
-        logged = [name for name in ("predictions", "feedback") if name in tables]
-        count = lambda column, table: log.execute(f"select {column} from {table}").fetchone()[0]
-        dropped = {name: count(name, "retention") if "retention" in tables else 0 for name in logged}
-        return _ever({name: count("count(*)", name) + dropped[name] for name in logged})
-
-def _ever(rows: dict[str, int]) -> str | None:
-    "All rows that were ever written, those that the log has forgotten too: dropping some is no news."
-    return ", ".join(f"{name} {n}" for name, n in rows.items()) or None
+    if not named: return self.published()["names"].get(name, {}).get("version")
+    if kind in self.versions: return self.versions[kind](self)
+    raise KeyError(f'"{name}" is of no kind that this workspace knows; it knows file, live'
+                   f"{''.join(f', {known}' for known in self.versions)}")
 
 Workspace.version = version
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from ..foundation.point_in_time import moment
 from .stage_run import code_digest, new_run, write_run
+from .versions import open_workspace
 from ..foundation.settings import Settings
 from ..foundation.stages import STAGES, Stage, covers, dependents, in_words, stage
 from ..foundation.workspace import Workspace
@@ -236,7 +237,7 @@ class Runner:
     ):
         self.settings, self.chosen, self.force, self.retry = settings, list(chosen), force, retry
         self.tell, self.execute = tell, execute
-        self.workspace, self.notebooks = Workspace(settings.workspace_path), Path(settings.root) / "nbs"
+        self.workspace, self.notebooks = open_workspace(settings.workspace_path), Path(settings.root) / "nbs"
         self.parameters = assign(parameters or {}, self.chosen, self.notebooks)
         require_inputs(self.chosen, self.workspace)
         self.name, self.began = new_run(), time.monotonic()
@@ -460,7 +461,7 @@ def status(
     settings: Settings,
 ) -> list[dict]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after
     "The map as it stands: `stale` says why a stage must run, `after` which stale stages it builds on."
-    workspace, last, notebooks = Workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
+    workspace, last, notebooks = open_workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
     runs = [json.loads(p.read_text())["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]
     tried = [s for stages in runs for s in stages if s["status"] != "skipped"]
     for record in tried + list(workspace.published()["passed"].values()):

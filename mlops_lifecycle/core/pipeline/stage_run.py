@@ -26,6 +26,7 @@ from ..foundation.point_in_time import moment
 from ..foundation.settings import Settings, load_settings
 from ..foundation.stages import GoBack, covers, in_words, stage
 from ..foundation.workspace import Workspace, atomic_write, digest, give_back, outside
+from .versions import open_workspace
 
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #d86c3618
 def modules_used(
@@ -85,7 +86,7 @@ class StageRun:
         **parameters,                 # what else the notebook was run with, for the record
     ):
         self.stage, self.settings = stage(name), settings or load_settings()
-        self.workspace = workspace or Workspace(self.settings.workspace_path)
+        self.workspace = workspace or open_workspace(self.settings.workspace_path)
         self.as_of = moment(as_of or self.settings.clock.as_of)
         self.name = os.environ.get("MLOPS_RUN", "") or new_run()
         self.joined = "MLOPS_RUN" in os.environ

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'REFUSALS', 'COLOURS', 'keys', 'labels', 'plainly', 'console', 'pairs', 'stage_line', 'run', 'watch', 'finish',
-           'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'Coded', 'requests_of', 'whole_columns',
-           'whole_features', 'score_requests', 'harmless', 'read_rows', 'write_rows', 'project_features', 'score',
-           'report', 'way_lines', 'trace', 'label_desk', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
+           'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'project_features', 'score', 'report',
+           'way_lines', 'trace', 'label_desk', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
            'labels_import']
 
 # %% ../nbs/cli.ipynb #a7069662
@@ -14,14 +13,13 @@ import gc
 import json
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 
 # %% ../nbs/cli.ipynb #2c6ce027
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -44,7 +42,7 @@ def plainly() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 def _refused(words: str) -> Exception:
-    from mlops_lifecycle.core.pipeline.runner import Refused
+    from mlops_lifecycle.core.foundation.errors import Refused
     return Refused(words)
 
 # %% ../nbs/cli.ipynb #cf895a17
@@ -96,7 +94,8 @@ def run(
 ):
     "Execute stages through papermill; what did not change is skipped."
     with plainly():
-        from mlops_lifecycle.core.pipeline.runner import Refused, Runner, choose
+        from mlops_lifecycle.core.foundation.errors import Refused
+        from mlops_lifecycle.core.pipeline.runner import Runner, choose
         from mlops_lifecycle.core.foundation.settings import load_settings
         if on_goback not in ("stop", "retry"): raise Refused(f'"--on-goback" must be stop or retry, got "{on_goback}"')
         settings, show = load_settings(), console(as_json)
@@ -252,286 +251,6 @@ def revoke(id: Annotated[str, typer.Argument(metavar="ID", help="The eight digit
         except ValueError as error: raise _refused(str(error)) from None
     console().print("It is revoked.")
 
-# %% ../nbs/cli.ipynb #cli-coded
-@dataclass(frozen=True)
-class Coded:
-    "A column of many rows, each different value once."
-    values: Any  # as one request has them
-    codes: Any   # an array: the place of each row's value
-
-    def array(self) -> Any:
-        "One value a row, as features take them."
-        import pandas as pd
-
-        from mlops_lifecycle.core.models.features import columns_of
-        return columns_of(pd.DataFrame({"it": self.values}))["it"][self.codes]
-
-    @classmethod
-    def of(cls, array: Any) -> "Coded":
-        "The column of an array."
-        import pandas as pd
-        codes, values = pd.factorize(array, use_na_sentinel=False)
-        return cls(values, codes)
-
-# %% ../nbs/cli.ipynb #cec13754
-def requests_of(
-    table: Any,      # an Arrow table, of text or of types of its own; a missing cell is null
-    Request: Any,    # the project's type of request
-) -> dict[str, Coded]:  # by field, for valid requests only; None where a value is missing
-    "The rows as requests; raises `Refused` naming the first wrong ones."
-    fields, there = Request.model_fields, table.column_names
-    if extra := sorted(set(there) - set(fields)):
-        raise _refused(f"columns that no request has: {', '.join(extra)}; a request has {', '.join(fields)}")
-    if missing := [name for name, field in fields.items() if field.is_required() and name not in there]:
-        raise _refused(f"columns that are missing: {', '.join(missing)}; there are {', '.join(there)}")
-    read = {name: _checked_column(table[name] if name in there else None, len(table), Request, name) for name in fields}
-    wrong = [(row, place, words) for place, (_, found) in enumerate(read.values()) for row, words in found]
-    if not wrong and _looks_at_rows(Request): wrong = _wrong_rows(table, Request)
-    told = [f"row {row + 1}, {words}" for row, _, words in sorted(wrong)[:6]]
-    if told: raise _refused_rows(len({row for row, _, _ in wrong}), len(table), "no requests", told)
-    return {name: column for name, (column, _) in read.items()}
-
-def _refused_rows(
-    wrong: int, rows: int, what: str,
-    told: list[str],  # of the first ones; a sixth is not said
-) -> Exception:
-    "The refusal of a file some of whose rows are wrong."
-    return _refused(f"{wrong} of {rows} rows are {what}: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
-
-# %% ../nbs/cli.ipynb #cli-texts-code
-def _texts_of(
-    column: Any, name: str,    # of an Arrow table
-) -> tuple[list[str], Any]:    # each different value as text; each row's place, a missing cell's is behind the last
-    "The different values of a column."
-    import pyarrow as pa
-    kind = column.type
-    try:
-        if pa.types.is_dictionary(kind): column = column.cast(kind.value_type)
-        if pa.types.is_null(column.type): column = column.cast(pa.string())
-        coded = column.combine_chunks().dictionary_encode()
-        texts = coded.dictionary.cast(pa.string()).to_pylist()
-    except pa.ArrowNotImplementedError: raise _refused(f'"{name}" must hold single values, it holds {kind}') from None
-    except pa.ArrowInvalid: raise _refused(f'"{name}" must hold text in UTF-8, it holds {kind} that is none') from None
-    return texts, coded.indices.fill_null(len(texts)).to_numpy()
-
-# %% ../nbs/cli.ipynb #cli-columns-code
-def _checked_column(
-    column: Any,                        # of an Arrow table, or None
-    rows: int, Request: Any, name: str,
-) -> tuple[Coded, list[tuple[int, str]]]:  # the values, and the rows in which one is wrong
-    "Read each different value of a column once."
-    import numpy as np
-    from pydantic import TypeAdapter, ValidationError
-    field = Request.model_fields[name]
-    if column is None: return Coded([field.get_default(call_default_factory=True)], np.zeros(rows, int)), []
-    texts, codes = _texts_of(column, name)
-    words, absent = {}, len(texts) in codes
-    read = TypeAdapter(dict[str, Annotated[field.annotation, field]], config=Request.model_config)
-    try: values = list(read.validate_strings({str(place): text for place, text in enumerate(texts)}).values())
-    except ValidationError as error:
-        for (place, *inside), message in _errors_of(error):
-            words.setdefault(int(place), []).append(f"{'.'.join(map(str, (name, *inside)))}: {message}")
-    if absent and field.is_required(): words[len(texts)] = [f"{name}: Field required"]
-    if words:
-        wrong = np.flatnonzero(np.isin(codes, list(words)))
-        return Coded([], codes), [(int(row), "; ".join(words[codes[row]])) for row in wrong]
-    return Coded([*values, field.get_default(call_default_factory=True)] if absent else values, codes), []
-
-def _errors_of(error: Any) -> list[tuple]:  # pydantic's ValidationError; place and sentence of each
-    return [(e["loc"], e["msg"]) for e in error.errors(include_url=False, include_input=False)]
-
-def _looks_at_rows(Request: Any) -> bool:
-    "Whether a request is more than its fields, one by one."
-    own = Request.__pydantic_decorators__
-    return any((own.validators, own.field_validators, own.root_validators, own.model_validators))
-
-def _wrong_rows(table: Any, Request: Any) -> list[tuple[int, int, str]]:  # row, 0, what is wrong
-    "Read every row as a whole."
-    import pyarrow as pa
-    from pydantic import ValidationError
-    wrong, table = [], pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
-    for number, row in enumerate(table.to_pylist()):
-        try: Request.model_validate_strings({name: value for name, value in row.items() if value is not None})
-        except ValidationError as error:
-            wrong += [(number, 0, f"{'.'.join(map(str, place))}: {words}") for place, words in _errors_of(error)]
-    return wrong
-
-# %% ../nbs/cli.ipynb #cli-whole-columns
-def whole_columns(
-    requests: Mapping[str, Coded],  # of `requests_of`
-    problem: Any,    # `formulate.Problem`
-    workspace: Any,  # whose key makes the pseudonyms
-    at: Any,         # now, UTC
-) -> dict[str, Coded]:  # the columns that a row of `serving.columns_for` has
-    "What `serving.columns_for` does, for all requests at once."
-    import numpy as np
-    import pyarrow as pa
-
-    from mlops_lifecycle.core.models.features import missing_row
-    found, personal = {}, problem.personal
-    for name, (values, codes) in ((name, (column.values, column.codes)) for name, column in requests.items()):
-        if name in personal: values = [workspace.pseudonyms(value) for value in values]
-        if f"{name}_local" in missing_row(problem.Request):
-            time = pa.array(values, pa.timestamp("us", "UTC")).to_numpy(zero_copy_only=False).astype("M8[us]")
-            ahead = np.array(["NaT" if v is None else v.utcoffset() for v in values], "m8[us]")
-            found |= {name: Coded(time, codes), f"{name}_local": Coded(time + ahead, codes)}
-        else: found[name] = Coded([np.nan if v is None else v for v in values], codes)
-    if not problem.decision_time:
-        return found | {"decision_time": Coded(np.array([at], "M8[us]"), np.zeros(len(codes), int))}
-    decided = problem.decision_time({name: column.array() for name, column in found.items()})
-    return found | {"decision_time": Coded.of(np.asarray(decided, "M8[us]"))}
-
-# %% ../nbs/cli.ipynb #cli-whole
-def whole_features(
-    features: Any,      # the `FeatureSet`
-    coded: Mapping[str, Coded],  # of `whole_columns`
-    log: Any,           # `ServingLog`
-    at: Any,            # now, UTC
-    rule_after: float,  # [serving] of the settings
-) -> tuple:             # one array a feature; the rows for which nothing new came; those of them that no model decides
-    "Look up and compute the features of many requests: one join a lookup, of what the app would have found."
-    import numpy as np
-    import pandas as pd
-
-    from mlops_lifecycle.core.serving.store import Known, microseconds
-    columns = {name: column.array() for name, column in coded.items()}
-    decided = columns["decision_time"].astype("int64"); until = np.minimum(decided, microseconds(at))
-    known = log.online_rows(int(until.max()))
-    stale, too_old = np.zeros((2, len(until)), dtype=bool)
-    for lookup in features.lookups:
-        rows = known.pop(lookup.name, None) or Known()
-        found = rows.find(*_keys_of([coded[name] for name in lookup.key], len(until)), until)
-        found[decided - np.append(np.asarray(rows.known_at, "int64"), 0)[found] > lookup.longest] = -1
-        columns |= rows.columns(found, lookup.values)
-        if lookup.max_age is None: continue
-        age = np.where(pd.isna(columns[lookup.values[0]]), until - rows.newest(until), 0)
-        stale |= age > lookup.longest; too_old |= age > rule_after * lookup.longest
-    return features.compute(columns), stale, too_old
-
-def _keys_of(
-    columns: list[Coded], rows: int,
-) -> tuple[list[tuple], Any]:  # each different key, and the place of every row's; -1 where a part is missing
-    "The key that some columns make together."
-    import numpy as np
-    import pandas as pd
-    code, missing = np.zeros(rows, "int64"), np.zeros(rows, dtype=bool)
-    for column in columns:
-        code = pd.factorize(code * len(column.values) + column.codes)[0]
-        missing |= pd.isna(pd.Series(column.values)).to_numpy()[column.codes]
-    first = np.zeros(code.max(initial=-1) + 1, "int64"); first[code[::-1]] = np.arange(rows)[::-1]
-    keys = list(zip(*([column.values[place] for place in column.codes[first]] for column in columns)))
-    return keys or [()], np.where(missing, -1, code)
-
-# %% ../nbs/cli.ipynb #5e01648b
-def score_requests(
-    requests: Mapping[str, Coded],  # of `requests_of`
-    problem: Any,       # `formulate.Problem`
-    workspace: Any,     # with a deployment
-    features: Any,      # gives the `FeatureSet`; called for a model only
-    rule_after: float = 4,     # as for `whole_features`
-    key: bytes | None = None,  # with which the release must be signed
-) -> Any:  # DataFrame: the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version, review
-    "Score many requests with the stable release."
-    import numpy as np
-    import pandas as pd
-
-    from mlops_lifecycle.core.serving.store import ServingLog
-    log, rows = ServingLog(workspace.serving_db), len(next(iter(requests.values())).codes)
-    if not rows: raise _refused("there are no rows to score")
-    release = _stable_release(log, problem, workspace, features, key)
-    at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
-    coded = whole_columns(requests, problem, workspace, at)
-    columns = {name: column.array() for name, column in coded.items()}
-    _all_in_scope(problem, columns, rows)
-    values, stale, too_old = columns, *np.zeros((2, rows), dtype=bool)
-    if release.kind == "model": values, stale, too_old = whole_features(features(), coded, log, at, rule_after)
-    log.close()
-    def shown(column):
-        values = pd.Series(column.values).array.take(column.codes)
-        return values.tz_localize("UTC") if hasattr(values, "tz_localize") else values
-    requested = pd.DataFrame({name: shown(column) for name, column in coded.items() if name in requests})
-    return requested.assign(**_decided(release, problem.rule, columns, values, stale, too_old))
-
-# %% ../nbs/cli.ipynb #cli-score-parts
-def _stable_release(log: Any, problem: Any, workspace: Any, features: Any, key: bytes | None) -> Any:
-    "The release that serves; raises `Refused` where none does, or it is not fit to."
-    from mlops_lifecycle.core.models.release import Release, same_features
-    stable = log.deployment()["stable"]
-    if stable is None: raise _refused("nothing is deployed; mlops run deploy does it")
-    try:
-        release = Release.load(workspace.releases / Path(stable).name, rule=problem.rule, key=key)
-        if release.kind == "model": same_features(release, features())
-    except (ValueError, OSError) as error: raise _refused(f"{stable} cannot serve: {error}") from None
-    return release
-
-def _all_in_scope(problem: Any, columns: Mapping, rows: int) -> None:
-    "Pass where every row may be decided; raises `Refused`."
-    import numpy as np
-    outside = np.flatnonzero(~problem.in_scope(columns))
-    def why(n): return problem.out_of_scope({name: values[n] for name, values in columns.items()})
-    told = [f"row {n + 1}: {why(n)}" for n in outside[:6]]
-    if told: raise _refused_rows(len(outside), rows, "outside of what may be decided", told)
-
-def _decided(
-    release: Any, rule: Any, columns: Mapping, values: Mapping, stale: Any, too_old: Any,
-) -> dict:  # as the app answers
-    "Score, decision, and whether a person should look."
-    import numpy as np
-    score, band = np.asarray(release.score(values), dtype=float), release.manifest.get("review")
-    ruled = too_old | ~np.isfinite(score)
-    review = ruled | stale if band is None else ruled | stale | (score >= band[0]) & (score < band[1])
-    for name, known in release.encoder.categories.items() if release.encoder else ():
-        review = review | _unseen(values[name], known)
-    found = {"score": score, "decision": release.decision(score), "threshold": release.threshold,
-             "model": release.name, "version": release.version}
-    if ruled.any():
-        always = np.broadcast_to(np.asarray(rule.score(columns), dtype=float), len(ruled))
-        instead = {"score": always, "decision": rule.decide(columns), "threshold": rule.threshold,
-                   "model": "rule", "version": rule.version}
-        found = {name: np.where(ruled, instead[name], value) for name, value in found.items()}
-    return found | {"review": review}
-
-def _unseen(values: Any, known: Iterable[str]) -> Any:  # a categorical feature, and its categories in training
-    "The rows whose category was not seen in training."
-    import numpy as np
-    import pandas as pd
-    different = Coded.of(values)
-    new = np.array([value not in known for value in different.values])
-    new &= ~pd.isna(pd.Series(different.values)).to_numpy()
-    return new[different.codes]
-
-# %% ../nbs/cli.ipynb #940349c7
-def harmless(cell: Any) -> Any:
-    "A text that no spreadsheet takes for a formula."
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-
-def read_rows(
-    path: Path,  # .csv, .jsonl or .parquet, or the folder of a Delta table
-) -> Any:        # an Arrow table: of text, or of the types that a Delta table has
-    "The rows of a file."
-    from mlops_lifecycle.core.data.readers import read_file
-    if not path.exists(): raise _refused(f"there is no {path}")
-    if path.is_dir():
-        from deltalake import DeltaTable
-        if not (path / "_delta_log").is_dir(): raise _refused(f"{path} is a folder and no Delta table")
-        return DeltaTable(path).to_pyarrow_table()
-    table, misfits = read_file(path)
-    if misfits: raise _refused(f"{path.name}, row {misfits[0]['row']}: {misfits[0]['reason']}")
-    return table
-
-# %% ../nbs/cli.ipynb #76a778c1
-def write_rows(
-    frame: Any,  # a DataFrame
-    path: Path,  # .csv or .parquet; without an ending, the folder of a Delta table
-) -> None:
-    "Write all of the file or none of it."
-    from mlops_lifecycle.core.foundation.workspace import atomic_write, to_arrow
-    if path.suffix == ".csv": atomic_write(path, frame.map(harmless).rename(columns=harmless).to_csv(index=False))
-    elif path.suffix == ".parquet": atomic_write(path, frame.to_parquet(index=False))
-    else:
-        from deltalake import write_deltalake
-        write_deltalake(path, to_arrow(frame), mode="overwrite", schema_mode="overwrite")
-
 # %% ../nbs/cli.ipynb #a4ba4ee0
 def project_features() -> Any:
     "The features that stage 04 defines; a project that has only its rule needs none."
@@ -551,6 +270,7 @@ def score(
         from mlops_lifecycle.core.models.release import signing_key
         from mlops_lifecycle.core.foundation.settings import load_settings
         from mlops_lifecycle.core.foundation.workspace import Workspace
+        from mlops_lifecycle.core.serving.batch import read_rows, requests_of, score_requests, write_rows
         from mlops_lifecycle.formulate import problem
         if target.suffix not in (".csv", ".parquet", ""):
             raise _refused(f"{target.name} must end in .csv or .parquet, or be a folder")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import collect
 from mlops_lifecycle.core.data.catalog import Table
-from mlops_lifecycle.cli import read_rows, write_rows
+from mlops_lifecycle.core.serving.batch import read_rows, write_rows
 from mlops_lifecycle.core.data.readers import Column, SourceError
 from mlops_lifecycle.core.models.features import Feature, FeatureSet, Lookup, check_lookup
 from mlops_lifecycle.core.pipeline.stage_run import StageRun

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .readers import harmless
+
 # %% ../../../nbs/core/data/labelling.ipynb #labels-question
 RULES = ("majority", "unanimous", "latest")
 
@@ -217,11 +219,10 @@ def to_csv(
     "The queue as a table to fill in: item, question, answers, answer, and what is known of the row."
     content = [json.loads(c) for c in waiting.content]
     names, out = list(dict.fromkeys(n for c in content for n in c)), io.StringIO()
-    from mlops_lifecycle.cli import harmless as safe
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["item", "question", "answers", "answer", *map(safe, names)])
+    writer.writerow(["item", "question", "answers", "answer", *map(harmless, names)])
     for row, known in zip(waiting.itertuples(), content):
-        writer.writerow([row.item, safe(row.asks), row.answers, "", *(safe(known.get(name)) for name in names)])
+        writer.writerow([row.item, harmless(row.asks), row.answers, "", *(harmless(known.get(name)) for name in names)])
     return out.getvalue()
 
 def from_csv(

@@ -6,7 +6,7 @@
 __all__ = ['STRANGERS', 'BLOCK', 'READERS', 'TYPES', 'MISSING', 'PATTERNS', 'LARGEST', 'ORDERLESS', 'SourceError', 'opened',
            'fingerprint', 'refuse_strangers', 'look_through', 'header_of', 'Block', 'lines_of_rows', 'blocks_of_csv',
            'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'blocks_of_parquet', 'blocks_of', 'read_file',
-           'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types']
+           'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types', 'harmless']
 
 # %% ../../../nbs/core/data/readers.ipynb #files-imports
 import codecs
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -410,3 +410,8 @@ def plain_types(
     def plain(column): return column.to_pandas(types_mapper=gaps.get if column.null_count else None)
     columns = zip(table.column_names, table.columns)
     return pd.DataFrame({name: plain(column) for name, column in columns}, copy=False)
+
+# %% ../../../nbs/core/data/readers.ipynb #files-harmless
+def harmless(cell: Any) -> Any:
+    "A text that no spreadsheet takes for a formula."
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

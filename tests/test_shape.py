@@ -10,8 +10,12 @@ import pytest
 from conftest import NOTEBOOKS, ROOT, cells, copy_project, environment, is_yours
 from packaging.requirements import Requirement
 
-from mlops_lifecycle.core.pipeline.notebook_sync import export_changed, write_readme
+from mlops_lifecycle.core.pipeline import notebook_sync
+from mlops_lifecycle.core.pipeline.notebook_sync import StaleModuleWarning, export_changed, write_readme
+from mlops_lifecycle.core.pipeline.stage_run import StageRun
+from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.stages import STAGES
+from mlops_lifecycle.core.foundation.workspace import Workspace
 
 TOP = {
     ".ci", ".gitattributes", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
@@ -127,3 +131,14 @@ def test_the_lock_pins_hashes_and_names_no_index():
     pinned = re.findall(r"^[A-Za-z0-9][\w.\-\[\],]*==\S+.*(?:\n[ #].*)*", lock, re.M)
     assert len(pinned) > 50 and all("--hash=sha256:" in one for one in pinned)
     assert not re.search(r"https?://|^-i |index-url|^-f ", lock, re.M)
+
+
+def test_a_person_whose_modules_lag_behind_their_notebooks_is_warned_as_a_run_opens(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook_sync, "interactive", lambda: True)
+    lags = "mlops_lifecycle.core.pipeline.stage_run"
+    notebook = "nbs/core/pipeline/stage_run.ipynb"
+    monkeypatch.setattr(notebook_sync, "stale", lambda module, root: [notebook] * (module == lags))
+    with pytest.warns(StaleModuleWarning, match=f"{lags} is not what {notebook} says") as told:
+        with StageRun("plan", settings=load_settings(ROOT, environ={}), workspace=Workspace(tmp_path)) as run:
+            run.passed("planned")
+    assert len(told) == 1

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['exported', 'outdated', 'notebooks', 'source_notebook', 'checkout', 'stale', 'StaleError', 'export_changed',
-           'refresh_index', 'StaleModuleWarning', 'warn_if_stale', 'StaleFinder', 'interactive', 'watch_imports',
-           'from_top', 'write_readme']
+           'refresh_index', 'StaleModuleWarning', 'warn_if_stale', 'interactive', 'warn_of_imported', 'from_top',
+           'write_readme']
 
 # %% ../../../nbs/core/pipeline/notebook_sync.ipynb #exp-imports
 import contextlib
@@ -16,7 +16,6 @@ import shutil
 import sys
 import tempfile
 import warnings
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from ..foundation.workspace import atomic_write
@@ -114,29 +113,20 @@ def warn_if_stale(module: str, root: Path):
     if behind: warnings.warn(f"{module} {why}", StaleModuleWarning, stacklevel=2)
 
 # %% ../../../nbs/core/pipeline/notebook_sync.ipynb #exp-finder
-class StaleFinder(PathFinder):
-    "Stands on `sys.meta_path`, finds nothing, and warns when a module of the package is stale."
-    def __init__(self, package: str, root: Path): self.package, self.root = package, root
-
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith(self.package + "."): warn_if_stale(name, self.root)
-
 def interactive() -> bool:
     "Whether a person is at work here: IPython or JupyterLab, and no run under way."
     ipython = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None and "MLOPS_RUN" not in os.environ
 
 # %% ../../../nbs/core/pipeline/notebook_sync.ipynb #exp-watch
-def watch_imports(package: str, root: Path | None) -> bool:  # whether imports are watched from now on
-    "Check the package's modules, those already imported too; does nothing without notebooks or without a person."
-    if root is None or not interactive() or any(isinstance(finder, StaleFinder) for finder in sys.meta_path):
-        return False
+def warn_of_imported(
+    package: str,       # its modules are compared
+    root: Path | None,  # the checkout; None where the package is installed without notebooks
+) -> None:
+    "Warn a person of imported modules that lag behind their notebooks; silent without notebooks or without a person."
+    if root is None or not interactive(): return
     for name in sorted(sys.modules):
         if name.startswith(package + "."): warn_if_stale(name, root)
-    sys.meta_path.insert(0, StaleFinder(package, root))
-    return True
-
-watch_imports("mlops_lifecycle", checkout())
 
 # %% ../../../nbs/core/pipeline/notebook_sync.ipynb #exp-links
 def from_top(markdown: str, folder: str = "nbs") -> str:

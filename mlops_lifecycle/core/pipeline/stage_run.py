@@ -21,11 +21,11 @@ from pathlib import Path
 
 import pandas as pd
 
-import mlops_lifecycle.core.pipeline.notebook_sync  # noqa: F401 -- warns a person whose package is behind its notebooks
 from ..foundation.point_in_time import moment
 from ..foundation.settings import Settings, load_settings
 from ..foundation.stages import GoBack, covers, in_words, stage
 from ..foundation.workspace import Workspace, atomic_write, digest, give_back, outside
+from .notebook_sync import checkout, warn_of_imported
 from .versions import open_workspace
 
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #d86c3618
@@ -251,6 +251,7 @@ StageRun.head, StageRun.heads = head, heads
 
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #105a3301
 def __enter__(self: StageRun) -> StageRun:
+    warn_of_imported("mlops_lifecycle", checkout())
     self.held = ExitStack()
     if not self.joined: self.held.enter_context(self.workspace.lock(f"run {self.name}, {self.stage.name}"))
     self.started, self.clock = datetime.now(UTC), time.monotonic()

@@ -131,7 +131,7 @@ def watch(
 # %% ../nbs/cli.ipynb #f60ccca1
 def finish(runner: Any, record: dict, show: Any) -> int:  # exit code
     "Build the report and say in plain words how the run ended."
-    from mlops_lifecycle.core.pipeline.runner import in_plain_words
+    from mlops_lifecycle.core.reports.summary import in_plain_words
     code, site = {"passed": 0, "went_back": 2}.get(record["status"], 1), None
     if runner.interrupted: code = 130
     else:

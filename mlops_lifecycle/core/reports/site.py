@@ -290,7 +290,7 @@ def landing(
     pages: dict[str, list[str]],  # {heading of the sidebar: its pages}
 ) -> str:  # Markdown
     "The first page: map, plain words, ways back, table."
-    from mlops_lifecycle.core.pipeline.runner import outcome
+    from mlops_lifecycle.core.reports.summary import outcome
     runs = history(workspace); standing = standings(workspace, runs); edges = ways_back(runs, standing)
     states = {name: {"status": s["status"], "words": s["words"]} for name, s in standing.items()}
     states = {s.name: states.get(s.name, {}) | {"href": f"{s.notebook}.html"} for s in STAGES}

@@ -185,7 +185,7 @@ EMPTY = """
 import sys, uvicorn
 from fastapi import FastAPI
 from mlops_lifecycle.formulate import personal_fields, problem
-from mlops_lifecycle.serving import Prediction
+from mlops_lifecycle.core.serving.api import Prediction
 app = FastAPI()
 class Asked(problem.Request): model_config = {"strict": False}  # FastAPI hands over what it has parsed already
 @app.post("/v1/predict")

@@ -30,7 +30,8 @@ from .core.serving.predictor import features_for, trial_workspace
 from .core.foundation.stages import GoBack
 from .core.foundation.workspace import Workspace
 from .formulate import Problem, example_of
-from .serving import Prediction, answer_type, create_app
+from .core.serving.api import Prediction
+from .serving import answer_type, create_app
 
 # %% ../nbs/11_test.ipynb #11-t-artificial-code
 def artificial(

@@ -27,7 +27,8 @@ from mlops_lifecycle.core.models.release import model_bytes
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
-from mlops_lifecycle.formulate import bar, costs_of, mean_cost, problem
+from mlops_lifecycle.core.problem.costs import costs_of, mean_cost
+from mlops_lifecycle.formulate import bar, problem
 from mlops_lifecycle.train import learnable, train, variations
 from mlops_lifecycle.transform import FEATURES, transform
 

@@ -31,8 +31,9 @@ from .core.models.evaluation import (
 from .core.problem.tasks import BINARY, FEW, Kind, price, right_order
 from .core.foundation.stages import GoBack, stage
 from .core.foundation.display import with_unit
-from .formulate import (
-    Bar, Costs, bar, choose_metric, costs_of, mean_cost, rank_metrics)
+from .core.problem.costs import Costs, costs_of, mean_cost
+from .core.problem.metrics import choose_metric, rank_metrics
+from .formulate import Bar, bar
 from .train import split, windows
 
 # %% ../nbs/08_evaluate.ipynb #08-e-pick-code

@@ -28,7 +28,7 @@ from .core.models.evaluation import drawn_gains
 from .core.problem.tasks import BINARY, Kind, ask, learn, price, right_order
 from .core.foundation.stages import GoBack
 from .core.foundation.display import with_unit
-from .formulate import best_threshold
+from .core.problem.costs import best_threshold
 
 # %% ../nbs/06_explore.ipynb #exp-window
 def explorable(
@@ -381,7 +381,7 @@ def known_afterwards(
 # %% ../nbs/06_explore.ipynb #exp-decide
 def decided(
     before: pd.DataFrame, after: pd.DataFrame,  # what is learned from and what is decided, in order of time
-    features: list[Feature], target: str, costs: Any, seed: int = 0,  # costs: formulate.Costs
+    features: list[Feature], target: str, costs: Any, seed: int = 0,  # costs: core.problem.costs.Costs
 ) -> np.ndarray:                                # the price of each decision after
     "Learn quickly from rows drawn from before, decide after."
     encoder, cut = Encoder.fit(before, features), int(0.8 * len(before))

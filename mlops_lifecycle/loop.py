@@ -24,7 +24,8 @@ from .core.operations.traffic_replay import on_paper
 from .core.models.release import Release
 from .core.foundation.stages import GoBack
 from .evaluate import evaluate, insist
-from .formulate import Costs, Problem, costs_of
+from .core.problem.costs import Costs, costs_of
+from .formulate import Problem
 from .monitoring import monitor
 from .operate import climb, drawn_means, judge, price
 from .release import nothing_open, reference, release_model

@@ -20,7 +20,7 @@ from .core.quality.drift import psi
 from .core.models.features import columns_of, missing_row
 from .core.foundation.stages import GoBack
 from .evaluate import drawn_gains, interval, savings
-from .formulate import mean_cost
+from .core.problem.costs import mean_cost
 from .operate import surely_more
 from .plan import review_due
 
@@ -151,7 +151,7 @@ def review(
 def monitor(
     rows: pd.DataFrame,   # of `watched`, or any decisions with score, decision, outcome, decision_time and features
     release: Any,         # core.models.release.Release that made them
-    costs: Any, settings: Any,              # formulate.Costs; core.foundation.settings.Settings
+    costs: Any, settings: Any,              # core.problem.costs.Costs; core.foundation.settings.Settings
     plan: Mapping = None,                   # the document of stage 00, for the review of the experience
     reactions: Mapping[str, int] = {},      # how often each was given
 ) -> dict:                # action, alarms, figures, unknown

@@ -19,7 +19,8 @@ from .core.problem.tasks import price as cost_of
 from .core.serving.store import ServingLog
 from .core.foundation.stages import GoBack
 from .curate import curate
-from .formulate import Costs, Problem
+from .core.problem.costs import Costs
+from .formulate import Problem
 from .transform import transform
 
 # %% ../nbs/14_operate.ipynb #14-o-price-code

@@ -50,7 +50,8 @@ from .core.models.ensembles import averaged, log_odds
 from .core.models.features import Encoder, FeatureSet
 from .core.models.release import calibrated, model_bytes, read_model
 from .core.problem.tasks import BINARY, FEW, KINDS, Kind, ask, learn, price, right_order
-from .formulate import best_threshold, calibrated_threshold, costs_of, how_to_learn, mean_cost
+from .core.problem.costs import best_threshold, calibrated_threshold, costs_of, mean_cost
+from .formulate import how_to_learn
 
 # %% ../nbs/07_train.ipynb #07-t-windows-code
 def windows(
@@ -345,7 +346,7 @@ class Candidate:
 def figures(
     y_true: ArrayLike,       # what happened, 0 or 1, or amounts; shape (n,)
     probability: ArrayLike,  # or estimates; shape (n,)
-    costs: Any,              # formulate.Costs
+    costs: Any,              # core.problem.costs.Costs
 ) -> dict[str, float]:
     "What is worth comparing: cost at the threshold of the prices, and the field's usual measures."
     probability = np.asarray(probability, dtype=float)

@@ -104,7 +104,7 @@ class Way:
 def challenge(
     holder: Way, name: str, learn: Callable,  # learn: rows, what happened -> score function
     labelled: pd.DataFrame, target: str,  # in order of time, with decision_time
-    costs: Any,                           # with `missed`, `needless` and `how`, such as formulate.Costs
+    costs: Any,                           # with `missed`, `needless` and `how`, such as core.problem.costs.Costs
 ) -> tuple[Way, float]:                   # who decides from now on; what the challenger saves at least
     "Fit, choose a threshold and judge, each on later rows; the challenger takes over when it is surely cheaper."
     half, late = len(labelled) // 2, len(labelled) * 3 // 4

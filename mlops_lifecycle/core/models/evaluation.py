@@ -43,7 +43,7 @@ def interval(
 # %% ../../../nbs/core/models/evaluation.ipynb #jdg-threshold-code
 def over_threshold(
     y_true: ArrayLike, score: ArrayLike,  # what happened, 0 or 1; scores; shape (n,)
-    costs: Any,                           # with `missed` and `needless`, such as formulate.Costs
+    costs: Any,                           # with `missed` and `needless`, such as core.problem.costs.Costs
     days: ArrayLike = None, confidence: float = 0.9, draws: int = 500, seed: int = 0,
     points: int = 40, how: Kind = BINARY,
 ) -> pd.DataFrame:                        # threshold, cost, low, high

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 def price(
     y_true: ArrayLike,    # what happened: 0 or 1, or an amount; NaN while unknown
     decision: ArrayLike,  # 1 to act and 0 to wait, or an amount
-    costs: Any,           # with `missed` and `needless`, such as formulate.Costs
+    costs: Any,           # with `missed` and `needless`, such as core.problem.costs.Costs
 ) -> np.ndarray:          # cost units, one a row; NaN while unknown
     "What each decision cost."
     short = np.asarray(y_true, dtype=float) - np.asarray(decision, dtype=float)

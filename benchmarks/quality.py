@@ -28,7 +28,8 @@ from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.core.problem.costs import costs_of, mean_cost
-from mlops_lifecycle.formulate import bar, problem
+from mlops_lifecycle.core.problem.baselines import bar
+from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.train import learnable, train, variations
 from mlops_lifecycle.transform import FEATURES, transform
 

@@ -19,7 +19,7 @@ from .core.serving.store import ServingLog
 from .core.models.release import Release
 from .core.foundation.stages import GoBack
 from .core.foundation.workspace import Workspace
-from .formulate import Problem, example_of
+from .core.problem.definition import Problem, example_of
 from .serving import create_app
 
 # %% ../nbs/13_deploy.ipynb #13-d-slots-code

@@ -33,7 +33,7 @@ from .core.foundation.stages import GoBack, stage
 from .core.foundation.display import with_unit
 from .core.problem.costs import Costs, costs_of, mean_cost
 from .core.problem.metrics import choose_metric, rank_metrics
-from .formulate import Bar, bar
+from .core.problem.baselines import Bar, bar
 from .train import split, windows
 
 # %% ../nbs/08_evaluate.ipynb #08-e-pick-code
@@ -386,7 +386,8 @@ def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: Any) -> list[d
 # %% ../nbs/08_evaluate.ipynb #08-e-gates-code
 def gates_of(
     found: Mapping,  # leak, against, cost, without, groups, fairness, robustness, behaviour, metrics, interval
-    problem: Any, plan: Mapping, settings: Any,  # formulate.Problem; document of stage 00; core.foundation.settings.Settings
+    problem: Any,    # core.problem.definition.Problem
+    plan: Mapping, settings: Any,  # the document of stage 00; core.foundation.settings.Settings
     formulated: Mapping | None = None,  # document of stage 01; None: nothing to compare with
 ) -> list[dict]:                   # gate, figure, limit, passed (None: not judged), stage
     "Hold each figure against its limit."
@@ -445,7 +446,7 @@ def evaluate(
     examples: pd.DataFrame,       # gold.examples
     candidates: Iterable[Any],    # of 07
     feature_set: FeatureSet,
-    problem: Any, plan: Mapping,  # formulate.Problem; the document of stage 00
+    problem: Any, plan: Mapping,  # core.problem.definition.Problem; the document of stage 00
     settings: Any, as_of: pd.Timestamp | str,
     champion: Any = None,  # what has to be beaten as well: `name` and `decide(columns)`, such as core.models.release.Release
     formulated: Mapping | None = None,  # the document of stage 01

@@ -25,7 +25,7 @@ from .core.models.release import Release
 from .core.foundation.stages import GoBack
 from .evaluate import evaluate, insist
 from .core.problem.costs import Costs, costs_of
-from .formulate import Problem
+from .core.problem.definition import Problem
 from .monitoring import monitor
 from .operate import climb, drawn_means, judge, price
 from .release import nothing_open, reference, release_model

@@ -20,7 +20,7 @@ from .core.serving.store import ServingLog
 from .core.foundation.stages import GoBack
 from .curate import curate
 from .core.problem.costs import Costs
-from .formulate import Problem
+from .core.problem.definition import Problem
 from .transform import transform
 
 # %% ../nbs/14_operate.ipynb #14-o-price-code

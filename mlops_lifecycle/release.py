@@ -90,7 +90,7 @@ def markdown_table(rows: list[Mapping]) -> str:
 # %% ../nbs/12_release.ipynb #12-r-tables-code
 def _tables(
     manifest: Mapping, verdict: Mapping,
-    problem: Any,    # formulate.Problem
+    problem: Any,    # core.problem.definition.Problem
 ) -> dict[str, str]: # {what it tells: Markdown}
     "The tables of a model card."
     costs = {f"this model, {verdict['threshold']:.3f} {problem.how.axis}": verdict["cost"]} | verdict["bar"]["costs"]
@@ -112,7 +112,7 @@ def _tables(
 def model_card(
     manifest: Mapping,                  # of the release
     plan: Mapping, verdict: Mapping,    # documents of stages 00 and 08
-    problem: Any,                       # formulate.Problem
+    problem: Any,                       # core.problem.definition.Problem
 ) -> str:                               # Markdown
     "What the model is for, what it costs, and what nobody knows about it."
     how, known, table = problem.how, verdict["cost"] is not None, _tables(manifest, verdict, problem)
@@ -142,7 +142,7 @@ def model_card(
 # %% ../nbs/12_release.ipynb #12-r-rule-code
 def release_rule(
     releases: Path,     # folder of all releases
-    problem: Any,       # formulate.Problem
+    problem: Any,       # core.problem.definition.Problem
     lineage: Mapping,   # run, notebook and whatever else leads back
 ) -> str:               # the release's id
     "Release the problem's rule, if this version of it is not released yet; raises `GoBack` to formulate."

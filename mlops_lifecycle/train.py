@@ -51,7 +51,7 @@ from .core.models.features import Encoder, FeatureSet
 from .core.models.release import calibrated, model_bytes, read_model
 from .core.problem.tasks import BINARY, FEW, KINDS, Kind, ask, learn, price, right_order
 from .core.problem.costs import best_threshold, calibrated_threshold, costs_of, mean_cost
-from .formulate import how_to_learn
+from .core.problem.baselines import how_to_learn
 
 # %% ../nbs/07_train.ipynb #07-t-windows-code
 def windows(
@@ -532,7 +532,7 @@ def _judge_on(pairs: list, y: list[np.ndarray], costs: Any, scores_of: Callable)
 def train(
     examples: pd.DataFrame,     # gold.examples
     feature_set: FeatureSet,
-    problem: Any,               # formulate.Problem
+    problem: Any,               # core.problem.definition.Problem
     settings: Any,              # core.foundation.settings.Settings
     as_of: pd.Timestamp | str,  # now
     families: Mapping[str, Callable] = families,

@@ -18,7 +18,8 @@ import pandas as pd
 
 from .core.models.features import Feature, FeatureSet, Lookup, checked_parts, columns_of, missing_row
 from .core.foundation.stages import GoBack
-from .formulate import Problem, problem
+from .core.problem.definition import Problem
+from .formulate import problem
 
 # %% ../nbs/04_transform.ipynb #tf-rolling-instants
 NEVER = 2**62

@@ -10,7 +10,8 @@ from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.explore import explorable, explore, take_ideas, try_ideas
 from mlops_lifecycle.core.problem.costs import Costs, costs_from
-from mlops_lifecycle.formulate import how_to_learn, problem
+from mlops_lifecycle.core.problem.baselines import how_to_learn
+from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.train import enough_labels, no_target_inside, split
 from mlops_lifecycle.transform import FEATURES
 from mlops_lifecycle.validate import expected_of_gold

@@ -36,7 +36,8 @@ from mlops_lifecycle.core.serving.server import PatientProtocol
 from mlops_lifecycle.core.serving.server import served as on_loopback
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
-from mlops_lifecycle.formulate import example_of, problem
+from mlops_lifecycle.core.problem.definition import example_of
+from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
 from mlops_lifecycle.core.serving.predictor import columns_for, features_for, trial_workspace
 from mlops_lifecycle.serving import create_app

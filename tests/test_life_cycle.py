@@ -10,7 +10,8 @@ from deltalake import write_deltalake
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.foundation.stages import STAGES
 from mlops_lifecycle.core.foundation.workspace import Workspace, to_arrow
-from mlops_lifecycle.formulate import example_of, problem
+from mlops_lifecycle.core.problem.definition import example_of
+from mlops_lifecycle.formulate import problem
 
 STAGE_KEYS = {"stage", "notebook", "wheel", "status", "seconds", "parameters", "inputs", "outputs", "verdict", "report"}
 

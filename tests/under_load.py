@@ -23,7 +23,8 @@ from conftest import MLOPS, ROOT, environment, free_port
 
 from mlops_lifecycle.core.serving.store import ServingLog, keys
 from mlops_lifecycle.core.foundation.workspace import Workspace
-from mlops_lifecycle.formulate import example_of, problem
+from mlops_lifecycle.core.problem.definition import example_of
+from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
 from mlops_lifecycle.core.serving.predictor import trial_workspace
 

@@ -133,9 +133,10 @@ def _boosted(rows: pd.DataFrame, y: np.ndarray, encoder: Encoder, seed: int) -> 
 # %% ../../../nbs/core/models/cold_start.ipynb #lad-simulate-code
 def simulate_ladder(
     examples: pd.DataFrame,       # like gold.examples; label_known_at: when the outcome came in
-    features: Iterable[Feature], problem: Any,  # problem: with `rule` and `target`, such as formulate.Problem
+    features: Iterable[Feature],
+    problem: Any,                 # with `rule` and `target`, such as core.problem.definition.Problem
     costs: Any,                   # as in `challenge`
-    rung_of: Callable,            # (rows, how many outcomes of each sort, least) -> rung: formulate.how_to_learn
+    rung_of: Callable,            # (rows, outcomes of each sort, least) -> rung, as core.problem.baselines.how_to_learn
     period: str, ask: int = 50,   # pandas offset alias; how many answers may be asked for in a period
     least: int = 100, seed: int = 0,
 ) -> list[dict]:                  # by period: rows, labels, rung, decides, saves (at least), queue, cost, rule

@@ -122,7 +122,7 @@ def _wrong_rows(table: pa.Table, Request: type[BaseModel]) -> list[tuple[int, in
 # %% ../../../nbs/core/serving/batch.ipynb #cli-whole-columns
 def whole_columns(
     requests: Mapping[str, Coded],  # of `requests_of`
-    problem: Any,    # `formulate.Problem`
+    problem: Any,    # `core.problem.definition.Problem`
     workspace: Workspace,  # whose key makes the pseudonyms
     at: np.datetime64,     # now, UTC
 ) -> dict[str, Coded]:  # the columns that a row of `serving.columns_for` has
@@ -178,7 +178,7 @@ def _keys_of(
 # %% ../../../nbs/core/serving/batch.ipynb #5e01648b
 def score_requests(
     requests: Mapping[str, Coded],  # of `requests_of`
-    problem: Any,       # `formulate.Problem`
+    problem: Any,       # `core.problem.definition.Problem`
     workspace: Workspace,  # with a deployment
     features: Callable[[], FeatureSet] | None,  # called for a model only
     rule_after: float = 4,     # as for `whole_features`

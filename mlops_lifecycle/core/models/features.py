@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes_of', 'within_reach', 'columns_of', 'missing_row',
            'row_of', 'FeatureSet', 'learned', 'look_up', 'compute', 'look_up_row', 'add', 'carried', 'slicewise',
-           'checked_parts', 'describe', 'Encoder', 'encode', 'to_fit', 'to_dict', 'from_dict']
+           'checked_parts', 'describe', 'Encoder']
 
 # %% ../../../nbs/core/models/features.ipynb #feat-imports
 import hashlib
@@ -396,48 +396,44 @@ class Encoder:
         "Which columns of the matrix hold codes."
         return [n in self.categories for n in self.names]
 
+    def encode(self, columns: Mapping) -> np.ndarray:  # arrays of one length or scalars, one a feature -> shape (n, k)
+        "The matrix a model takes; unknown and missing values are NaN."
+        missing = [n for n in self.names if n not in columns]
+        if missing: raise ValueError(f"features {missing} are not there; there are {sorted(columns)}")
+        single = all(np.ndim(columns[n]) == 0 for n in self.names)
+        return _encoded_row(self.names, self._codes, columns) if single else _encoded(self.names, self.categories, columns)
+
+    def to_fit(self, columns: Mapping) -> np.ndarray:  # as `encode` takes them -> shape (n, k)
+        "The matrix to fit on; a column without any value holds zeros."
+        matrix = self.encode(columns)
+        return np.where(np.isnan(matrix).all(axis=0), 0.0, matrix)
+
+    def to_dict(self) -> dict:
+        "The encoder as plain data."
+        return dict(names=list(self.names), categories={n: list(c) for n, c in self.categories.items()})
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Encoder":
+        "The encoder that `to_dict` described."
+        return cls(tuple(data["names"]), {n: tuple(c) for n, c in data["categories"].items()})
+
 # %% ../../../nbs/core/models/features.ipynb #feat-encode
-def encode(
-    self: Encoder,
-    columns: Mapping,  # arrays of one length or scalars, one a feature; a table will do
-) -> np.ndarray:       # floats, shape (n, k); one row for scalars
-    "The matrix a model takes; unknown and missing values are NaN."
-    missing = [n for n in self.names if n not in columns]
-    if missing: raise ValueError(f"features {missing} are not there; there are {sorted(columns)}")
-    if all(np.ndim(columns[n]) == 0 for n in self.names):
-        row = [self._codes[n].get(columns[n], np.nan) if n in self._codes else columns[n] for n in self.names]
-        return np.array([row], dtype=float)
-    rows = len(columns[self.names[0]])
-    out = np.empty((rows, len(self.names)), order="F")  # written, and by trees read, a column at a time
-    for i, n in enumerate(self.names):
-        if n in self.categories:
-            found = pd.Index(self.categories[n], dtype=object).get_indexer(pd.Index(columns[n], dtype=object))
+def _encoded_row(
+    names: Iterable[str], codes: Mapping,  # the features; of the categorical ones, the code of each name
+    values: Mapping,                       # scalars, one a feature
+) -> np.ndarray:                           # shape (1, k)
+    row = [codes[n].get(values[n], np.nan) if n in codes else values[n] for n in names]
+    return np.array([row], dtype=float)
+
+def _encoded(
+    names: Sequence[str], categories: Mapping,  # the features; of the categorical ones, the names in order
+    columns: Mapping,                           # arrays of one length, one a feature; a table will do
+) -> np.ndarray:                                # shape (n, k)
+    out = np.empty((len(columns[names[0]]), len(names)), order="F")  # written, and by trees read, a column at a time
+    for i, n in enumerate(names):
+        if n in categories:
+            found = pd.Index(categories[n], dtype=object).get_indexer(pd.Index(columns[n], dtype=object))
             out[:, i] = np.where(found < 0, np.nan, found)
-        else: out[:, i] = pd.Series(columns[n]).to_numpy(float, na_value=np.nan)
+        else:
+            out[:, i] = pd.Series(columns[n]).to_numpy(float, na_value=np.nan)
     return out
-
-Encoder.encode = encode
-
-# %% ../../../nbs/core/models/features.ipynb #feat-to-fit
-def to_fit(
-    self: Encoder,
-    columns: Mapping,  # as `encode` takes them
-) -> np.ndarray:       # floats, shape (n, k)
-    "The matrix to fit on; a column without any value holds zeros."
-    matrix = self.encode(columns)
-    return np.where(np.isnan(matrix).all(axis=0), 0.0, matrix)
-
-Encoder.to_fit = to_fit
-
-# %% ../../../nbs/core/models/features.ipynb #feat-dict
-def to_dict(self: Encoder) -> dict:
-    "The encoder as plain data."
-    return dict(names=list(self.names), categories={n: list(c) for n, c in self.categories.items()})
-
-def from_dict(
-    data: Mapping,  # of `to_dict`
-) -> Encoder:
-    "The encoder that `to_dict` described."
-    return Encoder(tuple(data["names"]), {n: tuple(c) for n, c in data["categories"].items()})
-
-Encoder.to_dict, Encoder.from_dict = to_dict, staticmethod(from_dict)

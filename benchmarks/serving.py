@@ -40,7 +40,8 @@ from mlops_lifecycle.core.operations.traffic_replay import free_port, requests_o
 from mlops_lifecycle.core.models.release import Release, read_model
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace, to_arrow
-from mlops_lifecycle.formulate import personal_fields, problem
+from mlops_lifecycle.core.problem.definition import personal_fields
+from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.transform import FEATURES
 
 ROOT = Path(__file__).parent.parent
@@ -184,7 +185,8 @@ def ours(
 EMPTY = """
 import sys, uvicorn
 from fastapi import FastAPI
-from mlops_lifecycle.formulate import personal_fields, problem
+from mlops_lifecycle.core.problem.definition import personal_fields
+from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.serving.api import Prediction
 app = FastAPI()
 class Asked(problem.Request): model_config = {"strict": False}  # FastAPI hands over what it has parsed already
@@ -216,7 +218,8 @@ import numpy as np, pandas as pd, uvicorn
 from fastapi import FastAPI
 from mlops_lifecycle.core.models.features import Encoder, columns_of
 from mlops_lifecycle.core.models.release import calibrated
-from mlops_lifecycle.formulate import personal_fields, problem
+from mlops_lifecycle.core.problem.definition import personal_fields
+from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.transform import FEATURES
 manifest = json.load(open("manifest.json"))
 encoder = Encoder.from_dict(manifest["encoder"])

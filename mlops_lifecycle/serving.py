@@ -42,7 +42,7 @@ from .core.serving.predictor import Serving
 from .core.foundation.settings import Settings, load_settings
 from .core.foundation.stages import GoBack
 from .core.foundation.workspace import Workspace
-from .formulate import Problem, example_of
+from .core.problem.definition import Problem, example_of
 
 # %% ../nbs/09_code.ipynb #09-c-page-code
 def _serve_docs(app: FastAPI, title: str) -> None:

@@ -29,7 +29,7 @@ from .core.serving.server import served as on_loopback
 from .core.serving.predictor import features_for, trial_workspace
 from .core.foundation.stages import GoBack
 from .core.foundation.workspace import Workspace
-from .formulate import Problem, example_of
+from .core.problem.definition import Problem, example_of
 from .core.serving.api import Prediction
 from .serving import answer_type, create_app
 

@@ -28,7 +28,7 @@ from . import inference_protocol as v2
 from . import web_form as pages
 from .middleware import Refusal, headers_of, read_body, strict_json, validated
 from .predictor import Serving
-from ...formulate import Entity
+from ..problem.definition import Entity
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-feedback-code
 def feedback_request(

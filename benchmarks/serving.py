@@ -82,7 +82,7 @@ class Deployed:
                 raise SystemExit(f"no model was released, so there is nothing to measure:\n{said}")
         shutil.copytree(there, folder / "workspace", ignore=shutil.ignore_patterns("runs", "mlflow*"))
         self.workspace, self.id = Workspace(folder / "workspace"), self.model_in(there)
-        log = ServingLog(self.workspace.serving_db); log.deploy(stable=self.id, canary=None, share=0.0)
+        log = ServingLog(self.workspace.serving_db); log.deployment.set(stable=self.id, canary=None, share=0.0)
         self.release = Release.load(self.workspace.releases / self.id)
         self.estimator = read_model((self.workspace.releases / self.id / "model.skops").read_bytes())
         self.examples = self.workspace.read("gold.examples")
@@ -91,7 +91,7 @@ class Deployed:
         # what was known when the asked week was decided: without it every look-up would find nothing, and that is quick
         for lookup in FEATURES.lookups:
             table = self.workspace.read(f"gold.lookup_{lookup.name}")
-            log.online_put(lookup, within_reach(lookup, table, self.asked.decision_time))
+            log.lookups.put(lookup, within_reach(lookup, table, self.asked.decision_time))
         log.close()
         tails = pd.Series(self.workspace.read("bronze.flights").tailnum.dropna().unique())
         self.clear = dict(zip(self.workspace.pseudonyms(tails), tails))
@@ -106,7 +106,7 @@ class Deployed:
         workspace = Workspace(folder)
         if not workspace.has_log: return None
         log = ServingLog(workspace.serving_db)
-        stable = log.deployment()["stable"] or ""
+        stable = log.deployment.get()["stable"] or ""
         log.close()
         if stable.startswith("model"): return stable
         return max((p.name for p in workspace.releases.glob("model-*")), default=None)

@@ -304,7 +304,7 @@ def read_log(
     table, forgotten = pd.DataFrame(columns=list(LOG_COLUMNS[what])), 0
     if isinstance(path, str) or path.exists():
         log = ServingLog(path)
-        try: forgotten, table = log.forgotten()[what], dict(zip(LOG_COLUMNS, log.frames()))[what]
+        try: forgotten, table = log.retention.forgotten()[what], dict(zip(LOG_COLUMNS, log.frames()))[what]
         finally: log.close()
     types = {"text": "str", "integer": "Int64", "number": "float64", "boolean": "boolean",
              "time": "datetime64[us, UTC]"}
@@ -499,5 +499,5 @@ def acknowledge(
     newest = [table["at"].max() for table in held_of_log(workspace, sources).values() if len(table)]
     if newest and workspace.has_log:
         log = ServingLog(workspace.serving_db)
-        try: log.collected(max(newest))
+        try: log.retention.collected(max(newest))
         finally: log.close()

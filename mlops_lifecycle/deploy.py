@@ -58,7 +58,7 @@ def smoke_check(
         aside = Workspace(folder)
         aside.publish({"plan": aside.store("plan", dict(plan))})
         shutil.copytree(release.folder, aside.releases / release.id)
-        log = ServingLog(aside.serving_db); log.deploy(stable=release.id); log.close()
+        log = ServingLog(aside.serving_db); log.deployment.set(stable=release.id); log.close()
         app = create_app(settings, aside, problem, features)
         with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
             answer = client.post("/v1/predict", json=example_of(problem.Request))
@@ -80,7 +80,7 @@ def put_online(
         if lookup.name not in tables: continue
         table = tables[lookup.name].sort_values("known_at", kind="stable")
         newest = table.drop_duplicates(list(lookup.key), keep="last") if lookup.key else table.tail(1)
-        found[lookup.name] = log.online_put(lookup, newest)
+        found[lookup.name] = log.lookups.put(lookup, newest)
     return found
 
 # %% ../nbs/13_deploy.ipynb #13-d-call-code
@@ -93,9 +93,9 @@ def deploy(
     key: bytes | None = None,  # with which releases must be signed
 ) -> dict:              # stable, canary, share, generation; answers: of the releases that are new in a slot
     "Put released rule and model into their slots; raises `GoBack` to release, and then nothing has changed."
-    now = log.deployment()
+    now = log.deployment.get()
     change = slots(now, released)
     then = {slot: (now | change)[slot] for slot in ("stable", "canary")}
     loaded = {slot: check_release(Path(releases) / name, problem, key) for slot, name in then.items() if name}
     answers = {slot: check(release) for slot, release in loaded.items() if slot in change}
-    return (log.deploy(**change) if change else now) | {"answers": answers}
+    return (log.deployment.set(**change) if change else now) | {"answers": answers}

@@ -179,21 +179,21 @@ def operate(
     shares: Iterable[float],  # of the ladder, percent
 ) -> dict:  # action, reason, back_to, steps, what serves now (stable, canary, share, generation), and the clock
     "Let the canary climb, then promote it, leave it, or take it out."
-    before = log.deployment()
+    before = log.deployment.get()
     if not before["canary"]:
         nothing = {"action": "nothing", "reason": "no canary is deployed", "back_to": "", "steps": [], "clock": None}
         return nothing | before
-    move = lambda share: log.deploy(share=share / 100)["generation"]
+    move = lambda share: log.deployment.set(share=share / 100)["generation"]
     left = [share for share in shares if share >= 100 * before["share"]]
     try:
         with open_traffic() as traffic: verdict, steps = climb(left, move, traffic.play, judge, costs)
-    except GoBack: log.deploy(canary=None, share=0.0); raise
-    if verdict.action == "next": log.deploy(stable=before["canary"], canary=None, share=0.0)
-    if verdict.action == "roll back": log.deploy(canary=None, share=0.0)
+    except GoBack: log.deployment.set(canary=None, share=0.0); raise
+    if verdict.action == "next": log.deployment.set(stable=before["canary"], canary=None, share=0.0)
+    if verdict.action == "roll back": log.deployment.set(canary=None, share=0.0)
     action = {"next": "promoted", "roll back": "rolled back", "hold": "held"}[verdict.action]
     clock = traffic.clock.isoformat() if traffic.clock is not None else None
     return {"action": action, "reason": verdict.reason, "back_to": verdict.back_to, "steps": steps, "clock": clock,
-            "candidate": before["canary"]} | log.deployment()
+            "candidate": before["canary"]} | log.deployment.get()
 
 # %% ../nbs/14_operate.ipynb #14-o-insist-code
 def insist(

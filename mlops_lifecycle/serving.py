@@ -125,7 +125,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app):
         if "MLOPS_WORKER" in os.environ: with_parent(int(os.environ["MLOPS_WORKER"]))
-        if serving.log.file and (warning := sqlite_warning()): LOG.warning(warning)
+        if serving.log.database.file and (warning := sqlite_warning()): LOG.warning(warning)
         await serving.look()
         if not serving.ring.ever and not replay: LOG.warning(NO_KEY)
         settle(); following = asyncio.create_task(serving.follow())

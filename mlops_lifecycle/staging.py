@@ -215,11 +215,11 @@ def check_skew(
     for lookup in features.lookups:
         wanted = within_reach(lookup, lookups[lookup.name], examples.decision_time)
         for name in lookup.key: wanted = wanted[wanted[name].isin(examples[name].unique())]
-        log.online_put(lookup, wanted)
+        log.lookups.put(lookup, wanted)
     unequal, compared = {}, 0
     for row in examples.to_dict("records"):
         at = np.datetime64(row["decision_time"].tz_convert("UTC").tz_localize(None), "us")
-        found = features_for(features, row_of(request_of(problem, row)) | {"decision_time": at}, log, at)
+        found = features_for(features, row_of(request_of(problem, row)) | {"decision_time": at}, log.lookups, at)
         for name, value in found.items():
             compared += 1
             same = value == row[name] or (pd.isna(value) and pd.isna(row[name]))
@@ -257,7 +257,7 @@ def stage_subject(
     if release:
         id = release(workspace.releases)
         if key: sign(workspace.releases / id, key)
-        log = ServingLog(workspace.serving_db); log.deploy(stable=id); log.close()
+        log = ServingLog(workspace.serving_db); log.deployment.set(stable=id); log.close()
     requests, blame = artificial(problem.Request, rows, seed), "evaluate" if release else "formulate"
     with served(create_app(settings, workspace, problem, features)) as client:
         told = client.get("/v1/model")

@@ -47,7 +47,7 @@ def test_two_thousand_requests_at_their_decision_time_get_the_features_of_gold(w
     asked = weeks.flights.rename(columns={"dest": "destination", "tailnum": "tail_number"})
     asked = asked.sample(2_000, random_state=0)
     times = gold.examples.set_index("key").decision_time
-    for lookup in FEATURES.lookups: log.online_put(lookup, within_reach(lookup, gold.lookups[lookup.name], times))
+    for lookup in FEATURES.lookups: log.lookups.put(lookup, within_reach(lookup, gold.lookups[lookup.name], times))
     asked["scheduled_departure"] = asked.scheduled_departure.dt.tz_convert("America/New_York")
     served, keys = [], []
     requests = asked[list(problem.Request.model_fields)].astype(object).where(asked.notna(), None)
@@ -55,7 +55,7 @@ def test_two_thousand_requests_at_their_decision_time_get_the_features_of_gold(w
         departs = flight["scheduled_departure"].tz_convert("UTC").tz_localize(None)
         decided = problem.decision_time({"scheduled_departure": departs.to_datetime64()})
         _, row = columns_for(problem, problem.Request.model_validate(flight), weeks.workspace, decided)
-        served.append(features_for(FEATURES, row, log, decided)); keys.append(problem.key_of(row))
+        served.append(features_for(FEATURES, row, log.lookups, decided)); keys.append(problem.key_of(row))
     log.close()
     trained = gold.examples.set_index("key").loc[keys, FEATURES.names].reset_index(drop=True)
     served = pd.DataFrame(served)[FEATURES.names].astype(trained.dtypes)

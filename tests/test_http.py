@@ -71,7 +71,7 @@ def add_model(workspace, **manifest) -> str:
     at = np.datetime64("2013-06-01", "us")
     asked = [problem.Request.model_validate_json(json.dumps(request)) for request in requests]
     rows = [columns_for(problem, entity, workspace, at)[1] for entity in asked]
-    frame = pd.DataFrame([features_for(FEATURES, row, log, at) for row in rows]); log.close()
+    frame = pd.DataFrame([features_for(FEATURES, row, log.lookups, at) for row in rows]); log.close()
     from sklearn.ensemble import HistGradientBoostingClassifier
     encoder = Encoder.fit(frame, FEATURES.features)
     matrix = encoder.encode({n: frame[n].to_numpy(object) for n in frame})
@@ -269,7 +269,7 @@ def test_in_a_crowd_everybody_gets_the_answer_to_what_was_asked(api):
 
 def test_a_category_never_seen_is_answered_with_a_warning_and_counted(tmp_path):
     workspace = trial(tmp_path)
-    log = ServingLog(workspace.serving_db); log.deploy(stable=add_model(workspace)); log.close()
+    log = ServingLog(workspace.serving_db); log.deployment.set(stable=add_model(workspace)); log.close()
     with served(create_app(settings(), workspace)) as api:
         told = ask(api, with_(destination="XXX")).json()
         assert told["model"] == "small" and told["review"] and any('"destination"' in w for w in told["warnings"])
@@ -310,8 +310,8 @@ def test_more_load_than_it_can_carry(tmp_path):
     app = create_app(settings(max_inside=5), trial(tmp_path))
     with served(app) as api, ThreadPoolExecutor(30) as crowd:
         assert ask(api, PLAIN).status_code == 200
-        commit, free = app.serving.log.commit, threading.Event()
-        app.serving.log.commit = lambda writes: free.wait(60) and commit(writes)
+        commit, free = app.serving.log.database.commit, threading.Event()
+        app.serving.log.database.commit = lambda writes: free.wait(60) and commit(writes)
         asked = [crowd.submit(ask, api, PLAIN) for _ in range(30)]
         while sum(a.done() for a in asked) < 25: time.sleep(0.01)
         assert (api.get("/v2/health/live").status_code, api.get("/v2/health/ready").status_code) == (200, 200)
@@ -327,14 +327,14 @@ def test_a_full_disk_a_locked_and_a_vanished_log_are_503_and_recover(tmp_path):
     """Nothing is acknowledged that is not stored, and nothing has to be restarted."""
     workspace = trial(tmp_path / "w")
     app = create_app(settings(), workspace)
-    app.serving.log.engine.dispose()
+    app.serving.log.database.engine.dispose()
     with served(app) as api:
         kept = [ask(api, PLAIN).json()["prediction_id"]]
         refuses = lambda: (answer := ask(api, PLAIN)).status_code == 503 and answer.headers["retry-after"] == "1"
         react = lambda: api.post("/v1/feedback", json={"prediction_id": kept[0], "reaction": "late"})
 
         def pages(most):
-            with app.serving.log.engine.connect() as connection:
+            with app.serving.log.database.engine.connect() as connection:
                 connection.exec_driver_sql(f"PRAGMA max_page_count = {most}")
         pages(1)  # as small as it is: SQLITE_FULL
         while (answer := ask(api, PLAIN)).status_code == 200: kept.append(answer.json()["prediction_id"])
@@ -343,7 +343,7 @@ def test_a_full_disk_a_locked_and_a_vanished_log_are_503_and_recover(tmp_path):
         kept.append(ask(api, PLAIN).json()["prediction_id"])
 
         with contextlib.closing(sqlite3.connect(workspace.serving_db, isolation_level=None)) as other:
-            with app.serving.log.engine.connect() as connection: connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+            with app.serving.log.database.engine.connect() as connection: connection.exec_driver_sql("PRAGMA busy_timeout = 50")
             other.execute("BEGIN IMMEDIATE")
             assert refuses() and react().status_code == 503
             other.execute("ROLLBACK")
@@ -585,7 +585,7 @@ def in_file(file, column, held, suffix=".parquet"):
 def scoring(tmp_path_factory):
     """The app on a small model, and `mlops score` in the same workspace."""
     workspace = trial(tmp_path_factory.mktemp("scoring"))
-    log = ServingLog(workspace.serving_db); log.deploy(stable=add_model(workspace)); log.close()
+    log = ServingLog(workspace.serving_db); log.deployment.set(stable=add_model(workspace)); log.close()
 
     def score(file):
         out = file.with_name("scores.parquet")

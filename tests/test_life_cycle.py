@@ -104,7 +104,7 @@ def test_batch_scores_are_those_of_the_api(lived, tmp_path):
     passed(mlops("score", tmp_path / "in", tmp_path / "out.parquet", **settings))
     scored, bodies = pd.read_csv(tmp_path / "out.csv"), json.loads(asked.to_json(orient="records"))
     log = ServingLog(tmp_path / "workspace" / "serving.db")
-    log.deploy(canary=None, share=0.0)
+    log.deployment.set(canary=None, share=0.0)
     log.close()
     address = f"http://127.0.0.1:{port}"
     with Started([*MLOPS, "serve", "--port", port], f"{address}/v2/health/ready", tmp_path / "log",

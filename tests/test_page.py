@@ -22,7 +22,7 @@ def browser():
 def api(tmp_path_factory):
     """The app with a small model, whose answers have reasons."""
     workspace = trial(tmp_path_factory.mktemp("page"))
-    log = ServingLog(workspace.serving_db); log.deploy(stable=add_model(workspace)); log.close()
+    log = ServingLog(workspace.serving_db); log.deployment.set(stable=add_model(workspace)); log.close()
     with served(create_app(settings(), workspace)) as client: client.workspace = workspace; yield client
 
 

@@ -73,7 +73,7 @@ def test_shuffling_what_became_known_later_changes_nothing(days, hours, seed):
 def test_training_and_serving_features_are_equal_row_for_row(days, tmp_path):
     gold, flights, features = days.gold(days.bronze.tables, END), days.bronze.tables["flights"], FEATURES
     log, encoder = ServingLog(tmp_path / "serving.db"), Encoder.fit(gold.examples, features.features)
-    for lookup in features.lookups: log.online_put(lookup, gold.lookups[lookup.name])
+    for lookup in features.lookups: log.lookups.put(lookup, gold.lookups[lookup.name])
     asked = flights.sample(300, random_state=0).rename(columns={"dest": "destination", "tailnum": "tail_number"})
     asked["scheduled_departure"] = asked.scheduled_departure.dt.tz_convert("America/New_York")
     trained, missing = gold.examples.set_index("key"), 0
@@ -81,7 +81,7 @@ def test_training_and_serving_features_are_equal_row_for_row(days, tmp_path):
         leaves = flight["scheduled_departure"].tz_convert("UTC").tz_localize(None).to_datetime64()
         decided = problem.decision_time({"scheduled_departure": leaves})
         _, row = columns_for(problem, problem.Request.model_validate(flight), days.workspace, decided)
-        served, before = features_for(features, row, log, decided), trained.loc[problem.key_of(row)]
+        served, before = features_for(features, row, log.lookups, decided), trained.loc[problem.key_of(row)]
         for name in features.names:
             both = [served[name], before[name]]
             missing += pd.isna(both[0])

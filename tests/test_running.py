@@ -105,7 +105,7 @@ def test_metrics_are_called_as_prometheus_wants_it(tmp_path):
 def test_each_figure_moves_when_it_should_and_only_then(tmp_path):
     workspace = trial(tmp_path)
     model = add_model(workspace)
-    with changed(workspace) as log: generation = log.deploy(canary=model, share=1.0)["generation"]
+    with changed(workspace) as log: generation = log.deployment.set(canary=model, share=1.0)["generation"]
     with served(create_app(settings(), workspace)) as api:
         decided = ask(api, PLAIN).json()["decision"]
         with moves(api, answered("canary", model, decided)): ask(api, PLAIN)
@@ -114,7 +114,7 @@ def test_each_figure_moves_when_it_should_and_only_then(tmp_path):
         other = ask(api, with_(destination="XXX")).json()["decision"]
         with moves(api, answered("canary", model, other) | unknown): ask(api, with_(destination="XXX"))
         assert figures(api)["mlops_deployment_generation"] == generation
-        with changed(workspace) as log: generation = log.deploy(canary=None, share=0.0)["generation"]
+        with changed(workspace) as log: generation = log.deployment.set(canary=None, share=0.0)["generation"]
         comes_true(lambda: figures(api)["mlops_deployment_generation"] == generation)
         rule = ask(api, PLAIN).json()["decision"]
         with moves(api, answered("stable", RULE, rule)): ask(api, PLAIN)
@@ -127,11 +127,11 @@ def test_the_age_of_what_is_looked_up_is_told_and_what_is_too_old_is_counted(tmp
     newest = pd.Timestamp(departs).tz_convert("UTC") - pd.Timedelta(4, unit="h")  # an hour before the decision
 
     with changed(workspace) as log:
-        log.deploy(stable=model)
+        log.deployment.set(stable=model)
         for lookup in limited:
             keys = {name: [GOOD.get(name) or "?"] for name in lookup.key}
             values = {value: [1.0] for value in lookup.values}
-            log.online_put(lookup, pd.DataFrame(keys | {"known_at": [newest]} | values))
+            log.lookups.put(lookup, pd.DataFrame(keys | {"known_at": [newest]} | values))
 
     def later(hours): return with_(scheduled_departure=(departs + timedelta(hours=hours)).isoformat())
     def ages(): return {name: age for name, age in figures(api).items() if name.startswith("mlops_lookup_age_seconds")}
@@ -157,8 +157,8 @@ def test_a_log_that_is_slow_is_seen_while_it_is(tmp_path):
     with served(app) as api, ThreadPoolExecutor(6) as crowd:
         assert ask(api, PLAIN).status_code == 200
         comes_true(lambda: figures(api)["mlops_log_waiting"] == 0)
-        before, commit, free = figures(api), app.serving.log.commit, threading.Event()
-        app.serving.log.commit = lambda writes: free.wait(60) and commit(writes)
+        before, commit, free = figures(api), app.serving.log.database.commit, threading.Event()
+        app.serving.log.database.commit = lambda writes: free.wait(60) and commit(writes)
         waiting = [crowd.submit(ask, api, PLAIN) for _ in range(6)]
         def queue(): return (told := figures(api))["mlops_log_waiting"], told["mlops_requests_inside"]
         comes_true(lambda: (now := queue())[0] >= 5 and now[1] >= 6)
@@ -181,8 +181,8 @@ def test_days_that_were_kept_long_enough_are_forgotten_without_a_restart(tmp_pat
     with changed(workspace) as log:
         for name, days in (("a", 10), ("b", 3)):
             now, told = datetime.now(UTC), {"score": 0.5, "decision": 1, "kind": "rule", "release": RULE}
-            log.append_prediction(now - timedelta(days=days), id=name * 32, **told)
-            log.append_feedback(name * 32, "outcome", "late", at=now, label=1)
+            log.predictions.append(now - timedelta(days=days), id=name * 32, **told)
+            log.feedback.append(name * 32, "outcome", "late", at=now, label=1)
         with served(create_app(own, workspace)) as api:
             fresh = ask(api, PLAIN).json()["prediction_id"]
             left = lambda: sorted(log.frames()[0]["id"])
@@ -226,7 +226,7 @@ def test_where_signatures_are_required_nothing_unsigned_strange_or_changed_is_lo
         def deploys(): return api.post("/v1/admin/deploy", json={"release": model})
         def seen(): return (told := api.get("/v1/model").json())["release"], told["canary"], told["fault"]
         assert (refused := deploys()).status_code == 409 and "is not signed" in refused.text
-        log.deploy(canary=model, share=1.0)  # past the app
+        log.deployment.set(canary=model, share=1.0)  # past the app
         fault = f"canary: release {model} is not signed, and the settings ask for it"
         comes_true(lambda: seen() == (RULE, None, fault))
         assert ask(api, PLAIN).json()["arm"] == "stable"

@@ -25,7 +25,7 @@ from under_load import (
     postgresql,
 )
 
-from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
 from mlops_lifecycle.core.serving.server import served as on_loopback
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
@@ -72,27 +72,28 @@ def test_the_log_is_the_same_on_postgresql(database):
     from mlops_lifecycle.core.models.features import Lookup
     from mlops_lifecycle.core.serving.auth import KeyRing, list_keys, make_key, revoke_key
     log = ServingLog(database)
-    log.write(lambda connection: [connection.execute(table.delete()) for table in (log.feedback, log.predictions)])
+    log.database.write(lambda connection: [connection.execute(table.delete()) for table in (feedback, predictions)])
     at = np.datetime64("2024-03-01T12:00", "us")
-    first = log.append_prediction(at, score=0.1 + 0.2, review=True, features={"a": float("nan")}, warnings=["one"])
+    first = log.predictions.append(at, score=0.1 + 0.2, review=True, features={"a": float("nan")}, warnings=["one"])
     refused = lambda connection: 1 / 0
-    stored = log.commit([{"id": "b", "at": 1}, refused, {"id": "c", "at": 2}])
+    stored = log.database.commit([{"id": "b", "at": 1}, refused, {"id": "c", "at": 2}])
     assert [type(found).__name__ for found in stored] == ["str", "ZeroDivisionError", "str"]
-    def late(): return log.append_feedback(first, "outcome", "late", at=at, label=1)
+    def late(): return log.feedback.append(first, "outcome", "late", at=at, label=1)
     assert late() == late()
-    assert [row["id"] for row in log.undecided()] == [first] and log.prediction(first)["score"] == 0.1 + 0.2
+    assert [row["id"] for row in log.predictions.undecided()] == [first] and log.predictions.get(first)["score"] == 0.1 + 0.2
     lookup = Lookup("queue", ("branch",), ("waiting",))
     frame = pd.DataFrame({"branch": ["Hill"], "known_at": pd.to_datetime(["2024-03-01T08:00Z"]), "waiting": [3]})
-    log.online_put(lookup, frame); log.online_put(lookup, frame)
-    assert log.online_get("queue", ("Hill",), at)["waiting"] == 3
-    log.deploy(stable="rule-1"); log.deploy(stable="model-1"); assert log.roll_back()["stable"] == "rule-1"
+    log.lookups.put(lookup, frame); log.lookups.put(lookup, frame)
+    assert log.lookups.get("queue", ("Hill",), at)["waiting"] == 3
+    for release in ("rule-1", "model-1"): log.deployment.set(stable=release)
+    assert log.deployment.roll_back()["stable"] == "rule-1"
     ring, key = KeyRing(), make_key(log, "desk", ["predict"]); ring.read(log); assert ring.find(f"Bearer {key}")
     revoke_key(log, key); assert list_keys(log)[-1]["revoked"]
-    assert log.days() == {"1970-01-01": 2, "2024-03-01": 1}
-    log.collected(at)
-    assert log.forget(pd.Timestamp(at, tz="UTC").to_pydatetime()) == 2
+    assert log.predictions.days() == {"1970-01-01": 2, "2024-03-01": 1}
+    log.retention.collected(at)
+    assert log.retention.forget(pd.Timestamp(at, tz="UTC").to_pydatetime()) == 2
     assert log.counts() == {"predictions": 1, "feedback": 1}
-    assert log.marks()[0] == log.deployment()["generation"]
+    assert log.marks()[0] == log.deployment.get()["generation"]
     log.close()
 
 

@@ -18,7 +18,7 @@ from mlops_lifecycle.collect import KINDS
 from mlops_lifecycle.core.data.catalog import Table as Described
 from mlops_lifecycle.core.data.change_capture import latest, states
 from mlops_lifecycle.core.data.readers import Column, SourceError
-from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.pipeline.versions import open_workspace
 from mlops_lifecycle.curate import curate
@@ -393,14 +393,14 @@ class Desk:
 
     def serve(self, *days):
         for day in days:
-            for n in range(3): self.log.append_prediction(self.day(day), id=f"{day}-{n}", score=n / 3, decision=n // 2)
-            self.log.append_feedback(f"{day}-0", "outcome", "late", self.day(day), label=1)
+            for n in range(3): self.log.predictions.append(self.day(day), id=f"{day}-{n}", score=n / 3, decision=n // 2)
+            self.log.feedback.append(f"{day}-0", "outcome", "late", self.day(day), label=1)
 
     def collect(self):
         loads = nightly(self.folder).verdict["loads"]
         return {name: (load["rows"], load["kept"], load["warning"]) for name, load in loads.items()}
 
-    def forget(self, day): return self.log.forget(self.day(day).to_pydatetime())
+    def forget(self, day): return self.log.retention.forget(self.day(day).to_pydatetime())
 
     def bronze(self, name): return self.workspace.read(f"bronze.{name}")
 
@@ -444,7 +444,7 @@ def test_nothing_is_forgotten_that_bronze_does_not_hold(desk):
     desk.collect()
     desk.serve(3, 4)
     # of an old prediction, and not in bronze either
-    desk.log.append_feedback("0-1", "outcome", "in_time", desk.day(4), label=0)
+    desk.log.feedback.append("0-1", "outcome", "in_time", desk.day(4), label=0)
     assert desk.forget(30) == 5  # the first two days, without the one that was just answered
     assert sorted({*desk.log.frames()[0].id}) == ["0-1", *(f"{day}-{n}" for day in (2, 3, 4) for n in range(3))]
     assert desk.collect() == {"predictions": (15, 5, ""), "feedback": (6, 2, "")}
@@ -464,8 +464,8 @@ def test_collect_that_fails_lets_the_log_forget_nothing(desk, monkeypatch):
 def test_a_fresh_database_empties_nothing_and_the_record_says_what_is_gone(desk):
     desk.serve(0, 1)
     desk.collect()
-    both = desk.log.feedback, desk.log.predictions
-    desk.log.write(lambda connection: [connection.execute(table.delete()) for table in both])
+    both = feedback, predictions
+    desk.log.database.write(lambda connection: [connection.execute(table.delete()) for table in both])
     desk.serve(2)
     gone = "{} rows are gone from the log, which has not forgotten them (another database?); bronze keeps them"
     assert desk.collect() == {"predictions": (9, 6, gone.format(6)), "feedback": (3, 2, gone.format(2))}

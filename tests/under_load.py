@@ -21,7 +21,7 @@ import psutil
 import pytest
 from conftest import MLOPS, ROOT, environment, free_port
 
-from mlops_lifecycle.core.serving.store import ServingLog, keys
+from mlops_lifecycle.core.serving.store import ServingLog, feedback, keys, predictions
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.problem.definition import example_of
 from mlops_lifecycle.formulate import problem
@@ -146,9 +146,9 @@ def killed_under_load(
 def deploy_into(database: str, folder: Path) -> None:
     """The rule into the stable slot of another database, with no predictions and no keys from before."""
     log = ServingLog(database)
-    tables = log.feedback, log.predictions, keys
-    log.write(lambda connection: [connection.execute(table.delete()) for table in tables])
-    log.deploy(stable=f"rule-{problem.rule.version}"); log.close()
+    tables = feedback, predictions, keys
+    log.database.write(lambda connection: [connection.execute(table.delete()) for table in tables])
+    log.deployment.set(stable=f"rule-{problem.rule.version}"); log.close()
 
 
 class Database(str):

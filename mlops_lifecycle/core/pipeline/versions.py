@@ -24,7 +24,7 @@ def _server_rows(url: str) -> dict[str, int]:
     "The rows of a database server's log."
     from mlops_lifecycle.core.serving.store import ServingLog  # its client is only needed here
     log = ServingLog(url)
-    try: return {name: n + log.forgotten()[name] for name, n in log.counts().items()}
+    try: return {name: n + log.retention.forgotten()[name] for name, n in log.counts().items()}
     finally: log.close()
 
 def _file_rows(path: Path) -> dict[str, int]:

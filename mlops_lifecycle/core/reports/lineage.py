@@ -84,7 +84,7 @@ def lookup(
         return "release", json.loads(path.read_text())
     if workspace.has_log:
         log = ServingLog(workspace.serving_db)
-        try: found = log.prediction(id)
+        try: found = log.predictions.get(id)
         finally: log.close()
         if found: return "prediction", dict(found)
     raise KeyError(f'nothing is called "{id}"; give the id of a prediction, a release or a run')

@@ -202,7 +202,7 @@ async def tell_prediction(prediction_id: str, serving: _Asked, explain: bool = F
 
 @router.get("/v1/reviews", response_model=Queue, summary="What waits for a person", tags=["what came of it"])
 async def tell_reviews(serving: _Asked, limit: Annotated[int, Field(ge=1, le=1000)] = 50):
-    rows = await asyncio.to_thread(serving.log.undecided, "review", limit)
+    rows = await asyncio.to_thread(serving.log.predictions.undecided, "review", limit)
     return as_json({"waiting": [await serving.told(row["id"]) for row in rows]})
 
 @router.post("/v1/reviews/{prediction_id}", response_model=Noted,
@@ -218,7 +218,7 @@ async def decide_review(request: HttpRequest, prediction_id: str, serving: _Aske
 # %% ../../../nbs/core/serving/api.ipynb #09-c-admin
 async def _changed(serving: Serving, **slots) -> Response:
     "Change the slots, and answer what they are."
-    found = await asyncio.to_thread(lambda: serving.log.deploy(**slots))
+    found = await asyncio.to_thread(lambda: serving.log.deployment.set(**slots))
     await serving.look()
     return as_json(found)
 
@@ -227,14 +227,14 @@ async def _changed(serving: Serving, **slots) -> Response:
 async def admin_deploy(request: HttpRequest, serving: _Asked):
     asked = validated(Deploy, await _sent(serving, request))
     await asyncio.to_thread(serving.deployable, asked.release)
-    now = await asyncio.to_thread(serving.log.deployment)
+    now = await asyncio.to_thread(serving.log.deployment.get)
     if now["stable"] is None: return await _changed(serving, stable=asked.release)
     return await _changed(serving, canary=asked.release, share=asked.share)
 
 @router.post("/v1/admin/promote", response_model=Deployed,
              summary="Let the canary answer more, or everything", tags=["operation"])
 async def admin_promote(request: HttpRequest, serving: _Asked):
-    asked, now = validated(Promote, await _sent(serving, request)), await asyncio.to_thread(serving.log.deployment)
+    asked, now = validated(Promote, await _sent(serving, request)), await asyncio.to_thread(serving.log.deployment.get)
     if now["canary"] is None: raise Refusal(409, "there is no canary to promote")
     if asked.share < 1: return await _changed(serving, share=asked.share)
     return await _changed(serving, stable=now["canary"], canary=None, share=0.0)
@@ -242,7 +242,7 @@ async def admin_promote(request: HttpRequest, serving: _Asked):
 @router.post("/v1/admin/rollback", response_model=Deployed,
              summary="Take the canary out, or go back to the release before", tags=["operation"])
 async def admin_rollback(serving: _Asked):
-    try: found = await asyncio.to_thread(serving.log.roll_back)
+    try: found = await asyncio.to_thread(serving.log.deployment.roll_back)
     except ValueError as error: raise Refusal(409, str(error)) from None
     await serving.look()
     return as_json(found)

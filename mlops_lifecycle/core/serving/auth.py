@@ -36,7 +36,7 @@ def make_key(
     id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     row = {"id": id, "name": name.strip(), "scopes": " ".join(scopes), "hash": _hash(secret),
            "made": microseconds(datetime.now(UTC)), "revoked": None}
-    log.write(lambda connection: connection.execute(keys.insert(), row))
+    log.database.write(lambda connection: connection.execute(keys.insert(), row))
     return f"mlops_{id}_{secret}"
 
 def _hash(secret: str) -> str: return hashlib.sha256(secret.encode()).hexdigest()
@@ -45,7 +45,7 @@ def _hash(secret: str) -> str: return hashlib.sha256(secret.encode()).hexdigest(
 def list_keys(log: ServingLog) -> list[dict]:  # id, name, scopes, made, revoked (None: valid); oldest first
     "Every key that was ever made."
     when = lambda us: us and datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
-    with log.engine.connect() as connection:
+    with log.database.engine.connect() as connection:
         rows = connection.execute(sa.select(keys).order_by(keys.c.made)).mappings().all()
     return [{"id": r["id"], "name": r["name"], "scopes": r["scopes"].split(),
              "made": when(r["made"]), "revoked": when(r["revoked"])} for r in rows]
@@ -58,7 +58,8 @@ def revoke_key(
     id = id.removeprefix("mlops_").partition("_")[0]
     valid = keys.c.id == id, keys.c.revoked.is_(None)
     now = microseconds(datetime.now(UTC))
-    if not log.write(lambda connection: connection.execute(keys.update().where(*valid).values(revoked=now)).rowcount):
+    taken = keys.update().where(*valid).values(revoked=now)
+    if not log.database.write(lambda connection: connection.execute(taken).rowcount):
         raise ValueError(f"there is no valid key with the id {id[:8]}")
 
 # %% ../../../nbs/core/serving/auth.ipynb #keys-ring-code
@@ -92,7 +93,7 @@ class KeyRing:
 
     def read(self, log: ServingLog) -> None:
         "Read the keys; callers that stay keep their buckets."
-        with log.engine.connect() as connection: rows = connection.execute(sa.select(keys)).mappings().all()
+        with log.database.engine.connect() as connection: rows = connection.execute(sa.select(keys)).mappings().all()
         self.ever, rows = bool(rows), [r for r in rows if r["revoked"] is None]
         def caller(r): return Caller(r["id"], r["name"], frozenset(r["scopes"].split()), r["hash"])
         self.callers = {r["id"]: self.callers.get(r["id"]) or caller(r) for r in rows}

@@ -22,7 +22,7 @@ from ..foundation.errors import Refused
 from ..foundation.workspace import Workspace, atomic_write, to_arrow
 from ..models.features import FeatureSet, columns_of, missing_row
 from ..models.release import Release, same_features
-from .store import Known, ServingLog, microseconds
+from .store import Known, ServingLog, known_until, microseconds
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-coded
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def whole_features(
     "Look up and compute the features of many requests: one join a lookup, of what the app would have found."
     columns = {name: column.array() for name, column in coded.items()}
     decided = columns["decision_time"].astype("int64"); until = np.minimum(decided, microseconds(at))
-    known = log.online_rows(int(until.max()))
+    known = known_until(log.lookups, int(until.max()))
     stale, too_old = np.zeros((2, len(until)), dtype=bool)
     for lookup in features.lookups:
         rows = known.pop(lookup.name, None) or Known()
@@ -206,7 +206,7 @@ def _stable_release(
     log: ServingLog, problem: Any, workspace: Workspace, features: Callable[[], FeatureSet] | None, key: bytes | None,
 ) -> Release:
     "The release that serves; raises `Refused` where none does, or it is not fit to."
-    stable = log.deployment()["stable"]
+    stable = log.deployment.get()["stable"]
     if stable is None: raise Refused("nothing is deployed; mlops run deploy does it")
     try:
         release = Release.load(workspace.releases / Path(stable).name, rule=problem.rule, key=key)

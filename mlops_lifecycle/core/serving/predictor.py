@@ -31,7 +31,7 @@ from .middleware import LOG, Door, Metrics, Refusal, validated, where
 from ..models.features import FeatureSet, row_of
 from .auth import KeyRing
 from mlops_lifecycle.core.serving.store import (
-    Contradiction, GroupCommit, NotStored, Online, ServingLog, UnknownPrediction,
+    Contradiction, GroupCommit, Lookups, NotStored, Online, ServingLog, UnknownPrediction,
     microseconds, prediction_row, reaction, store_once,
 )
 from ..models.release import Release, same_features, sign, signing_key, write_release
@@ -93,7 +93,7 @@ def trial_workspace(
     released = write_release(workspace.releases, manifest, {})
     if key: sign(released, key)
     log = ServingLog(workspace.serving_db)
-    log.deploy(stable=released.name)
+    log.deployment.set(stable=released.name)
     log.close()
     return workspace
 
@@ -115,17 +115,17 @@ def columns_for(
 def looked_up(
     features: FeatureSet,
     row: Mapping,         # of `columns_for`
-    log: Any,             # whose `online_get` finds values: core.serving.store.ServingLog or Online
+    lookups: Lookups | Online,  # where values are found
     at: np.datetime64,    # now, UTC; microseconds will do
 ) -> dict:                # the row with the looked-up values
     "Look up what was known at the decision, or now if that is earlier."
-    return features.look_up_row(row, log.online_get, min(microseconds(row["decision_time"]), microseconds(at)))
+    return features.look_up_row(row, lookups.get, min(microseconds(row["decision_time"]), microseconds(at)))
 
 def features_for(
-    features: FeatureSet, row: Mapping, log: Any, at: np.datetime64,  # as for `looked_up`
+    features: FeatureSet, row: Mapping, lookups: Lookups | Online, at: np.datetime64,  # as for `looked_up`
 ) -> dict:  # one scalar a feature
     "Look up and compute the features of one request."
-    return features.compute(looked_up(features, row, log, at))
+    return features.compute(looked_up(features, row, lookups, at))
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-model-code
 def unknown_categories(
@@ -178,7 +178,7 @@ class Serving:
         self.Request, self.Feedback = problem.Request, Feedback
         self.reactions = {reaction["name"]: reaction for reaction in plan["reactions"]}
         self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ)
-        self.group, self.online = GroupCommit(self.log, self.gathered), Online(self.log)
+        self.group, self.online = GroupCommit(self.log.database, self.gathered), Online(self.log.lookups)
         self.ring, self.metrics = KeyRing(), Metrics()
         self.key, rule = signing_key(settings), problem.rule
         described = {"id": f"rule-{rule.version}", "kind": "rule", "name": "rule", "version": rule.version,
@@ -205,7 +205,7 @@ async def _look(self: Serving) -> None:
         if marks == self.marks: return
         self.online.forget()
         await asyncio.to_thread(self.ring.read, self.log)
-        state = await asyncio.to_thread(self.log.deployment)
+        state = await asyncio.to_thread(self.log.deployment.get)
         if state["generation"] != self.slots.generation:
             self.slots = await asyncio.to_thread(
                 load_slots, state, self.workspace.releases, self.problem, lambda: self.features, self.slots, self.key)
@@ -232,8 +232,8 @@ def _forget(self: Serving, now: datetime) -> None:
     "Drop the days that were kept long enough and that bronze holds, where the project collects them."
     before = now - timedelta(days=self.limits.keep_days)
     collects = any(source.where in ("predictions", "feedback") for source in self.settings.source.values())
-    self.log.forget(before, uncollected=not collects)
-    late = sum(n for day, n in self.log.days().items() if day < f"{before:%Y-%m-%d}")
+    self.log.retention.forget(before, uncollected=not collects)
+    late = sum(n for day, n in self.log.predictions.days().items() if day < f"{before:%Y-%m-%d}")
     if late and not self.replay: LOG.warning("%s predictions are older than keep_days and stay: no collect has taken them", late)
 
 def _tell_ages(self: Serving) -> None:
@@ -510,12 +510,12 @@ Serving.noted = _noted
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-told
 async def _told(self: Serving, id: str, explain: bool = False) -> dict | None:  # as `Told`; None: no such prediction
     "A prediction, as it was stored."
-    row = await asyncio.to_thread(self.log.prediction, id)
+    row = await asyncio.to_thread(self.log.predictions.get, id)
     if row is None: return None
     as_stored = "score", "decision", "threshold", "model", "version", "arm", "warnings", "release"
     told = {name: row[name] for name in as_stored} | {"prediction_id": id, "review": bool(row["review"])}
     def time_of(us): return str(np.datetime64(us, "us")) + "Z"
-    told |= {"at": time_of(row["at"]), "reactions": await asyncio.to_thread(self.log.reactions, id), "explanation": None}
+    told |= {"at": time_of(row["at"]), "reactions": await asyncio.to_thread(self.log.feedback.of, id), "explanation": None}
     told["features"] = {name: time_of(v["utc"]) if isinstance(v, dict) else v for name, v in row["features"].items()}
     def why(): return self.release(row["release"]).explain(row["features"])
     if explain: told["explanation"] = [] if row["kind"] == "rule" else await asyncio.to_thread(why)

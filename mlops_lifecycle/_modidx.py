@@ -845,6 +845,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                      'mlops_lifecycle/core/operations/traffic_replay.py'),
                                                                 'mlops_lifecycle.core.operations.traffic_replay._read': ( 'core/operations/traffic_replay.html#_read',
                                                                                                                           'mlops_lifecycle/core/operations/traffic_replay.py'),
+                                                                'mlops_lifecycle.core.operations.traffic_replay.app_code': ( 'core/operations/traffic_replay.html#app_code',
+                                                                                                                             'mlops_lifecycle/core/operations/traffic_replay.py'),
                                                                 'mlops_lifecycle.core.operations.traffic_replay.free_port': ( 'core/operations/traffic_replay.html#free_port',
                                                                                                                               'mlops_lifecycle/core/operations/traffic_replay.py'),
                                                                 'mlops_lifecycle.core.operations.traffic_replay.learn': ( 'core/operations/traffic_replay.html#learn',

@@ -204,9 +204,10 @@ def serve(
             raise Busy(f"nothing to serve in {workspace.root}; {first} makes a first product")
     from mlops_lifecycle.core.serving.store import ServingLog
     from mlops_lifecycle.core.serving.server import run_server
+    from mlops_lifecycle.serving import APP
     log = ServingLog(workspace.serving_db); log.close()  # made before workers race to make it
     console().print(f"http://{host}:{port}, its documentation under /docs", markup=False)
-    run_server("mlops_lifecycle.serving:create_app", host, port, workers, log.database.file)
+    run_server(APP, host, port, workers, log.database.file)
 
 # %% ../nbs/cli.ipynb #keys-cli-code
 keys = typer.Typer(no_args_is_help=True, help="Who may ask the app: make, list and revoke keys.")

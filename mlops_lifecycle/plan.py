@@ -138,6 +138,8 @@ class Plan(Part):
         if left_out: raise ValueError(f"the ethics checklist leaves out: {' '.join(sorted(left_out))}")
         return self
 
+    def _repr_html_(self) -> str: return _page(self)
+
 # %% ../nbs/00_plan.ipynb #00-p-page-code
 def _rows(parts: tuple) -> str:
     "Parts of one kind as the rows of a table."
@@ -150,13 +152,13 @@ def _rows(parts: tuple) -> str:
     rows = (line("td", [getattr(part, name) for name in names]) for part in parts)
     return f"<table>{line('th', names)}{''.join(rows)}</table>"
 
-def _page(self: Plan) -> str:
+def _page(plan: Plan) -> str:
     "The plan as HTML."
-    still_open = [item.question for item in self.ethics if item.open]
+    still_open = [item.question for item in plan.ethics if item.open]
     warning = f"<p><b>Open, so no release:</b> {escape(' '.join(still_open))}</p>" if still_open else ""
     kinds = ("metrics", "stakeholders", "journey", "reactions", "ethics")
-    tables = "".join(f"<h4>{kind.capitalize()}</h4>{_rows(getattr(self, kind))}" for kind in kinds)
-    return f"<p><b>{escape(self.objective)}</b></p>{warning}{_limits(self)}{tables}"
+    tables = "".join(f"<h4>{kind.capitalize()}</h4>{_rows(getattr(plan, kind))}" for kind in kinds)
+    return f"<p><b>{escape(plan.objective)}</b></p>{warning}{_limits(plan)}{tables}"
 
 def _limits(plan: Plan) -> str:
     "What a model must save, and when people look at the experience again."
@@ -165,8 +167,6 @@ def _limits(plan: Plan) -> str:
     review = (f"The experience is reviewed when more than {rule.share_above:.0%} of at least {rule.at_least} answers"
               f" are “{rule.reaction}”.")
     return f"<p>{escape(saves)} {escape(review)}</p>"
-
-Plan._repr_html_ = _page
 
 # %% ../nbs/00_plan.ipynb #00-p-yours-plan
 plan = Plan(

@@ -111,6 +111,9 @@ class GoBack(Exception):
         self.evidence, self.parameters = dict(evidence or {}), dict(parameters or {})
         super().__init__(f"back to {stage}: {reason}")
 
+    def _repr_html_(self) -> str: return _card(self)
+    def _render_traceback_(self) -> list[str]: return [str(self)]
+
 # %% ../../../nbs/core/foundation/stages.ipynb #58234c8b
 def in_words(
     value,   # a figure, a text, or {"figure": …, "limit": …}
@@ -124,13 +127,10 @@ def in_words(
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 # %% ../../../nbs/core/foundation/stages.ipynb #0133de7f
-def _card(self) -> str:
+def _card(error: GoBack) -> str:
     "The going back as a card of HTML."
     figures = "".join(f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(in_words(value))}</td></tr>"
-                      for name, value in (self.evidence | self.parameters).items())
+                      for name, value in (error.evidence | error.parameters).items())
     return (f'<div style="border:1px solid #b35900;border-left-width:6px;border-radius:4px;padding:.6em 1em">'
-            f'<b>Back to <a href="{self.notebook}.ipynb">{self.notebook}</a></b><p>{html.escape(self.reason)}</p>'
+            f'<b>Back to <a href="{error.notebook}.ipynb">{error.notebook}</a></b><p>{html.escape(error.reason)}</p>'
             f'<table>{figures}</table></div>')
-
-GoBack._repr_html_ = _card
-GoBack._render_traceback_ = lambda self: [str(self)]

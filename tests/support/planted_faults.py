@@ -97,6 +97,7 @@ def main() -> None:
     for revision in parser.parse_args().revisions:
         with tempfile.TemporaryDirectory(prefix="planted-") as folder:
             checkout(revision, Path(folder))
+            if tests_fail(Path(folder), QUICK): raise RuntimeError(f"the tests of {revision} fail without a fault")
             found = []
             for before, after in FAULTS:
                 found.append(planted(Path(folder), before, after))

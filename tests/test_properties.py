@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mlops_lifecycle.collect import collect
 from mlops_lifecycle.core.foundation.point_in_time import known
 from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet, Lookup, as_of_join
+from mlops_lifecycle.core.serving.batch import Coded, whole_features
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace, from_arrow, to_arrow
@@ -140,3 +141,33 @@ def test_wherever_the_slices_are_cut_the_features_are_the_same(examples, table, 
     slices = [part for _, part in left.groupby(number) if len(part)]
     sliced, whole = pd.concat(map(features.slicewise(between), slices)), features.add(left, {"queue": right})
     pd.testing.assert_frame_equal(sliced, whole, check_exact=True)
+
+
+HOUR = st.integers(0, 8)  # after the first of March: few, so that many fall together
+ARRIVED = st.lists(st.tuples(st.sampled_from(["Hill", "Harbour"]), HOUR, st.integers(0, 9)), max_size=12,
+                   unique_by=lambda row: row[:2])
+LOANS = st.lists(st.tuples(st.sampled_from(["Hill", "Harbour", "Mill", None]), HOUR, st.integers(1, 5)), min_size=1,
+                 max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrived=ARRIVED, loans=LOANS, now=HOUR, max_age=st.sampled_from([None, "2h", "6h"]))
+def test_a_file_gets_the_features_that_single_requests_get(tmp_path_factory, arrived, loans, now, max_age):
+    """The form of the batch, a column at a time, and the form of the app, a request at a time, give the same values."""
+    start = np.datetime64("2024-03-01", "us")
+    queue = Lookup("queue", ("branch",), ("waiting",), max_age=max_age)
+    features = FeatureSet((Feature("books"), Feature("waiting"),
+                           Feature("waiting_per_book", ("waiting", "books"), lambda waiting, books: waiting / books)), (queue,))
+    log = ServingLog(tmp_path_factory.mktemp("desk") / "serving.db")
+    if arrived:
+        branch, hour, waiting = zip(*arrived)
+        known_at = pd.to_datetime(start + np.array(hour, "m8[h]"), utc=True)
+        log.lookups.put(queue, pd.DataFrame({"branch": branch, "known_at": known_at, "waiting": waiting}))
+    rows = [{"branch": branch if branch else np.nan, "books": books, "decision_time": start + np.timedelta64(hour, "h")}
+            for branch, hour, books in loans]
+    coded = {name: Coded.of(pd.Series([row[name] for row in rows]).array) for name in rows[0]}
+    at = start + np.timedelta64(now, "h")
+    whole, _, _ = whole_features(features, coded, log, at, rule_after=4)
+    single = pd.DataFrame([features_for(features, row, log.lookups, at) for row in rows])
+    log.close()
+    pd.testing.assert_frame_equal(pd.DataFrame(whole), single, check_dtype=False)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from ..foundation.errors import Refused
 from ..foundation.workspace import Workspace, atomic_write, to_arrow
 from ..models.features import FeatureSet, columns_of, missing_row
 from ..models.release import Release, same_features
+from ..problem.definition import Problem, Rule
 from .store import Known, ServingLog, known_until, microseconds
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-coded
@@ -122,7 +123,7 @@ def _wrong_rows(table: pa.Table, Request: type[BaseModel]) -> list[tuple[int, in
 # %% ../../../nbs/core/serving/batch.ipynb #cli-whole-columns
 def whole_columns(
     requests: Mapping[str, Coded],  # of `requests_of`
-    problem: Any,    # `core.problem.definition.Problem`
+    problem: Problem,
     workspace: Workspace,  # whose key makes the pseudonyms
     at: np.datetime64,     # now, UTC
 ) -> dict[str, Coded]:  # the columns that a row of `serving.columns_for` has
@@ -178,7 +179,7 @@ def _keys_of(
 # %% ../../../nbs/core/serving/batch.ipynb #5e01648b
 def score_requests(
     requests: Mapping[str, Coded],  # of `requests_of`
-    problem: Any,       # `core.problem.definition.Problem`
+    problem: Problem,
     workspace: Workspace,  # with a deployment
     features: Callable[[], FeatureSet] | None,  # called for a model only
     rule_after: float = 4,     # as for `whole_features`
@@ -203,7 +204,7 @@ def score_requests(
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-score-parts
 def _stable_release(
-    log: ServingLog, problem: Any, workspace: Workspace, features: Callable[[], FeatureSet] | None, key: bytes | None,
+    log: ServingLog, problem: Problem, workspace: Workspace, features: Callable[[], FeatureSet] | None, key: bytes | None,
 ) -> Release:
     "The release that serves; raises `Refused` where none does, or it is not fit to."
     stable = log.deployment.get()["stable"]
@@ -214,7 +215,7 @@ def _stable_release(
     except (ValueError, OSError) as error: raise Refused(f"{stable} cannot serve: {error}") from None
     return release
 
-def _all_in_scope(problem: Any, columns: Mapping, rows: int) -> None:
+def _all_in_scope(problem: Problem, columns: Mapping, rows: int) -> None:
     "Pass where every row may be decided; raises `Refused`."
     outside = np.flatnonzero(~problem.in_scope(columns))
     def why(n): return problem.out_of_scope({name: values[n] for name, values in columns.items()})
@@ -222,7 +223,7 @@ def _all_in_scope(problem: Any, columns: Mapping, rows: int) -> None:
     if told: raise _refused_rows(len(outside), rows, "outside of what may be decided", told)
 
 def _decided(
-    release: Release, rule: Any, columns: Mapping, values: Mapping, stale: np.ndarray, too_old: np.ndarray,
+    release: Release, rule: Rule, columns: Mapping, values: Mapping, stale: np.ndarray, too_old: np.ndarray,
 ) -> dict:  # as the app answers
     "Score, decision, and whether a person should look."
     score, band = np.asarray(release.score(values), dtype=float), release.manifest.get("review")

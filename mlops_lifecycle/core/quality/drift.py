@@ -8,21 +8,21 @@ __all__ = ['FIGURES', 'ZONES', 'MEASURES', 'psi', 'ks_distance', 'exact', 'chang
 # %% ../../../nbs/core/quality/drift.ipynb #drift-imports
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import chisquare, ks_2samp, kstwo, norm
 
-from .profiles import MOST, newest, places
+from .profiles import MOST, Values, newest, places
 
 # %% ../../../nbs/core/quality/drift.ipynb #drift-psi
 def psi(
-    before: Any, now: Any,  # shares of the same parts, each summing to 1; shape (k,)
-    least: float = 1e-4,    # no share counts as less
+    before: ArrayLike, now: ArrayLike,  # shares of the same parts, each summing to 1; shape (k,)
+    least: float = 1e-4,                # no share counts as less
 ) -> float:
     "Population stability index, 0 where nothing changed."
     before, now = (np.maximum(np.asarray(s, dtype=float), least) for s in (before, now))
@@ -64,13 +64,13 @@ def _parts(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     seen = before[np.r_[True, before[1:] != before[:-1]]]
     if len(seen) <= 20:
         seen = np.union1d(seen, now[np.r_[True, now[1:] != now[:-1]]])
-        def up_to(x, side): return np.searchsorted(x, seen, side=side)
-        return tuple(up_to(x, "right") - up_to(x, "left") for x in (before, now))
+        def at_each(x: np.ndarray): return np.searchsorted(x, seen, side="right") - np.searchsorted(x, seen, side="left")
+        return at_each(before), at_each(now)
     low, high = min(before[0], now[0]), max(before[-1], now[-1])
     width = (high - low) / (np.log2(len(before) + len(now)) + 1)
     if before.dtype.kind == "i" and now.dtype.kind == "i": width = max(width, 1)
     edges = np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
-    def counts(x):
+    def counts(x: np.ndarray):
         begins, end = np.searchsorted(x, edges[:-1], side="left"), np.searchsorted(x, edges[-1], side="right")
         return np.diff(np.r_[begins, end])
     return counts(before), counts(now)
@@ -82,9 +82,10 @@ def _filled(shares: np.ndarray) -> np.ndarray:
 # %% ../../../nbs/core/quality/drift.ipynb #drift-exact
 def _counted(before: pd.Series, now: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     "How often each name occurs in each sample."
-    found = [pc.value_counts(pa.array(x.dropna())) for x in (before, now)]
-    counted = [dict(zip(f.field("values").to_pylist(), f.field("counts").to_pylist())) for f in found]
-    return tuple(np.array([c.get(name, 0) for name in counted[0] | counted[1]]) for c in counted)
+    found = [pa.array(x.dropna()).value_counts() for x in (before, now)]
+    old, new = (dict(zip(f.field("values").to_pylist(), f.field("counts").to_pylist())) for f in found)
+    names = old | new
+    return np.array([old.get(name, 0) for name in names]), np.array([new.get(name, 0) for name in names])
 
 def _ks_probability(gap: float, n: int, m: int) -> float:
     "How probable a gap of at least this size is where nothing changed, for samples of more than 10,000."
@@ -109,7 +110,8 @@ def exact(
         expected = a * (b.sum() / a.sum())
         with np.errstate(divide="ignore"): return found | {"chi_squared": float(chisquare(b, expected).pvalue)}
     n, m = len(a), len(b)
-    p = ks_2samp(a, b).pvalue if max(n, m) <= 10_000 else _ks_probability(ks_distance(a, b), n, m)
+    if max(n, m) > 10_000: return found | {"kolmogorov_smirnov": _ks_probability(ks_distance(a, b), n, m)}
+    _, p = cast(tuple[float, float], ks_2samp(a, b))
     return found | {"kolmogorov_smirnov": float(p)}
 
 # %% ../../../nbs/core/quality/drift.ipynb #drift-figures
@@ -245,10 +247,10 @@ def _alarm(first: pd.Series, others: pd.DataFrame) -> dict:
 
 # %% ../../../nbs/core/quality/drift.ipynb #drift-usual
 def usual(
-    cut: Mapping, values: Any,  # of `distribution`, with its shares
-    times: pd.Series,           # of each value
-    least: int = 100,           # values that a stretch needs
-) -> dict[str, float]:          # {"1", "7", "28"}: days of a stretch, and its largest population stability index
+    cut: Mapping, values: Values,  # of `distribution`, with its shares
+    times: pd.Series,              # of each value
+    least: int = 100,              # values that a stretch needs
+) -> dict[str, float]:             # {"1", "7", "28"}: days of a stretch, and its largest population stability index
     "How far stretches of a column are from the whole of it."
     (place, parts), found = places(cut, values), {}
     day = ((times - times.min()) / pd.Timedelta("1D")).to_numpy().astype(int)

@@ -11,12 +11,18 @@ import html
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ..foundation.stages import stage
 from ..foundation.workspace import give_back
+
+if TYPE_CHECKING:  # it takes seconds to import, see below
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
 
 # %% ../../../nbs/core/quality/expectations.ipynb #chk-expectation
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ def limit_of(expectation: Expectation) -> str:
     return ", ".join(f"{name.replace('_value', '').replace('_', ' ')} {_short(v)}" for name, v in limits.items())
 
 def figure_of(
-    result,                # of Great Expectations
+    result: "ExpectationValidationResult",
     private: bool = False,  # whether the values must not be told
 ) -> str:
     "What came, in short: the observed value, or how many rows do not hold."
@@ -57,16 +63,16 @@ def figure_of(
     examples = [] if private else [v for v in found.get("partial_unexpected_list", []) if v is not None and v == v][:3]
     return f"{many}, such as {_short(examples)}" if examples else many
 
-def _short(value) -> str:
+def _short(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 80 else text[:79] + "…"
 
 # %% ../../../nbs/core/quality/expectations.ipynb #chk-suite
 def checkpoint(
-    context,      # of Great Expectations
+    context: "EphemeralDataContext",
     name: str,    # of suite and checkpoint
     frame: pd.DataFrame, expectations: list[Expectation],
-) -> list:        # its results, in the order of the expectations
+) -> "list[ExpectationValidationResult]":  # in the order of the expectations
     "Put a suite together, and run it on a table through a checkpoint."
     import great_expectations as gx
     asked = [getattr(gx.expectations, e.kind)(**e.arguments, meta={"number": i}) for i, e in enumerate(expectations)]
@@ -77,17 +83,19 @@ def checkpoint(
         gx.Checkpoint(name=name, validation_definitions=[definition], result_format="BASIC"))
     done = point.run(batch_parameters={"dataframe": frame})
     results, = done.run_results.values()
-    return sorted(results.results, key=lambda r: r.expectation_config.meta["number"])
+    given = attrgetter("expectation_config.meta")
+    return sorted(results.results, key=lambda r: given(r)["number"])
 
-def quiet_context():
+def quiet_context() -> "EphemeralDataContext":
     "Great Expectations without its own files, progress bars, checksums and calls home."
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
     from great_expectations.execution_engine import pandas_execution_engine as engine
     assert callable(engine.hash_pandas_dataframe)
     engine.hash_pandas_dataframe = lambda frame: ""  # of all it sees; nobody reads it
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     context.data_sources.add_pandas("lake").add_dataframe_asset("table").add_batch_definition_whole_dataframe("all")
     return context
 
@@ -106,7 +114,7 @@ def fingerprints(
 
 def in_short(frame: pd.DataFrame) -> pd.DataFrame:
     "The frame with fingerprints in the place of texts."
-    return frame.assign(**{c: fingerprints(frame[c]) for c in frame if isinstance(frame[c].dtype, pd.StringDtype)})
+    return frame.assign(**{c: fingerprints(frame[c]) for c in frame.columns if isinstance(frame[c].dtype, pd.StringDtype)})
 
 # %% ../../../nbs/core/quality/expectations.ipynb #chk-few
 def few_columns(
@@ -172,7 +180,7 @@ class Checked:
 
     def _repr_html_(self) -> str:
         tables = self.checks.groupby("table", sort=False)
-        return f"<p>{self!r}.</p>" + "".join(self._fold(name, table) for name, table in tables)
+        return f"<p>{self!r}.</p>" + "".join(self._fold(str(name), table) for name, table in tables)
 
     def _fold(self, name: str, table: pd.DataFrame) -> str:
         cell = lambda value, tag="td": f"<{tag} style='text-align:left'>{html.escape(str(value))}</{tag}>"

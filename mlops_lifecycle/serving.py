@@ -34,7 +34,7 @@ from mlops_lifecycle.core.serving.api import (
     Amount, Decided, DecidedAmount, Deploy, Errors, Prediction, Promote, feedback_request, predict, router,
 )
 from .core.serving.contract import breaking_changes, complete_route
-from .core.serving.middleware import LOG, Door, Refusal, shown
+from .core.serving.middleware import LOG, Door, FieldError, Refusal, refusal_for, shown
 from .core.models.features import FeatureSet
 from .core.serving.store import NotStored, sqlite_warning
 from .core.serving.server import settle, with_parent
@@ -160,12 +160,9 @@ def _refused(request: HttpRequest, error: Exception) -> Response:
     "A refusal in the form that the route's callers expect."
     if isinstance(error, HTTPException): refusal = Refusal(error.status_code, str(error.detail).lower())
     elif isinstance(error, RequestValidationError):
-        wrong = [{"field": shown(str(e["loc"][-1])), "message": e["msg"]} for e in error.errors()]
+        wrong = [FieldError(field=shown(str(e["loc"][-1])), message=e["msg"]) for e in error.errors()]
         refusal = Refusal(422, "is wrong", errors=wrong)
-    elif isinstance(error, NotStored):
-        LOG.error("%s", error)
-        refusal = Refusal(503, "the log cannot be written, nothing was stored")
-    else: refusal = error
+    else: refusal = refusal_for(error)
     return _formed(request.url.path, refusal)
 
 def _formed(path: str, refusal: Refusal) -> Response:

@@ -11,6 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,18 +31,18 @@ INFER = {"type": "object", "required": ["inputs"], "properties": {
     "outputs": {"type": "array", "items": {"type": "object"}}}}  # JSON schema of a request
 
 def tensors_of(
-    schema: Mapping,  # JSON schema of the request
-) -> list[dict]:      # name, datatype and shape of each; -1 is any length
+    schema: Mapping[str, Any],  # JSON schema of the request
+) -> list[dict[str, Any]]:     # name, datatype and shape of each; -1 is any length
     "The inputs that a model takes, as the protocol describes them."
-    def kind(part):
+    def kind(part: Mapping[str, Any]) -> str:
         return next((TYPES[s["type"]] for s in [part, *part.get("anyOf", [])] if s.get("type") in TYPES), "BYTES")
     return [{"name": name, "datatype": kind(part), "shape": [-1]} for name, part in schema["properties"].items()]
 
 def metadata_of(
     name: str, versions: Sequence[str],
-    schema: Mapping,  # JSON schema of the request
-    amount: bool = False,  # whether an amount is decided
-) -> dict:
+    schema: Mapping[str, Any],  # JSON schema of the request
+    amount: bool = False,       # whether an amount is decided
+) -> dict[str, Any]:
     "The metadata of a model."
     return {"name": name, "versions": list(versions), "platform": "mlops_lifecycle", "inputs": tensors_of(schema),
             "outputs": [{"name": n, "datatype": t, "shape": [-1]} for n, t in outputs_of(amount).items()]}
@@ -51,9 +52,9 @@ def outputs_of(amount: bool) -> dict[str, str]:  # {name: datatype}
     return OUTPUTS | ({"decision": "FP64"} if amount else {})
 
 def example_of(
-    schema: Mapping,  # JSON schema of the request
-    row: Mapping,     # one request
-) -> dict:
+    schema: Mapping[str, Any],  # JSON schema of the request
+    row: Mapping[str, Any],     # one request
+) -> dict[str, list[dict[str, Any]]]:
     "A row as tensors of length one."
     given = [tensor for tensor in tensors_of(schema) if row.get(tensor["name"]) is not None]
     return {"inputs": [tensor | {"shape": [1], "data": [row[tensor["name"]]]} for tensor in given]}
@@ -62,7 +63,7 @@ def example_of(
 def split_body(
     body: bytes,
     length: str | None,      # the header; None: all of it is JSON
-) -> tuple[dict, bytes]:     # the JSON, and what stands behind it
+) -> tuple[dict[str, Any], bytes]:  # the JSON, and what stands behind it
     "Tell the JSON from the bytes; raises `Refusal`."
     if length is None: return strict_json(body), b""
     if not length.isdigit() or int(length[:12]) > len(body):
@@ -72,7 +73,7 @@ def split_body(
 def from_bytes(
     datatype: str,
     content: bytes,
-) -> list:  # the tensor's values
+) -> list[bool] | list[int] | list[float] | list[str]:  # the tensor's values
     "Read a tensor; raises `Refusal`."
     if datatype in SIZES:
         if len(content) % np.dtype(SIZES[datatype]).itemsize:
@@ -91,17 +92,17 @@ def from_bytes(
 
 # %% ../../../nbs/core/serving/inference_protocol.ipynb #v2-rows-code
 def rows_of(
-    asked: Mapping,           # the JSON of a request: inputs, outputs, id
+    asked: Mapping[str, Any],  # the JSON of a request: inputs, outputs, id
     behind: bytes = b"",      # tensors in bytes
     optional: Sequence[str] = (),  # fields that may be left out
     most: int = 1_000,        # rows
-) -> list[dict]:              # one request each
+) -> list[dict[str, Any]]:    # one request each
     "The rows that the tensors hold; raises `Refusal`."
     inputs = asked.get("inputs")
-    def is_named(tensor): return isinstance(tensor, Mapping) and isinstance(tensor.get("name"), str)
+    def is_named(tensor: Any) -> bool: return isinstance(tensor, Mapping) and isinstance(tensor.get("name"), str)
     if not isinstance(inputs, list) or not inputs or not all(map(is_named, inputs)):
         raise Refusal(422, "must be a list of named tensors", "inputs")
-    columns = {}
+    columns: dict[str, list[Any]] = {}
     for tensor in inputs:
         name, shape = tensor["name"], tensor.get("shape")
         if name in columns: raise Refusal(422, "is given twice", shown(name))
@@ -118,12 +119,12 @@ def rows_of(
     rows = (zip(columns, row) for row in zip(*columns.values()))
     return [{name: value for name, value in row if not missing(name, value)} for row in rows]
 
-def _is_column(shape: object) -> bool:
+def _is_column(shape: Any) -> bool:
     "Whether a tensor of this shape has one value a row."
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n <= 10**9 for n in shape): return False
     return bool(shape) and math.prod(shape) == shape[0]
 
-def _values(tensor: Mapping, behind: bytes) -> tuple[list, bytes]:
+def _values(tensor: Mapping[str, Any], behind: bytes) -> tuple[list[Any], bytes]:
     "The values of a tensor, and the bytes that are left."
     parameters = tensor.get("parameters") or {}
     size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
@@ -140,13 +141,13 @@ def _values(tensor: Mapping, behind: bytes) -> tuple[list, bytes]:
 # %% ../../../nbs/core/serving/inference_protocol.ipynb #v2-answer-code
 def answer_of(
     name: str, version: str,
-    predictions: Sequence[Mapping],  # one answer a row
-    asked: Mapping,                  # the request: its id, and the outputs it wants
+    predictions: Sequence[Mapping[str, Any]],  # one answer a row
+    asked: Mapping[str, Any],  # the request: its id, and the outputs it wants
     amount: bool = False,
-) -> dict:
+) -> dict[str, Any]:
     "The answer as tensors; raises `Refusal`."
     wanted = asked.get("outputs") or [{"name": n} for n in OUTPUTS]
-    names = [o.get("name") for o in wanted if isinstance(o, Mapping)] if isinstance(wanted, list) else []
+    names = [str(o.get("name")) for o in wanted if isinstance(o, Mapping)] if isinstance(wanted, list) else []
     if not names or any(n not in OUTPUTS for n in names):
         raise Refusal(422, f"may be some of {', '.join(OUTPUTS)}", "outputs")
     types, shape = outputs_of(amount), [len(predictions)]

@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['families', 'variations', 'SPLITS', 'windows', 'known_by', 'split', 'enough_labels', 'no_target_inside',
-           'logistic_regression', 'gradient_boosting', 'fit_calibration', 'at_level', 'folds', 'Recipe', 'recipes',
-           'remembered', 'fingerprint', 'fold_scores', 'Trial', 'best_first', 'search', 'Candidate', 'figures',
-           'blends', 'fit_whole', 'finish', 'plain_parameters', 'around', 'in_doubt', 'learnable', 'right_families',
-           'train', 'families_of', 'write_candidates', 'read_candidates', 'describe_trials', 'log_experiment']
+           'logistic_regression', 'gradient_boosting', 'folds', 'Recipe', 'recipes', 'remembered', 'fingerprint',
+           'fold_scores', 'Trial', 'best_first', 'search', 'Candidate', 'figures', 'blends', 'fit_whole', 'finish',
+           'plain_parameters', 'learnable', 'right_families', 'train', 'families_of', 'write_candidates',
+           'read_candidates', 'describe_trials', 'log_experiment']
 
 # %% ../nbs/07_train.ipynb #07-t-imports
 import hashlib
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +29,6 @@ import pandas as pd
 import sklearn
 from numpy.typing import ArrayLike
 from pandas.tseries.frequencies import to_offset
-from scipy.optimize import brentq
 from sklearn.base import BaseEstimator, is_classifier, is_outlier_detector
 from sklearn.compose import make_column_transformer
 from sklearn.dummy import DummyClassifier
@@ -46,6 +44,7 @@ from .core.foundation.point_in_time import moment
 from .core.foundation.source import source_of
 from .core.foundation.stages import GoBack
 from .core.foundation.workspace import atomic_write
+from .core.models.calibration import around, at_level, fit_calibration, in_doubt
 from .core.models.ensembles import averaged, log_odds
 from .core.models.features import Encoder, FeatureSet
 from .core.models.release import calibrated, model_bytes, read_model
@@ -157,29 +156,6 @@ families = {
     "extra trees": extra_trees,
     "dummy": lambda categorical, seed: DummyClassifier()}
 variations = {"gradient boosting": {"learning_rate": (0.05, 0.1), "max_leaf_nodes": (31, 63)}}
-
-# %% ../nbs/07_train.ipynb #07-t-calibration-code
-def fit_calibration(
-    y_true: ArrayLike,       # what happened, 0 or 1; shape (n,)
-    probability: ArrayLike,  # of a model that has not seen these rows; shape (n,)
-) -> dict:                   # {"slope", "intercept"} on the log odds, see `core.models.release.calibrated`
-    "Platt's two numbers; the slope is never negative."
-    p = np.clip(np.asarray(probability, dtype=float), 1e-9, 1 - 1e-9)
-    odds, y = np.log(p / (1 - p)), np.asarray(y_true, dtype=int)
-    fitted = LogisticRegression(C=1e6).fit(odds[:, None], y)
-    if (slope := float(fitted.coef_[0, 0])) > 0: return {"slope": slope, "intercept": float(fitted.intercept_[0])}
-    return {"slope": 1.0, "intercept": float(np.log(y.mean() / (1 - y.mean())) - odds.mean())}
-
-# %% ../nbs/07_train.ipynb #07-t-level-code
-def at_level(
-    slope: float,              # of `fit_calibration`
-    probability: ArrayLike,    # shape (n,)
-    share: float,              # that happened, between 0 and 1
-) -> dict:                     # {"slope", "intercept"}
-    "The calibration with this slope whose mean is `share`."
-    share = min(max(share, 1e-6), 1 - 1e-6)
-    mean = lambda intercept: calibrated(probability, {"slope": slope, "intercept": intercept}).mean()
-    return {"slope": slope, "intercept": float(brentq(lambda i: mean(i) - share, -60, 60))}
 
 # %% ../nbs/07_train.ipynb #07-t-folds-code
 SPLITS = ("time", "grouped", "stratified")
@@ -430,38 +406,7 @@ def plain_parameters(estimator: Any) -> dict:
     "Those parameters of an estimator that are numbers or words."
     return {k: v for k, v in estimator.get_params().items() if isinstance(v, int | float | str) and v == v}
 
-# %% ../nbs/07_train.ipynb #07-t-amounts-code
-def around(
-    y_true: ArrayLike, estimate: ArrayLike,  # amounts, and the estimates of a fit that had not seen them; shape (n,)
-    confidence: float = 0.9,
-) -> list[float]:                            # to be added to an estimate: low and high
-    "Between which errors the next amount lies with that probability, if it is like these."
-    errors, n = np.sort(np.asarray(y_true, dtype=float) - estimate), len(y_true)
-    # places, counted from 1
-    low, high = int((n + 1) * (1 - confidence) / 2), int(np.ceil((n + 1) * (1 + confidence) / 2))
-    return [float(errors[max(low, 1) - 1]), float(errors[min(high, n) - 1])]
-
-# %% ../nbs/07_train.ipynb #07-t-doubt-code
-def in_doubt(
-    score: ArrayLike,     # estimates of a fit that had not seen the rows; shape (n,)
-    paid: ArrayLike,      # what deciding by them cost; shape (n,)
-    review: float,        # what a person costs who decides instead
-    parts: int = 20,      # in which the rows are looked at, by score
-) -> list[float] | None:  # a person decides where low <= score < high; None where that saves nothing
-    "The scores between which a person would have saved most."
-    score, order = np.asarray(score, dtype=float), np.argsort(score, kind="stable")
-    edges = np.unique(np.linspace(0, len(score), parts + 1).astype(int))
-    saved = np.add.reduceat((np.asarray(paid) - review)[order], edges[:-1])
-    total, start, best, found = 0.0, 0, 0.0, None
-    for end, part in enumerate(saved, 1):  # the run of parts with the largest sum
-        if total <= 0: total, start = 0.0, end - 1
-        total += part
-        if total > best: best, found = total, (start, end)
-    if found is None: return None
-    # the outer parts reach as far as there are numbers
-    ends = [-sys.float_info.max, *score[order][edges[1:-1]], sys.float_info.max]
-    return [float(ends[found[0]]), float(ends[found[1]])]
-
+# %% ../nbs/07_train.ipynb #07-t-finish-as-it-is
 def _finish_as_it_is(
     name: str, members: list[Trial], estimator: Any, encoder: Encoder, y: list[np.ndarray], costs: Any, made: Mapping,
 ) -> Candidate:

@@ -128,13 +128,13 @@ def create_app(
     async def lifespan(app):
         if "MLOPS_WORKER" in os.environ: with_parent(int(os.environ["MLOPS_WORKER"]))
         if serving.log.database.file and (warning := sqlite_warning()): LOG.warning(warning)
-        await serving.look()
-        if not serving.ring.ever and not replay: LOG.warning(NO_KEY)
-        settle(); following = asyncio.create_task(serving.follow())
+        await serving.memory.look()
+        if not serving.memory.ring.ever and not replay: LOG.warning(NO_KEY)
+        settle(); following = asyncio.create_task(serving.upkeep.follow())
         yield
         following.cancel()
         with suppress(asyncio.CancelledError): await following
-        serving.group.close(); serving.log.close()
+        serving.close()
 
     version = settings.serving.contract
     app = FastAPI(title=problem.name, version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -143,8 +143,8 @@ def create_app(
     app.include_router(router); _serve_docs(app, problem.name)
     for kind in (Refusal, NotStored, HTTPException, RequestValidationError): app.add_exception_handler(kind, _refused)
     quick = {("POST", "/v1/predict"): lambda request: predict(request, serving)}
-    door = Door(app, serving.ring, serving.metrics, serving.limits, quick, replay, _formed)
-    door.serving, serving.door = serving, door
+    door = Door(app, serving.memory.ring, serving.metrics, serving.limits, quick, replay, _formed)
+    door.serving, serving.upkeep.door = serving, door
     return door
 
 # %% ../nbs/09_code.ipynb #09-c-refused

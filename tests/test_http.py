@@ -453,14 +453,14 @@ def test_the_rule_takes_over_when_the_model_breaks_and_nobody_can_when_that_brea
     app = create_app(settings(), trial(tmp_path / "w"))
     with served(app) as api:
         assert ask(api, PLAIN).status_code == 200
-        serving = app.serving
-        serving.slots = replace(serving.slots, stable=replace(serving.slots.stable, rule=lambda columns: 1 / 0))
+        memory = app.serving.memory
+        memory.slots = replace(memory.slots, stable=replace(memory.slots.stable, rule=lambda columns: 1 / 0))
         told = ask(api, PLAIN).json()
         assert (told["model"], told["review"]) == ("rule", True)
-        serving.slots = replace(serving.slots, canary=serving.slots.stable, share=1.0)
-        serving.steps = (lambda *_: 1 / 0,)
+        memory.slots = replace(memory.slots, canary=memory.slots.stable, share=1.0)
+        app.serving.decider.steps = (lambda *_: 1 / 0,)
         assert ask(api, PLAIN).status_code == 503
-        del serving.steps
+        del app.serving.decider.steps
         assert ask(api, PLAIN).status_code == 200
 
 

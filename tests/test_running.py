@@ -272,9 +272,10 @@ def test_errors_are_lines_of_json_that_can_be_traced_and_tell_nothing_of_people(
             sent = {"content-type": "application/json",
                     "x-request-id": "order-7", "traceparent": f"00-{trace}-{parent}-01"}
             def post(body, more=""): return api.post(f"/v1/predict{more}", content=body, headers=sent)
-            app.serving.slots = replace(app.serving.slots, stable=replace(app.serving.slots.stable, rule=fails))
+            memory = app.serving.memory
+            memory.slots = replace(memory.slots, stable=replace(memory.slots.stable, rule=fails))
             assert post(PLAIN).json()["model"] == "rule"
-            app.serving.steps = (lambda *_: fails({}),)
+            app.serving.decider.steps = (lambda *_: fails({}),)
             assert post(PLAIN).status_code == 503
             assert post(with_(carrier=SECRET)).status_code == 422
             assert post(b'{"requests": [' + PLAIN + b"]}", "/batch").status_code == 503

@@ -163,70 +163,70 @@ async def _sent(serving: Serving, request: HttpRequest, kind: str | None = "appl
 
 @router.post("/v1/predict", response_model=Prediction, summary="Ask for a decision", tags=["decisions"])
 async def predict(request: HttpRequest, serving: _Asked):
-    clock, body = serving.clock_of(request), await _sent(serving, request)
+    clock, body = serving.identity.clock_of(request), await _sent(serving, request)
     entity, own = validated(serving.Request, body), headers_of(request).get(b"idempotency-key", b"").decode("latin-1")
-    await serving.current()
-    id = serving.own_id(request, own) if own else serving.new_id(clock, body)
-    return as_json(await serving.predicted(entity, clock, id, bool(own)))
+    await serving.memory.current()
+    id = serving.identity.own_id(request, own) if own else serving.identity.new_id(clock, body)
+    return as_json(await serving.predictor.predicted(entity, clock, id, bool(own)))
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-batch
 @router.post("/v1/predict/batch", response_model=Batch, summary="Ask for many decisions", tags=["decisions"])
 async def predict_batch(request: HttpRequest, serving: _Asked):
-    clock, body, most = serving.clock_of(request), await _sent(serving, request), serving.limits.max_batch
+    clock, body, most = serving.identity.clock_of(request), await _sent(serving, request), serving.limits.max_batch
     rows = (asked := strict_json(body)).get("requests")
     if set(asked) != {"requests"} or not isinstance(rows, list) or not rows:
         raise Refusal(422, "must be a list of requests, at least one, and stand alone", "requests")
     if len(rows) > most: raise Refusal(413, f"at most {most:,} requests at a time", "requests")
-    await serving.current()
-    return as_json({"answers": await serving.each(rows, clock, body)})
+    await serving.memory.current()
+    return as_json({"answers": await serving.predictor.each(rows, clock, body)})
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-feedback-route
 @router.post("/v1/feedback", response_model=Noted, summary="Tell what came of it", tags=["what came of it"])
 async def give_feedback(request: HttpRequest, serving: _Asked):
-    clock = serving.clock_of(request)
+    clock = serving.identity.clock_of(request)
     given = validated(serving.Feedback, await _sent(serving, request))
     told, value = serving.reactions[given.reaction], getattr(given, "value", None)
     if told["label"] == "value" and value is None: raise Refusal(422, "must be what it came to", "value")
     if told["label"] != "value" and value is not None:
         raise Refusal(422, "goes with a reaction that tells an amount only", "value")
     label = told["label"] if value is None else value
-    return as_json(await serving.noted(given.prediction_id, told["asks"], given.reaction, clock, label))
+    return as_json(await serving.records.noted(given.prediction_id, told["asks"], given.reaction, clock, label))
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-told
 @router.get("/v1/predictions/{prediction_id}", response_model=Told,
             summary="What was decided, and why", tags=["decisions"])
 async def tell_prediction(prediction_id: str, serving: _Asked, explain: bool = False):
-    told = await serving.told(prediction_id, explain) if re.fullmatch("[0-9a-f]{32}", prediction_id) else None
+    told = await serving.records.told(prediction_id, explain) if re.fullmatch("[0-9a-f]{32}", prediction_id) else None
     if told is None: raise Refusal(404, "no prediction has this id", "prediction_id")
     return as_json(told)
 
 @router.get("/v1/reviews", response_model=Queue, summary="What waits for a person", tags=["what came of it"])
 async def tell_reviews(serving: _Asked, limit: Annotated[int, Field(ge=1, le=1000)] = 50):
     rows = await asyncio.to_thread(serving.log.predictions.undecided, "review", limit)
-    return as_json({"waiting": [await serving.told(row["id"]) for row in rows]})
+    return as_json({"waiting": [await serving.records.told(row["id"]) for row in rows]})
 
 @router.post("/v1/reviews/{prediction_id}", response_model=Noted,
              summary="Decide as a person", tags=["what came of it"])
 async def decide_review(request: HttpRequest, prediction_id: str, serving: _Asked):
     amount = serving.problem.how.amount
-    clock, Asked = serving.clock_of(request), DecidedAmount if amount else Decided
+    clock, Asked = serving.identity.clock_of(request), DecidedAmount if amount else Decided
     given = validated(Asked, await _sent(serving, request))
     id = prediction_id if re.fullmatch("[0-9a-f]{32}", prediction_id) else ""
     answer = f"{given.decision:g}" if amount else ("wait", "act")[given.decision]
-    return as_json(await serving.noted(id, "review", answer, clock, None))
+    return as_json(await serving.records.noted(id, "review", answer, clock, None))
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-admin
 async def _changed(serving: Serving, **slots) -> Response:
     "Change the slots, and answer what they are."
     found = await asyncio.to_thread(lambda: serving.log.deployment.set(**slots))
-    await serving.look()
+    await serving.memory.look()
     return as_json(found)
 
 @router.post("/v1/admin/deploy", response_model=Deployed,
              summary="Put a release beside what serves", tags=["operation"])
 async def admin_deploy(request: HttpRequest, serving: _Asked):
     asked = validated(Deploy, await _sent(serving, request))
-    await asyncio.to_thread(serving.deployable, asked.release)
+    await asyncio.to_thread(serving.releases.deployable, asked.release)
     now = await asyncio.to_thread(serving.log.deployment.get)
     if now["stable"] is None: return await _changed(serving, stable=asked.release)
     return await _changed(serving, canary=asked.release, share=asked.share)
@@ -244,13 +244,13 @@ async def admin_promote(request: HttpRequest, serving: _Asked):
 async def admin_rollback(serving: _Asked):
     try: found = await asyncio.to_thread(serving.log.deployment.roll_back)
     except ValueError as error: raise Refusal(409, str(error)) from None
-    await serving.look()
+    await serving.memory.look()
     return as_json(found)
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-health
 @router.get("/v1/model", response_model=Serves, summary="What serves", tags=["operation"])
 async def what_serves(serving: _Asked):
-    slots = await serving.current()
+    slots = await serving.memory.current()
     def told(release):
         return release and {"release": release.id, "kind": release.kind, "model": release.name,
                             "version": release.version, "threshold": release.threshold}
@@ -262,7 +262,7 @@ async def live() -> dict[str, bool]: return {"live": True}
 
 @router.get("/v2/health/ready", summary="Is traffic worth sending?", tags=["probes"])
 async def ready(serving: _Asked) -> dict[str, bool]:
-    await serving.current(); await asyncio.to_thread(serving.log.marks)
+    await serving.memory.current(); await asyncio.to_thread(serving.log.marks)
     return {"ready": True}
 
 @router.get("/metrics", include_in_schema=False)
@@ -274,7 +274,7 @@ def _named(
     serving: Serving, name: str, version: str | None = None,
 ) -> list[str]:  # versions that serve, the stable first
     "Pass where this model serves; raises `Refusal`."
-    versions = [r.version for r in (serving.slots.stable, serving.slots.canary) if r]
+    versions = [r.version for r in (serving.memory.slots.stable, serving.memory.slots.canary) if r]
     if name != serving.problem.name: raise Refusal(404, "no such model or version serves", "name")
     if version not in (None, *versions): raise Refusal(404, "no such model or version serves", "version")
     return versions
@@ -286,22 +286,22 @@ async def v2_server(serving: _Asked) -> dict[str, Any]:
 @router.get("/v2/models/{name}", summary="The model", tags=["inference protocol"])
 @router.get("/v2/models/{name}/versions/{version}", summary="One of its versions", tags=["inference protocol"])
 async def v2_model(serving: _Asked, name: str, version: str | None = None) -> dict[str, Any]:
-    await serving.current()
+    await serving.memory.current()
     versions, schema = _named(serving, name, version), serving.Request.model_json_schema()
     return v2.metadata_of(name, versions, schema, serving.problem.how.amount)
 
 @router.get("/v2/models/{name}/ready", summary="Does the model serve?", tags=["inference protocol"])
 @router.get("/v2/models/{name}/versions/{version}/ready", summary="Does this version?", tags=["inference protocol"])
 async def v2_ready(serving: _Asked, name: str, version: str | None = None) -> dict[str, Any]:
-    await serving.current(); _named(serving, name, version)
+    await serving.memory.current(); _named(serving, name, version)
     return {"name": name, "ready": True}
 
 @router.post("/v2/models/{name}/infer", summary="Ask for decisions, as tensors", tags=["inference protocol"])
 @router.post("/v2/models/{name}/versions/{version}/infer",
              summary="Ask, where this version serves", tags=["inference protocol"])
 async def v2_infer(request: HttpRequest, serving: _Asked, name: str, version: str | None = None):
-    await serving.current(); versions = _named(serving, name, version)
-    length, clock = request.headers.get("inference-header-content-length"), serving.clock_of(request)
+    await serving.memory.current(); versions = _named(serving, name, version)
+    length, clock = request.headers.get("inference-header-content-length"), serving.identity.clock_of(request)
     kind = request.headers.get("content-type", "application/json").partition(";")[0]
     if kind not in ("application/json", "application/octet-stream"):
         raise Refusal(415, "the content type must be application/json")
@@ -312,7 +312,7 @@ async def v2_infer(request: HttpRequest, serving: _Asked, name: str, version: st
     answer = partial(v2.answer_of, name, versions[0], asked=asked, amount=serving.problem.how.amount)
     answer([])                                                              # what is wanted can be given
     for row in rows: validated(serving.Request, json.dumps(row).encode())   # all or nothing
-    return as_json(answer([_whole(a) for a in await serving.each(rows, clock, body)]))
+    return as_json(answer([_whole(a) for a in await serving.predictor.each(rows, clock, body)]))
 
 def _whole(answer: dict) -> dict:
     if "detail" in answer: raise Refusal(422, answer["detail"][0]["message"], errors=answer["detail"])

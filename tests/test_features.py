@@ -21,7 +21,8 @@ from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.serving.predictor import columns_for, features_for
-from mlops_lifecycle.train import Recipe, recipes, train
+from mlops_lifecycle.core.models.search import Recipe, recipes
+from mlops_lifecycle.train import train
 from mlops_lifecycle.transform import FEATURES, check_inputs, transform
 
 END = pd.Timestamp("2013-01-21T05:00Z")

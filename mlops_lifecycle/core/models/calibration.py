@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 
 from .release import calibrated
 
-
 # %% ../../../nbs/core/models/calibration.ipynb #07-t-calibration-code
 def fit_calibration(
     y_true: ArrayLike,       # what happened, 0 or 1; shape (n,)
@@ -71,4 +70,3 @@ def in_doubt(
     # the outer parts reach as far as there are numbers
     ends = [-sys.float_info.max, *score[order][edges[1:-1]], sys.float_info.max]
     return [float(ends[found[0]]), float(ends[found[1]])]
-

@@ -19,7 +19,8 @@ from .core.quality.profiles import shares
 from .core.quality.drift import psi
 from .core.models.features import columns_of, missing_row
 from .core.foundation.stages import GoBack
-from .evaluate import drawn_gains, interval, savings
+from .core.models.evaluation import drawn_gains, interval
+from .core.models.evaluation_case import savings
 from .core.problem.costs import mean_cost
 from .operate import surely_more
 from .plan import review_due

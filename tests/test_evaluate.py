@@ -12,8 +12,9 @@ from mlops_lifecycle.core.models.features import Feature, FeatureSet, columns_of
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.foundation.workspace import Workspace
-from mlops_lifecycle.evaluate import (
-    BEHAVIOURS, declared_groups, evaluate, fairness, group_gates, in_words, insist, month_figure, page_of)
+from mlops_lifecycle.core.models.slices import fairness
+from mlops_lifecycle.core.models.verdict_words import in_words, month_figure, page_of
+from mlops_lifecycle.evaluate import BEHAVIOURS, declared_groups, evaluate, group_gates, insist
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.train import read_candidates
 from mlops_lifecycle.transform import FEATURES

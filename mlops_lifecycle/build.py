@@ -62,18 +62,17 @@ def check_wheel(
     wheel: Path,
     package: Path,  # the package's folder in the checkout
 ) -> int:           # modules
-    "Count the wheel's modules; raises `GoBack` to code where one is missing or differs."
-    with zipfile.ZipFile(wheel) as archive:
-        packed = {name: archive.read(name) for name in archive.namelist() if name.endswith(".py")}
-    paths = [path for path in package.rglob("*.py") if "__pycache__" not in path.parts]
-    modules = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths}
-    lacking = sorted(modules.keys() - packed.keys())
-    differing = sorted(name for name in modules.keys() & packed.keys() if modules[name] != packed[name])
+    "Count the wheel's modules; raises `GoBack` to code where one of the package's files is missing or differs."
+    with zipfile.ZipFile(wheel) as archive: packed = {name: archive.read(name) for name in archive.namelist()}
+    paths = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts and path.name[0] != "."]
+    files = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths}
+    lacking = sorted(files.keys() - packed.keys())
+    differing = sorted(name for name in files.keys() & packed.keys() if files[name] != packed[name])
     if lacking or differing:
         wrong = f"lacks {', '.join(lacking) or 'nothing'}, and differs in {', '.join(differing) or 'nothing'}"
         raise GoBack("code", f"the wheel {wrong}; look at [tool.setuptools] in pyproject.toml",
                      evidence={"lacking": lacking, "differing": differing})
-    return len(modules)
+    return sum(name.endswith(".py") for name in files)
 
 # %% ../nbs/10_build.ipynb #10-b-parts-code
 def serving_parts(

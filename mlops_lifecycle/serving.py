@@ -30,6 +30,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from .core.serving import inference_protocol as v2
+from .core.serving import web_form
 from mlops_lifecycle.core.serving.api import (
     Amount, Decided, DecidedAmount, Deploy, Errors, Prediction, Promote, feedback_request, predict, router,
 )
@@ -140,6 +141,9 @@ def create_app(
     app = FastAPI(title=problem.name, version=version, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.serving, document = serving, openapi_of(problem, serving.plan, version)
     app.openapi = lambda: document
+    schema = serving.Request.model_json_schema()
+    app.state.page = web_form.page(
+        problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.how.amount)
     app.include_router(router); _serve_docs(app, problem.name)
     for kind in (Refusal, NotStored, HTTPException, RequestValidationError): app.add_exception_handler(kind, _refused)
     quick = {("POST", "/v1/predict"): lambda request: predict(request, serving)}

@@ -95,6 +95,27 @@ def test_clean_and_export_leave_no_diff(tmp_path):
     assert not differences(before, after)
 
 
+def test_clean_tree_finds_a_template_that_is_not_what_its_notebook_says(tmp_path):
+    """The command of `make test` itself, in a copy: it passes, and fails once a word in a template's block is another."""
+    copy, tools = copy_project(tmp_path / "copy"), Path(sys.executable).parent
+    (copy / ".venv").mkdir()  # where the target keeps git's index
+    subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True)
+    def clean_tree():
+        return subprocess.run(["make", "clean-tree", f"BIN={tools}", "READY="], cwd=copy, env=environment(copy),
+                              capture_output=True, text=True)
+    assert (done := clean_tree()).returncode == 0, done.stdout + done.stderr
+    notebook = copy / "nbs" / "core" / "serving" / "web_form.ipynb"
+    notebook.write_text(notebook.read_text().replace("it stays in this tab", "it remains in this tab"))
+    assert (done := clean_tree()).returncode and "these files are not what the notebooks say" in done.stderr
+    assert re.findall(r"^ (\S+)", done.stdout, re.M)[:1] == ["mlops_lifecycle/core/serving/templates/web_form.html"]
+
+
+def test_each_template_stands_in_a_notebook():
+    """None is left over in the package after its block has gone."""
+    told = {path for notebook in NOTEBOOKS for path in notebook_sync.exported(notebook, ROOT) if path.parent.name == "templates"}
+    assert told and told == {Path(path) for path in tracked() if Path(path).parent.name == "templates"}
+
+
 HEAVY = {"jupyter", "jupyterlab", "ipykernel", "ipython", "mlflow", "mlflow_skinny", "great_expectations", "papermill",
          "nbdev", "sphinx"}
 

@@ -7,10 +7,11 @@ __all__ = ['in_cell', 'with_unit', 'Page', 'readable']
 
 # %% ../../../nbs/core/foundation/display.ipynb #tables-imports
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 import pandas as pd
+
+from .templating import render
 
 # %% ../../../nbs/core/foundation/display.ipynb #tables-cell-code
 def in_cell(value: Any) -> str:  # "" where it is not known
@@ -38,16 +39,13 @@ class Page(str):
 
 def readable(
     rows: list[Mapping],              # records of one kind
-    names: Mapping[str, str] = None,  # which of their entries, and what to call them; None: all, as they are
+    names: Mapping[str, str | None] | None = None,  # which of their entries, and what to call them; None: all, as they are
     words: Mapping[str, Mapping] = {},  # by entry: what to say for its values
 ) -> Page:
     "Records as a table whose cells wrap."
     names = names or dict.fromkeys(rows[0] if rows else ())
     def say(key, value): return words[key][value] if key in words else in_cell(value)
-    def line(tag, texts):
-        style = "white-space:normal;text-align:left;vertical-align:top"
-        wide = lambda text: "min-width:18em;" if len(text) > 40 else "min-width:6em;" if len(text) > 8 else ""
-        return "<tr>" + "".join(f'<{tag} style="{wide(t)}{style}">{escape(t)}</{tag}>' for t in texts) + "</tr>"
-    head = line("th", [name or key for key, name in names.items()])
-    body = "".join(line("td", [say(key, row[key]) for key in names]) for row in rows)
-    return Page(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
+    return Page(render(
+        "mlops_lifecycle.core.foundation", "table.html", head=[name or key for key, name in names.items()],
+        rows=[[say(key, row[key]) for key in names] for row in rows]))
+

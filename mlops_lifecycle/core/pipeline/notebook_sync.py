@@ -18,13 +18,14 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from ..foundation.templating import TemplateWriter
 from ..foundation.workspace import atomic_write
 
 # %% ../../../nbs/core/pipeline/notebook_sync.ipynb #exp-exported
 def exported(
     notebook: Path,  # below `root`
     root: Path,      # the checkout: the folder of pyproject.toml
-) -> dict[Path, str]:  # text of each module by its path below `root`; empty where nothing is exported
+) -> dict[Path, str]:  # text of each module and template by its path below `root`; empty where nothing is exported
     "What nbdev makes of the notebook, without writing it into the checkout."
     from nbdev.export import nb_export
     with tempfile.TemporaryDirectory() as folder:
@@ -33,12 +34,13 @@ def exported(
         copy.parent.mkdir(parents=True)
         shutil.copy(notebook, copy)
         shutil.copy(root / "pyproject.toml", mirror)
-        with contextlib.chdir(mirror): nb_export(copy)
-        return {path.relative_to(mirror): path.read_text(encoding="utf-8") for path in mirror.rglob("*.py")}
+        with contextlib.chdir(mirror): nb_export(str(copy), procs=[TemplateWriter])
+        written = [path for path in mirror.rglob("*") if path.suffix == ".py" or path.parent.name == "templates"]
+        return {path.relative_to(mirror): path.read_text(encoding="utf-8") for path in written}
 
 # %% ../../../nbs/core/pipeline/notebook_sync.ipynb #exp-outdated
-def outdated(notebook: Path, root: Path) -> dict[Path, str]:  # new text by the module's full path
-    "The modules of a notebook that are not what it says."
+def outdated(notebook: Path, root: Path) -> dict[Path, str]:  # new text by the file's full path
+    "The modules and templates of a notebook that are not what it says."
     new = {root / path: text for path, text in exported(notebook, root).items()}
     return {path: text for path, text in new.items() if not path.exists() or path.read_text(encoding="utf-8") != text}
 

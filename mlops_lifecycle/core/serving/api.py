@@ -319,16 +319,12 @@ def _whole(answer: dict) -> dict:
     return answer
 
 # %% ../../../nbs/core/serving/api.ipynb #api-page-code
-def _page_of(serving: Serving) -> str:
-    problem, plan, schema = serving.problem, serving.plan, serving.Request.model_json_schema()
-    return pages.page(problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.how.amount)
-
 @router.get("/", include_in_schema=False)
-async def people(serving: _Asked):
-    return HTMLResponse(_page_of(serving), headers={"content-security-policy": pages.POLICY})
+async def people(request: HttpRequest):
+    return HTMLResponse(request.app.state.page, headers={"content-security-policy": pages.POLICY})
 
 @router.get("/page.{kind}", include_in_schema=False)
 async def page_part(kind: str):
     if kind not in ("css", "js"): raise HTTPException(404)
-    content, form = {"css": (pages.STYLE, "text/css"), "js": (pages.SCRIPT, "text/javascript")}[kind]
-    return Response(content, media_type=form)
+    content, form = {"css": (pages.style, "text/css"), "js": (pages.script, "text/javascript")}[kind]
+    return Response(content(), media_type=form)

@@ -396,14 +396,16 @@ class Encoder:
         "Which columns of the matrix hold codes."
         return [n in self.categories for n in self.names]
 
-    def encode(self, columns: Mapping) -> np.ndarray:  # arrays of one length or scalars, one a feature -> shape (n, k)
+    def encode(self,
+        columns: Mapping | pd.DataFrame,  # arrays of one length or scalars, one a feature
+    ) -> np.ndarray:                      # shape (n, k)
         "The matrix a model takes; unknown and missing values are NaN."
         missing = [n for n in self.names if n not in columns]
-        if missing: raise ValueError(f"features {missing} are not there; there are {sorted(columns)}")
+        if missing: raise ValueError(f"features {missing} are not there; there are {sorted(map(str, columns))}")
         single = all(np.ndim(columns[n]) == 0 for n in self.names)
         return _encoded_row(self.names, self._codes, columns) if single else _encoded(self.names, self.categories, columns)
 
-    def to_fit(self, columns: Mapping) -> np.ndarray:  # as `encode` takes them -> shape (n, k)
+    def to_fit(self, columns: Mapping | pd.DataFrame) -> np.ndarray:  # as `encode` takes them -> shape (n, k)
         "The matrix to fit on; a column without any value holds zeros."
         matrix = self.encode(columns)
         return np.where(np.isnan(matrix).all(axis=0), 0.0, matrix)
@@ -420,14 +422,14 @@ class Encoder:
 # %% ../../../nbs/core/models/features.ipynb #feat-encode
 def _encoded_row(
     names: Iterable[str], codes: Mapping,  # the features; of the categorical ones, the code of each name
-    values: Mapping,                       # scalars, one a feature
+    values: Mapping | pd.DataFrame,        # scalars, one a feature
 ) -> np.ndarray:                           # shape (1, k)
     row = [codes[n].get(values[n], np.nan) if n in codes else values[n] for n in names]
     return np.array([row], dtype=float)
 
 def _encoded(
     names: Sequence[str], categories: Mapping,  # the features; of the categorical ones, the names in order
-    columns: Mapping,                           # arrays of one length, one a feature; a table will do
+    columns: Mapping | pd.DataFrame,            # arrays of one length, one a feature
 ) -> np.ndarray:                                # shape (n, k)
     out = np.empty((len(columns[names[0]]), len(names)), order="F")  # written, and by trees read, a column at a time
     for i, n in enumerate(names):

@@ -6,12 +6,18 @@
 __all__ = ['log_odds', 'LogOddsMean', 'AmountMean', 'averaged', 'members']
 
 # %% ../../../nbs/core/models/ensembles.ipynb #ens-imports
+from collections.abc import Sequence
+from typing import Protocol, cast
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone, is_regressor
+
+from ..problem.tasks import ask
 
 # %% ../../../nbs/core/models/ensembles.ipynb #ens-odds
 def log_odds(
-    probability: np.ndarray,  # 0 to 1
+    probability: ArrayLike,  # 0 to 1
 ) -> np.ndarray:
     "The logarithm of p / (1 − p), bounded where p is 0 or 1."
     p = np.clip(np.asarray(probability, dtype=float), 1e-9, 1 - 1e-9)
@@ -20,35 +26,47 @@ def log_odds(
 # %% ../../../nbs/core/models/ensembles.ipynb #ens-mean
 class LogOddsMean(ClassifierMixin, BaseEstimator):
     "Classifiers of two classes, 0 and 1, averaged in log odds."
-    def __init__(self, estimators: list): self.estimators = estimators  # not fitted; each with `predict_proba`
+    def __init__(self, estimators: Sequence[BaseEstimator]):  # not fitted; each with `predict_proba`
+        self.estimators = estimators
 
-    def fit(self, X, y, sample_weight=None) -> "LogOddsMean":  # weights are handed on where there are any
+    def fit(self,
+        X: np.ndarray, y: np.ndarray,             # shape (n, k) and (n,)
+        sample_weight: np.ndarray | None = None,  # handed on where there are any
+    ) -> "LogOddsMean":
         "Fit every one of them on all rows."
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self.estimators_, self.classes_ = [clone(e).fit(X, y, **weights) for e in self.estimators], np.unique(y)
+        self.estimators_, self.classes_ = [_fitted(e, X, y, **weights) for e in self.estimators], np.unique(y)
         return self
 
-    def predict_proba(self, X) -> np.ndarray:  # shape (n, 2)
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:  # shape (n, 2)
         "The probability whose log odds are the mean of the members'."
-        mean = np.mean([log_odds(e.predict_proba(X)[:, 1]) for e in self.estimators_], axis=0)
+        mean = np.mean([log_odds(ask(e, X)) for e in self.estimators_], axis=0)
         p = 1 / (1 + np.exp(-mean))
         return np.column_stack([1 - p, p])
 
-    def predict(self, X) -> np.ndarray: return self.classes_[(self.predict_proba(X)[:, 1] >= 0.5).astype(int)]
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return self.classes_[(self.predict_proba(X)[:, 1] >= 0.5).astype(int)]
 
 class AmountMean(RegressorMixin, BaseEstimator):
     "Models that answer with amounts, averaged as they are."
-    def __init__(self, estimators: list): self.estimators = estimators  # not fitted
+    def __init__(self, estimators: Sequence[BaseEstimator]): self.estimators = estimators  # not fitted
 
-    def fit(self, X, y) -> "AmountMean":
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "AmountMean":  # shape (n, k) and (n,)
         "Fit every one of them on all rows."
-        self.estimators_ = [clone(e).fit(X, y) for e in self.estimators]
+        self.estimators_ = [_fitted(e, X, y) for e in self.estimators]
         return self
 
-    def predict(self, X) -> np.ndarray: return np.mean([e.predict(X) for e in self.estimators_], axis=0)
+    def predict(self, X: np.ndarray) -> np.ndarray: return np.mean([ask(e, X) for e in self.estimators_], axis=0)
 
+class _Learner(Protocol):
+    def fit(self, X: np.ndarray, y: np.ndarray, **weights: np.ndarray) -> BaseEstimator: ...
+
+def _fitted(estimator: BaseEstimator, X: np.ndarray, y: np.ndarray, **weights: np.ndarray) -> BaseEstimator:
+    return cast(_Learner, clone(estimator)).fit(X, y, **weights)
+
+# %% ../../../nbs/core/models/ensembles.ipynb #ens-averaged
 def averaged(
-    fitted: list,      # fitted classifiers, or fitted regressors, that take the same matrix
+    fitted: Sequence[BaseEstimator],  # fitted classifiers, or fitted regressors, that take the same matrix
 ) -> LogOddsMean | AmountMean:
     "Their mean, ready to be asked."
     if not fitted: raise ValueError("a mean needs at least one model")
@@ -59,8 +77,8 @@ def averaged(
 
 # %% ../../../nbs/core/models/ensembles.ipynb #ens-leaves
 def members(
-    estimator,      # fitted
-) -> list[tuple]:   # weight and model; the weights add up to 1
+    estimator: BaseEstimator,              # fitted
+) -> list[tuple[float, BaseEstimator]]:  # weight and model; the weights add up to 1
     "The plain models under a mean, each with its weight in the log odds."
     if not isinstance(estimator, LogOddsMean): return [(1.0, estimator)]
     share = len(estimator.estimators_)

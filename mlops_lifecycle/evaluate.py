@@ -27,7 +27,7 @@ from .train import split, windows
 def late_lately(rows: pd.DataFrame, share: float) -> dict[str, float]:
     "Everything that says how many flights were late in the last hours."
     lately = ("late_lately", "late_1h", "late_2h", "late_3h", "late_8h")
-    return dict.fromkeys((c for c in rows if c.endswith(lately)), share)
+    return dict.fromkeys((c for c in map(str, rows) if c.endswith(lately)), share)
 
 BEHAVIOURS = (
     Behaviour("a later departure in the day",
@@ -66,9 +66,11 @@ def _at_least(name: str, figure: float | None, limit: float, stage: str) -> dict
     return gate(name, figure, limit, figure is not None and figure >= limit, stage)
 
 def _behaviour_gates(moved: pd.DataFrame) -> list[dict]:  # moved: of `behaves`
-    surely = [b.low if b.expect == "higher" else -b.high for b in moved.itertuples()]
-    return [gate(f"behaves: {b.name}, surely {b.expect}", by, 0.0, by > 0, "train")
-            for b, by in zip(moved.itertuples(), surely)]
+    gates = []
+    for b in moved.to_dict("records"):
+        by = b["low"] if b["expect"] == "higher" else -b["high"]
+        gates.append(gate(f"behaves: {b['name']}, surely {b['expect']}", by, 0.0, by > 0, "train"))
+    return gates
 
 # %% ../nbs/08_evaluate.ipynb #08-e-group-gates
 DEARER = "surely costs more than without a model, as a share (negative: less)"
@@ -77,8 +79,9 @@ def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: EvaluateSettin
     "Gates on groups: of `slices` and of `fairness`."
     dearer = -by_group.high.astype(float) / by_group.other.clip(lower=1e-9)  # share of the group's cost without a model
     worst = float(dearer.max()) if dearer.notna().any() else None
-    weak = ", ".join(f"{s.column} {s.group}" for s in by_group.itertuples() if s.weak)
-    if worst is not None and not weak: weak = " ".join(by_group.loc[dearer.idxmax(), ["column", "group"]])
+    names = [f"{column} {group}" for column, group in zip(by_group.column, by_group.group)]
+    weak = ", ".join(name for name, is_weak in zip(names, by_group.weak) if is_weak)
+    if worst is not None and not weak: weak = names[int(np.nanargmax(dearer))]
     unequal = max(fair, key=lambda f: -1 if f["difference"] is None else f["difference"],
                   default={"difference": None, "column": ""})
     small = sorted({g for f in fair for g in f["too_small"]})

@@ -8,7 +8,7 @@ __all__ = ['alone', 'spoilt', 'robustness', 'Behaviour', 'behaves', 'hangs_on']
 # %% ../../../nbs/core/models/model_tests.ipynb #mt-imports
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ def alone(
     feature_set: FeatureSet, target: str,
 ) -> pd.Series:              # share of pairs that each feature by itself puts in the right order, 0.5 to 1, best first
     "How well each feature orders the rows without a model."
-    y, found, most = examples[target].to_numpy(float), {}, np.finfo(np.float32).max
+    y, found, most = examples[target].to_numpy(float), {}, float(np.finfo(np.float32).max)
     for feature in feature_set.features:
         values = examples[feature.name]
         if feature.categorical: values = values.map(pd.Series(y).groupby(values.astype(object).to_numpy()).mean())
@@ -54,10 +54,11 @@ def spoilt(
             if rows[f.name].isna().any() and f.name not in looked_up}
     amounts = rows[number].astype(float)
     found = {what: rows.assign(**{n: np.nan for n in names}) for what, names in (from_table | gaps).items() if names}
+    with_numbers = lambda changed: rows.assign(**{n: changed[n] for n in number})
     rough = rng.normal(size=amounts.shape) * 0.1 * amounts.std().fillna(0).to_numpy()
-    found["numbers are rough by a tenth"] = rows.assign(**amounts + rough)
+    found["numbers are rough by a tenth"] = with_numbers(amounts + rough)
     moved = (amounts.mean() - before[number].astype(float).mean()).fillna(0)
-    found["numbers moved on as in the last period"] = rows.assign(**amounts + moved)
+    found["numbers moved on as in the last period"] = with_numbers(amounts + moved)
     tenth = rng.random(len(rows)) < 0.1
     if name:
         unseen = {n: rows[n].astype(object).mask(tenth, "never seen") for n in name}
@@ -88,7 +89,7 @@ def robustness(
 class Behaviour:
     "How the score has to move when rows are changed."
     name: str                                     # "a worse habit"
-    change: Callable[[pd.DataFrame], Mapping]     # rows -> {column: its new values}
+    change: Callable[[pd.DataFrame], Mapping[str, Any]]     # rows -> {column: its new values}
     expect: Literal["higher", "lower"]
     # rows -> True where it is tried
     among: Callable[[pd.DataFrame], ArrayLike] = lambda rows: np.ones(len(rows), dtype=bool)
@@ -104,7 +105,7 @@ def behaves(
         rows = case.rows.iloc[place]; new = b.change(rows)
         if unknown := [c for c in new if c not in rows]:
             raise ValueError(f'the behaviour "{b.name}" changes {", ".join(unknown)},'
-                             f' the examples have {", ".join(rows)}')
+                             f' the examples have {", ".join(map(str, rows))}')
         low, mean, high = case.spread(np.asarray(case.winner.score(rows.assign(**new))) - case.score[place], place)
         found.append(dict(name=b.name, expect=b.expect, rows=len(rows), low=low, mean=mean, high=high))
     return pd.DataFrame(found, columns=["name", "expect", "rows", "low", "mean", "high"])

@@ -23,7 +23,7 @@ from ..problem.tasks import BINARY, Kind
 def slices(
     groups: pd.DataFrame,    # the columns to cut by, one row a decision
     y_true: ArrayLike, ours: ArrayLike, theirs: ArrayLike, costs: Costs,
-    days: ArrayLike = None,
+    days: ArrayLike | None = None,
     least: int = 30,         # outcomes of each kind that a group needs to be judged
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
 ) -> pd.DataFrame:           # a row a group: rows, share, cost, other, low, high, weak (None: not judged)
@@ -31,8 +31,8 @@ def slices(
     y, saved, found = np.asarray(y_true, dtype=costs.how.outcome), savings(y_true, ours, theirs, costs), []
     cut = [(c, g, (groups[c].astype("str") == g).to_numpy(bool))
            for c in groups for g in sorted(groups[c].dropna().astype("str").unique())]
-    days = None if days is None else pd.factorize(np.asarray(days))[0]
-    seen = lambda rows: days is None or len(pd.unique(days[rows])) >= min(10, days.max() + 1)
+    day = None if days is None else pd.factorize(np.asarray(days))[0]
+    seen = lambda rows: day is None or len(np.unique(day[rows])) >= min(10, day.max() + 1)
     judged = [(c, g) for c, g, rows in cut if min(costs.how.counts(y[rows]).values()) >= least and seen(rows)]
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(judged), 1))
     for column, group, rows in cut:
@@ -41,7 +41,7 @@ def slices(
             cost=mean_cost(y[rows], np.asarray(ours)[rows], costs),
             other=mean_cost(y[rows], np.asarray(theirs)[rows], costs), low=None, high=None, weak=None)
         if (column, group) in judged:
-            drawn = drawn_gains(saved[rows], None if days is None else days[rows], draws, seed)
+            drawn = drawn_gains(saved[rows], None if day is None else day[rows], draws, seed)
             low, high = saved[rows].mean() - z * drawn.std(), saved[rows].mean() + z * drawn.std()
             one |= dict(low=float(low), high=float(high), weak=bool(high < 0))
         found.append(one)
@@ -54,9 +54,9 @@ def all_slices(
 ) -> pd.DataFrame:         # of `slices`; the column "found" holds what the tree found
     "Declared groups, and those found by themselves."
     limits = case.limits
-    how = dict(least=limits.least_group, confidence=limits.confidence, draws=limits.draws, seed=case.seed)
     inside = lambda cut, rows: slices(
-        cut[rows], case.y[rows], case.decision[rows], case.best.decision[rows], case.costs, case.days[rows], **how)
+        cut[rows], case.y[rows], case.decision[rows], case.best.decision[rows], case.costs, case.days[rows],
+        limits.least_group, limits.confidence, limits.draws, case.seed)
     names = [f.name for f in feature_set.features]
     lost = -savings(case.y, case.decision, case.best.decision, case.costs)
     words, later = find_slices(case.rows[names], lost, case.days, least=4 * limits.least_group)
@@ -80,11 +80,11 @@ def fairness(
         group = groups[column].astype("str")
         decided = np.asarray(decision, how.outcome)
         frame = MetricFrame(metrics=missed, y_true=y, y_pred=decided, sensitive_features=group)
-        cases = pd.Series(how.case(y)).groupby(group.to_numpy()).sum()
-        enough = frame.by_group[frame.by_group.index.map(cases) >= least]
-        difference = float(enough.max() - enough.min()) if len(enough) > 1 else None
+        cases = pd.Series(how.case(y)).groupby(group.to_numpy()).sum().to_dict()
+        shares = {str(g): float(share) for g, share in frame.by_group.to_dict().items()}
+        enough = {g: share for g, share in shares.items() if cases[g] >= least}
+        difference = max(enough.values()) - min(enough.values()) if len(enough) > 1 else None
         found.append({
-            "column": column, "groups": {g: float(v) for g, v in enough.items()},
-            "too_small": [g for g in frame.by_group.index if cases[g] < least],
+            "column": column, "groups": enough, "too_small": [g for g in shares if cases[g] < least],
             "difference": difference, "limit": limit, "fair": None if difference is None else difference <= limit})
     return found

@@ -95,7 +95,7 @@ def month_figure(verdict: Mapping, problem: Problem) -> Figure:
     if cost is None: ways = {"people can look at": verdict["costs"]["capacity"] * month, name: acted * month}
     else: ways = {way(n, problem): c * month for n, c in verdict["bar"]["costs"].items()} | {name: cost * month}
     if verdict["review"]: ways[f"{name},\na person where in doubt"] = verdict["review"]["cost"] * month
-    ordered = sorted(ways, key=ways.get, reverse=True); ours = [n.startswith(name) for n in ordered]
+    ordered = sorted(ways, key=lambda n: ways[n], reverse=True); ours = [n.startswith(name) for n in ordered]
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(ways)), layout="constrained"); ax = figure.subplots()
     ax.barh(ordered, [ways[n] for n in ordered], color=["#0072b2" if o else "0.75" for o in ours], height=0.62)
     for place, (one, is_ours) in enumerate(zip(ordered, ours)):

@@ -18,7 +18,9 @@ import tempfile
 import tomllib
 import zipfile
 from collections.abc import Mapping
+from importlib.metadata import Distribution
 from pathlib import Path
+from typing import Any
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -78,7 +80,7 @@ def check_wheel(
 def serving_parts(
     root: Path,            # the checkout
     extra: str = "serve",  # of the project's optional dependencies
-) -> dict[str, importlib.metadata.Distribution]:  # by name, sorted
+) -> dict[str, Distribution]:  # by name, sorted
     "Everything installed that the serving part of the package stands on."
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     direct = [*project.get("dependencies", []), *project.get("optional-dependencies", {}).get(extra, [])]
@@ -106,10 +108,10 @@ def environment_of(
     return linux | {"python_version": minor, "python_full_version": full}
 
 def check_lock(
-    lock: Path,                   # of the image: a requirements file with pins
-    parts: Mapping,               # of `serving_parts`
-    environment: Mapping = {},    # of `environment_of`
-) -> dict[str, tuple[str, str]]:  # parts whose version differs: (here, in the image)
+    lock: Path,                            # of the image: a requirements file with pins
+    parts: Mapping[str, Distribution],     # of `serving_parts`
+    environment: Mapping[str, str] = {},   # of `environment_of`
+) -> dict[str, tuple[str, str]]:           # parts whose version differs: (here, in the image)
     "Compare what is installed with what is locked; raises `GoBack` to code where the lock lacks a part."
     pins = {}
     for name, version, marker in re.findall(r"^([\w.-]+)==([^\s;\\]+) *;? *([^\\\n]*)", lock.read_text(), re.M):
@@ -123,41 +125,42 @@ def check_lock(
 # %% ../nbs/10_build.ipynb #10-b-bom-code
 def bill_of_materials(
     wheel: Path,
-    parts: Mapping,  # of `serving_parts`
-) -> str:            # CycloneDX 1.6, JSON
+    parts: Mapping[str, Distribution],  # of `serving_parts`
+) -> str:                               # CycloneDX 1.6, JSON
     "The parts list of the app."
     from datetime import UTC, datetime
     from uuid import NAMESPACE_URL, uuid5
 
-    from cyclonedx.model import HashAlgorithm, HashType
-    from cyclonedx.model.bom import Bom
-    from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.model.license import DisjunctiveLicense
+    import cyclonedx.model.bom
+    import cyclonedx.model.license
+    from cyclonedx.model.component import ComponentType
     from cyclonedx.output.json import JsonV1Dot6
     from packageurl import PackageURL
+    model: Any = cyclonedx.model  # its decorator hides from a type checker what its classes take
 
-    def component(name, version, kind=ComponentType.LIBRARY, licence="", **more):
+    def component(name: str, version: str, kind=ComponentType.LIBRARY, licence="", **more):
         purl = PackageURL("pypi", name=name, version=version)
-        licenses = [DisjunctiveLicense(name=licence)] if licence else []
-        return Component(
+        licenses = [model.license.DisjunctiveLicense(name=licence)] if licence else []
+        return model.component.Component(
             name=name, version=version, type=kind, purl=purl, bom_ref=str(purl), licenses=licenses, **more)
-    hashes = [HashType(alg=HashAlgorithm.SHA_256, content=sha256(wheel))]
-    ours = component(*wheel.name.split("-")[:2], ComponentType.APPLICATION, hashes=hashes)
-    bom = Bom(components=[component(name, part.version, licence=licence_of(part)) for name, part in parts.items()],
-              serial_number=uuid5(NAMESPACE_URL, sha256(wheel)))
+    hashes = [model.HashType(alg=model.HashAlgorithm.SHA_256, content=sha256(wheel))]
+    name, version = wheel.name.split("-")[:2]
+    ours = component(name, version, ComponentType.APPLICATION, hashes=hashes)
+    all_parts = [component(name, part.version, licence=licence_of(part)) for name, part in parts.items()]
+    bom = model.bom.Bom(components=all_parts, serial_number=uuid5(NAMESPACE_URL, sha256(wheel)))
     bom.metadata.component, bom.metadata.timestamp = ours, datetime.fromtimestamp(int(_EPOCH), UTC)
     bom.register_dependency(ours, bom.components)
     return JsonV1Dot6(bom).output_as_string(indent=1)
 
 # %% ../nbs/10_build.ipynb #10-b-licence-code
 def licence_of(
-    part: importlib.metadata.Distribution,
+    part: Distribution,
 ) -> str:  # one line, "" where the part does not say
     "The licence that a package declares, in whichever of the three places it does."
-    told = part.metadata
-    classifiers = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License ::")]
-    old = (told.get("License") or "").strip().partition("\n")[0]
-    return (told.get("License-Expression") or ", ".join(classifiers) or old)[:120]
+    def told(field: str) -> list[str]: return part.metadata.get_all(field) or [""]
+    classifiers = [c.rpartition(" :: ")[2] for c in told("Classifier") if c.startswith("License ::")]
+    old = told("License")[0].strip().partition("\n")[0]
+    return (told("License-Expression")[0] or ", ".join(classifiers) or old)[:120]
 
 def sha256(path: Path) -> str:  # 64 hexadecimal digits
     "Sum of a file."
@@ -194,7 +197,8 @@ def write_sums(folder: Path) -> dict[str, str]:  # sum by file
 
 def verify_sums(folder: Path) -> int:  # files
     "Count the files whose sums hold; raises `GoBack` to code where one does not."
-    listed = dict(reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text().splitlines())
+    lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
+    listed = {name: total for total, name in lines}
     wrong = [name for name, total in listed.items() if not (folder / name).is_file() or sha256(folder / name) != total]
     if wrong:
         raise GoBack("code", f"the checksums of {', '.join(wrong)} do not hold: build again", evidence={"files": wrong})

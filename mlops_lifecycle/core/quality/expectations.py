@@ -138,7 +138,7 @@ FOUND = ["table", "column", "expectation", "limit", "figure", "passed", "back_to
 
 # %% ../../../nbs/core/quality/expectations.ipynb #chk-check
 def check(
-    reader: Callable[[str], Callable],               # name of a table -> what gives a frame of some of its columns
+    reader: Callable[[str], Callable[[list[str]], pd.DataFrame]],  # name of a table -> reads some of its columns
     head: Callable[[str], pd.DataFrame],             # gives all columns of a table; its rows are not looked at
     expectations: Iterable[Expectation],
     private: Iterable[str] = (),                     # names of columns whose values must not be told
@@ -151,7 +151,7 @@ def check(
         done = list(zip(said, checkpoint(context, f"{name}: columns", there.head(0), said))) if said else []
         read = reader(name)
         for group, spoken in few_columns(e for e in mine if e.kind not in SCHEMA):
-            named = [c for c in there if c in spoken] or list(there)[:1]
+            named = [c for c in there.columns if c in spoken] or list(there.columns)[:1]
             frame = read(named) if UNIQUE not in group[0].kind else in_short(read(named))
             if (large := len(frame) > MANY): give_back()
             found = checkpoint(context, f"{name}: {len(done)}", frame, group)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Row', 'Arm', 'arm_of', 'Slots', 'Releases', 'trial_workspace', 'columns_for', 'looked_up', 'features_for',
            'unknown_categories', 'lookup_ages', 'stale_lookups', 'Memory', 'Identity', 'Case', 'TooOld', 'Finder',
-           'Decider', 'rule_of', 'Chain', 'Decision', 'Answer', 'Refused', 'Pending', 'Desk', 'Crowd', 'Reaction',
-           'Kept', 'Records', 'Predictor', 'Upkeep', 'Serving']
+           'Decider', 'rule_of', 'Chain', 'Decision', 'Answer', 'Refused', 'Pending', 'Desk', 'Crowd',
+           'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor', 'Upkeep', 'Serving']
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-imports
 import asyncio
@@ -26,10 +26,10 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.requests import Request as HttpRequest
 
-from .middleware import LOG, Door, Metrics, Refusal, validated, where
+from .middleware import LOG, Door, FieldError, Metrics, Refusal, validated, where
 from ..models.features import FeatureSet, row_of
 from .auth import KeyRing
 from mlops_lifecycle.core.serving.store import (
@@ -39,7 +39,7 @@ from mlops_lifecycle.core.serving.store import (
 from ..models.release import Release, same_features, sign, signing_key, write_release
 from ..foundation.settings import Settings
 from ..foundation.workspace import Workspace
-from ..problem.definition import Problem, Rule
+from ..problem.definition import Entity, Problem, Rule
 
 Row: TypeAlias = dict[str, Any]  # of a request, a lookup or a table: one scalar a column, of whatever type it has
 
@@ -216,11 +216,11 @@ class Memory:
         self.marks: tuple[Any, ...] | None = None  # of the log at the last look
         self._looking = asyncio.Lock()
 
-    async def current(self) -> Slots:
-        "What serves now; raises `Refusal` where nothing does."
+    async def current(self) -> Release:
+        "The stable release that serves now; raises `Refusal` where none does."
         if self.replay or not self.FRESH: await self.look()
         if self.slots.stable is None: raise Refusal(503, "nothing is deployed yet")
-        return self.slots
+        return self.slots.stable
 
     async def look(self) -> None:
         "Take in what changed since the last look; raises `NotStored` where the log cannot be read."
@@ -425,7 +425,7 @@ class Answer(Decision):
 
 class Refused(TypedDict):
     "Why one row of a batch was refused."
-    detail: list[dict[str, str | None]]  # field, message
+    detail: list[FieldError]
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-pending
 @dataclass(slots=True, eq=False)
@@ -529,6 +529,11 @@ def _each(step: Callable[[Pending], None], some: list[Pending]) -> list[Pending]
     return [one for one in some if not one.failed]
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-told
+class FeedbackRequest(Entity):
+    "What comes in as a reaction; the list of those that may come is the plan's."
+    prediction_id: str = Field(description="of the prediction", pattern=r"^[0-9a-f]{32}$", examples=["0" * 32])
+    reaction: str
+
 class Reaction(TypedDict):
     "A reaction, as it was stored."
     prediction_id: str
@@ -678,7 +683,7 @@ class Serving:
         settings: Settings, workspace: Workspace,
         problem: Problem,          # its Request, rule and scope, and when it decides
         plan: Mapping[str, Any],   # the document that 00 left; its reactions are used
-        Feedback: type[BaseModel],            # the type of a reaction
+        Feedback: type[FeedbackRequest],      # closed over the plan's reactions
         features: Callable[[], FeatureSet],   # gives those of the package, when a model first needs them
         replay: bool,                         # whether requests bring their own clock
     ):

@@ -6,7 +6,7 @@
 __all__ = ['in_cell', 'with_unit', 'Page', 'readable']
 
 # %% ../../../nbs/core/foundation/display.ipynb #tables-imports
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -35,16 +35,16 @@ def with_unit(
 # %% ../../../nbs/core/foundation/display.ipynb #tables-readable-code
 class Page(str):
     "HTML that a notebook shows as such."
-    def _repr_html_(self): return str(self)
+    def _repr_html_(self) -> str: return str(self)
 
 def readable(
-    rows: list[Mapping],              # records of one kind
+    rows: Sequence[Mapping[str, Any]],              # records of one kind
     names: Mapping[str, str | None] | None = None,  # which of their entries, and what to call them; None: all, as they are
-    words: Mapping[str, Mapping] = {},  # by entry: what to say for its values
+    words: Mapping[str, Mapping[Any, str]] = {},    # by entry: what to say for its values
 ) -> Page:
     "Records as a table whose cells wrap."
     names = names or dict.fromkeys(rows[0] if rows else ())
-    def say(key, value): return words[key][value] if key in words else in_cell(value)
+    def say(key: str, value: Any) -> str: return words[key][value] if key in words else in_cell(value)
     return Page(render(
         "mlops_lifecycle.core.foundation", "table.html", head=[name or key for key, name in names.items()],
         rows=[[say(key, row[key]) for key in names] for row in rows]))

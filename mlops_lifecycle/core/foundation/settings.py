@@ -16,37 +16,42 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from types import EllipsisType
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pandas.tseries.frequencies import to_offset
 from pydantic import (
     AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator,
 )
+from pydantic_core import ErrorDetails
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-number
 def number(
-    default: float,           # in the unit given
+    default: float | None,    # in the unit given; None where nothing need be said
     meaning: str,             # for people, without a full stop
     unit: str,                # spelled out
     low: float, high: float,  # allowed range, both ends included
-):  # a pydantic field
+) -> Any:  # a pydantic field, of the type that the setting declares
     "A setting that is a number; its description carries unit and range."
     allowed = f"{low:,} to {high:,} {unit}"
     return Field(default, ge=low, le=high, description=f"{meaning}; {allowed}", json_schema_extra={"allowed": allowed})
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-words
 def words(
-    default,       # `...` where the file must give one
-    meaning: str,  # for people, without a full stop
-    allowed: str,  # what may stand there, in words
-    **constraints,  # further arguments of pydantic's `Field`
-):  # a pydantic field
+    default: str | tuple[str | float, ...] | None | EllipsisType,  # `...` where the file must give one
+    meaning: str,                     # for people, without a full stop
+    allowed: str,                     # what may stand there, in words
+    pattern: str | None = None,       # regular expression that a text must match
+    min_length: int | None = None,    # of a text or a list
+    max_length: int | None = None,
+) -> Any:  # a pydantic field, of the type that the setting declares
     "A setting that is not a number; its description says what may stand there."
-    return Field(default, description=f"{meaning}; {allowed}", json_schema_extra={"allowed": allowed}, **constraints)
+    return Field(default, description=f"{meaning}; {allowed}", json_schema_extra={"allowed": allowed},
+                 pattern=pattern, min_length=min_length, max_length=max_length)
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-utc
 def as_utc(value: str | datetime) -> datetime:
@@ -57,7 +62,7 @@ def as_utc(value: str | datetime) -> datetime:
     return time.astimezone(UTC)
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-list
-def comma_list(value: str | tuple | list) -> tuple[str, ...]:
+def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
     "`a, b` as `('a', 'b')`; what is no text is handed on as it is."
     if not isinstance(value, str): return tuple(value)
     parts = tuple(part.strip() for part in value.split(",") if part.strip())
@@ -71,6 +76,13 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(comma_list)]
 class Section(BaseModel):
     "A part of the settings: frozen, and closed to names it does not declare."
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @classmethod
+    def allowed(cls, name: str) -> str:
+        "What may stand for a setting, in words."
+        marks = cls.model_fields[name].json_schema_extra
+        if not isinstance(marks, dict): raise TypeError(f'"{name}" must be declared with `number` or `words`')
+        return str(marks["allowed"])
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-project
 class ProjectSettings(Section):
@@ -93,7 +105,7 @@ class CostSettings(Section):
         None, "where unusual rows are looked for: at how many people can look", "(share of the decisions)", 0.0001, 1)
 
     @model_validator(mode="after")
-    def _mistakes_cost_more(self):
+    def _mistakes_cost_more(self) -> Self:
         for wrong, right in (("missed", "caught"), ("needless", "quiet")):
             dear, cheap = getattr(self, wrong), getattr(self, right)
             if dear < cheap:
@@ -119,7 +131,7 @@ class ClockSettings(Section):
 # %% ../../../nbs/core/foundation/settings.ipynb #set-source-needs
 NEEDS = {"database": ("table",), "changes": ("key",), "stream": ("topic",)}  # what a kind cannot do without
 
-def _complete(source):
+def _complete(source: "Source") -> None:
     "Refuse a source whose settings do not go together."
     if source.kind == "log" and source.where not in ("predictions", "feedback") and ".jsonl" not in source.where:
         raise ValueError(
@@ -130,7 +142,6 @@ def _complete(source):
         raise ValueError("where must not hold a password: name the environment variable that does in secret")
     for name in NEEDS.get(source.kind, ()):
         if not getattr(source, name): raise ValueError(f"a source of kind {source.kind} needs {name}")
-    return source
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-source
 class Source(Section):
@@ -170,7 +181,10 @@ class Source(Section):
     arrival_start: UtcTime | None = words(
         None, "when the first row of such a table arrives", "RFC 3339 time with an offset, year 1900 to 2200")
 
-    _whole = model_validator(mode="after")(_complete)
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        _complete(self)
+        return self
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-privacy
 class PrivacySettings(Section):
@@ -346,7 +360,11 @@ class Settings(Section):
                 for at, part in parts.items() for name, value in part]
         return "\n".join(["| section | name | value | meaning and allowed range |", "|---|---|---|---|", *rows])
 
-SECTIONS = {name: field.annotation for name, field in Settings.model_fields.items()
+def _section(declared: Any) -> type[Section]:
+    "What a section is made of; there are many sources."
+    return declared if isinstance(declared, type) and issubclass(declared, Section) else Source
+
+SECTIONS = {name: _section(field.annotation) for name, field in Settings.model_fields.items()
             if name not in ("root", "workspace_path")}
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-nearest
@@ -359,13 +377,13 @@ def nearest(name: str, known: list[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-explain
-def explain(error: dict) -> str:
+def explain(error: ErrorDetails) -> str:
     "One of pydantic's errors as a line about the settings file."
     where, value = [str(part) for part in error["loc"]], error["input"]
     in_source = where[0] == "source" and len(where) > 1
     section, rest = (f"[source.{where[1]}]", where[2:]) if in_source else (f"[{where[0]}]", where[1:])
     model = Source if in_source else SECTIONS.get(where[0])
-    known = list(SECTIONS) if model is None else list(getattr(model, "model_fields", {}))
+    known = list(SECTIONS) if model is None else list(model.model_fields)
     if model is None or (in_source and rest == ["[key]"]):
         how = "a source is named with lower case letters, digits and _" if model else nearest(where[0], known)
         return f"section {section} is not known: {how}"
@@ -374,22 +392,21 @@ def explain(error: dict) -> str:
         if missing: return f"section {section} is missing"
         return f"{section}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] == "extra_forbidden": return f'{section} has no setting "{rest[0]}": {nearest(rest[0], known)}'
-    allowed = model.model_fields[rest[0]].json_schema_extra["allowed"]
     came = "it is missing" if missing else f"got {value}"
-    return f'{section} "{rest[0]}" must be {allowed}, {came}'
+    return f'{section} "{rest[0]}" must be {model.allowed(rest[0])}, {came}'
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-ini
-def read_ini(path: Path) -> dict[str, dict]:
+def read_ini(path: Path) -> dict[str, dict[str, Any]]:
     "Sections and their settings as they stand in the file, `[source.NAME]` nested under `source`."
     parser = configparser.ConfigParser(interpolation=None, default_section="", inline_comment_prefixes=("#",))
     try: parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
     except (configparser.Error, UnicodeDecodeError, OSError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
-    sections = {}
+    sections: dict[str, dict[str, Any]] = {}
     for name in parser.sections(): put(sections, name, dict(parser[name]))
     return sections
 
-def put(sections: dict, name: str, values: dict):
+def put(sections: dict[str, dict[str, Any]], name: str, values: Mapping[str, str]) -> None:
     "Add `values` to the section called `name`; a source's section goes under its name."
     kind, _, source = name.partition(".")
     if name == "source": raise SettingsError("section [source] needs a name: [source.NAME]")
@@ -430,7 +447,7 @@ def load_settings(
     if strangers: raise SettingsError(f"{path}: " + "; ".join(strangers))
     for section, name, value in overrides(environ): put(sections, section, {name: value})
     workspace = Path(environ.get("MLOPS_WORKSPACE") or root / "workspace").resolve()
-    try: return Settings(**sections, root=root, workspace_path=workspace)
+    try: return Settings.model_validate({"root": root, "workspace_path": workspace} | sections)
     except ValidationError as error:
         lines = [f"{path} (and MLOPS_ variables over it):"] + [explain(e) for e in error.errors()]
         raise SettingsError("\n".join(lines)) from None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 # %% ../../../nbs/core/foundation/source.ipynb #source-of
 def source_of(
-    function: Callable,
+    function: Callable[..., object],
 ) -> str:  # source where Python has it, else the name
     "The text that defines a function."
     try:

@@ -9,11 +9,11 @@ __all__ = ['log_version', 'open_workspace']
 import sqlite3
 from pathlib import Path
 
-from ..foundation.workspace import Workspace
+from ..foundation.workspace import Folder, Workspace
 
 # %% ../../../nbs/core/pipeline/versions.ipynb #vs-log
 def log_version(
-    workspace: Workspace,
+    workspace: Folder,
 ) -> str | None:  # "predictions 7, feedback 3"; None when there is no log
     "How much was ever written to the app's log."
     where = workspace.serving_db

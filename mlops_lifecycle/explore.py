@@ -359,7 +359,7 @@ def suspect_leaks(
         name, order = suspects.feature.iloc[0], suspects.order.iloc[0]
         alone = f'"{name}" alone: {how.order} {order:.4f}, an honest feature at most {leak_limit:.2f}'
         raise GoBack("transform", f"{alone}: is it known at the decision?",
-                     {f.feature: {"figure": f.order, "limit": leak_limit} for f in suspects.itertuples()})
+                     {str(f.feature): {"figure": f.order, "limit": leak_limit} for f in suspects.itertuples()})
 
 # %% ../nbs/06_explore.ipynb #exp-after
 def known_afterwards(
@@ -433,7 +433,7 @@ def take_ideas(
     if gaining.empty: return
     best = gaining.iloc[0]
     saves = f'the idea "{best.idea}" surely saves {best.low:.3f} to {best.high:.3f} a decision: it should be a feature'
-    raise GoBack("transform", saves, {t.idea: {"figure": t.low, "limit": 0.0} for t in gaining.itertuples()},
+    raise GoBack("transform", saves, {str(t.idea): {"figure": t.low, "limit": 0.0} for t in gaining.itertuples()},
                  {"ideas": ", ".join([*taken, *gaining.idea])})
 
 # %% ../nbs/06_explore.ipynb #exp-call

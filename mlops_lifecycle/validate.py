@@ -110,8 +110,8 @@ def gate(
     failed = checks[~checks.passed]
     if not len(failed): return
     first = failed.loc[min(failed.index, key=lambda i: stage(failed.back_to[i]).number)]
-    evidence = {f"{c.table} {c.column}: {c.expectation}": {"figure": c.figure, "limit": c.limit}
-                for c in failed[:5].itertuples()}
+    evidence = {f"{c['table']} {c['column']}: {c['expectation']}": {"figure": c["figure"], "limit": c["limit"]}
+                for c in failed[:5].to_dict("records")}
     how_many = f"{len(failed)} of {len(checks)} expectations do not hold, at most 0 may fail"
     what = f"{first.table} {first.column} {first.expectation} ({first.limit}), found {first.figure}"
     raise GoBack(first.back_to, f"{how_many}; first: {what}", evidence)

@@ -4,15 +4,21 @@
 
 # %% auto #0
 __all__ = ['R', 'D', 'TOUCH', 'NODE', 'CROSSING', 'WHEELS', 'WORDS', 'MARKS', 'PALETTE', 'loops', 'Place', 'on_loop', 'places',
-           'stretches', 'arc', 'strand', 'flow', 'wheels', 'badge', 'node', 'toward', 'arrow', 'style', 'legend',
-           'draw', 'static_map']
+           'stretches', 'arc', 'strand', 'flow', 'wheels', 'badge', 'State', 'node', 'toward', 'arrow', 'style',
+           'legend', 'draw', 'static_map']
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-imports
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import TypedDict
+
+from markupsafe import Markup
 
 from ..foundation.stages import STAGES, Stage, stage
+from ..foundation.templating import macro, render
+
+_ROOM, _PIECES = "mlops_lifecycle.core.reports", "map_pieces.svg"
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-consts
 R, D = 205, 300              # radius of a loop, and from the crossing to the loop's centre, in units of the picture
@@ -32,6 +38,8 @@ class Place:
     "A point of the picture, with the direction in which there is room for a name."
     x: float; y: float            # the crossing is at 0, 0
     dx: float = 0; dy: float = 0  # a unit vector
+
+    def __str__(self) -> str: return f"{self.x:.1f} {self.y:.1f}"  # as SVG writes a point
 
     def turned(self, upright: bool) -> "Place":  # the same place when the knot stands up
         return Place(self.y, self.x, self.dy, self.dx) if upright else self
@@ -80,28 +88,23 @@ def arc(
     "A part of a loop."
     a, b = (on_loop(side, share).turned(upright) for share in (low, high))
     large = (high - low) * 2 * (math.pi - TOUCH) > math.pi
-    return f"M{a.x:.1f} {a.y:.1f}A{R} {R} 0 {large:d} {(side == 'right') ^ upright:d} {b.x:.1f} {b.y:.1f}"
+    return f"M{a}A{R} {R} 0 {large:d} {(side == 'right') ^ upright:d} {b}"
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-strand
-def strand(upright: bool = False) -> str:  # SVG
+def strand(upright: bool = False) -> Markup:  # SVG
     "Both loops, the straight lines through the crossing, and the way in from the first stage."
-    top, paths, back = places(upright)[STAGES[0].name], [], []
+    top, ways, parts = places(upright)[STAGES[0].name], [], []
     for side in ("left", "right"):
         runs, last = stretches(side), max(len(loops()[side]) - 1, 1)
         ends = on_loop(side, 0).turned(upright), on_loop(side, 1).turned(upright)
         bend = Place(ends[0].x * 0.55, top.y) if not upright else Place(top.x, ends[0].y * 0.55)
-        start = ends[0]
-        curve = f"M{top.x:.1f} {top.y:.1f}Q{bend.x:.1f} {bend.y:.1f} {start.x:.1f} {start.y:.1f}"
-        back.append(f'<path class="in" d="{curve}"/>')
-        paths += [f'<path class="strand {wheel}" d="M0 0L{p.x:.1f} {p.y:.1f}"/>'
-                  for p, (wheel, *_) in zip(ends, (runs[0], runs[-1]), strict=True)]
-        for wheel, a, b in runs:
-            bow = arc(side, max(0, (a - 0.5) / last), min(1, (b + 0.5) / last), upright)
-            paths.append(f'<path class="strand {wheel}" d="{bow}"/>')
-    return "".join(back + paths)
+        ways.append(f"M{top}Q{bend} {ends[0]}")
+        parts += [(wheel, f"M0 0L{end}") for end, (wheel, *_) in zip(ends, (runs[0], runs[-1]), strict=True)]
+        parts += [(wheel, arc(side, max(0, (a - 0.5) / last), min(1, (b + 0.5) / last), upright)) for wheel, a, b in runs]
+    return macro(_ROOM, _PIECES, "strand")(ways, parts)
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-flow
-def flow(upright: bool = False) -> str:  # SVG
+def flow(upright: bool = False) -> Markup:  # SVG
     "A chevron between each two stages, so that the strand says which way it runs."
     steps = []
     for side in ("left", "right"):
@@ -109,16 +112,13 @@ def flow(upright: bool = False) -> str:  # SVG
         steps += [[on_loop(side, (i + at) / last) for at in (0.49, 0.51)] for i in range(last)]
         for end, ahead in ((on_loop(side, 0), 1), (on_loop(side, 1), -1)):  # away from the crossing, and back to it
             steps.append([Place(end.x * share, end.y * share) for share in (0.5 - 0.01 * ahead, 0.5 + 0.01 * ahead)])
-    return "".join(_chevron(*(p.turned(upright) for p in step)) for step in steps)
-
-def _chevron(a: Place, b: Place) -> str:
-    turn = math.degrees(math.atan2(b.y - a.y, b.x - a.x))
-    return f'<path class="flow" transform="translate({a.x:.1f} {a.y:.1f}) rotate({turn:.0f})" d="M-3 -5L3 0L-3 5"/>'
+    turned = [[p.turned(upright) for p in step] for step in steps]
+    return macro(_ROOM, _PIECES, "flow")([(a, f"{math.degrees(math.atan2(b.y - a.y, b.x - a.x)):.0f}") for a, b in turned])
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-wheels
 WHEELS = {"data": "Data", "ml": "ML", "dev": "Dev", "ops": "Ops"}
 
-def wheels(upright: bool = False) -> str:  # SVG
+def wheels(upright: bool = False) -> Markup:  # SVG
     "The name of each wheel, on the inside of its longest stretch and between two stages."
     words = []
     for side in ("left", "right"):
@@ -126,8 +126,8 @@ def wheels(upright: bool = False) -> str:  # SVG
         for wheel, (a, b) in longest.items():
             between = ((a + b - 1) // 2 + 0.5) / max(len(loops()[side]) - 1, 1)
             p, name = on_loop(side, between, R - 66).turned(upright), WHEELS.get(wheel, wheel)
-            words.append(f'<text class="wheel {wheel}" x="{p.x:.1f}" y="{p.y + 9:.1f}">{name}</text>')
-    return "".join(words)
+            words.append((wheel, f"{p.x:.1f}", f"{p.y + 9:.1f}", name))
+    return macro(_ROOM, _PIECES, "wheels")(words)
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-marks
 WORDS = {"passed": "passed", "skipped": "unchanged", "went_back": "went back", "failed": "failed", "": "not run yet"}
@@ -143,30 +143,28 @@ MARKS = {
 def badge(
     status: str,             # a key of `WORDS`
     x: float = 0, y: float = 0,
-) -> str:  # SVG
+) -> Markup:  # SVG
     "The mark of a verdict in a small circle."
     if status not in WORDS: raise ValueError(f'a stage is {", ".join(k or "(empty)" for k in WORDS)}, got "{status}"')
-    return f'<g class="badge" transform="translate({x:.1f} {y:.1f})"><circle r="12"/><path d="{MARKS[status]}"/></g>'
+    return macro(_ROOM, _PIECES, "badge")(Place(x, y), MARKS[status])
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-node
-def node(
-    s: Stage, p: Place,
-    state: dict,  # status, words, href; each may be missing
-) -> str:  # SVG
+class State(TypedDict, total=False):
+    "What became of a stage."
+    status: str  # a key of `WORDS`
+    words: str   # what it left, or why it went back
+    href: str    # its page
+
+def node(s: Stage, p: Place, state: State) -> Markup:  # SVG
     "A stage: number, name, mark, tooltip, and a link where there is somewhere to go."
     status = state.get("status") or ""
     r = CROSSING if s == STAGES[-1] else NODE
-    says = escape(f"{s.number:02d} {s.name}, {WORDS.get(status, status)}: {state.get('words') or s.does}")
-    anchor = "middle" if abs(p.dx) < 0.2 else "start" if p.dx > 0 else "end"
     mark = badge(status, p.x + r * (-0.74 if p.dx > 0.2 else 0.74), p.y - 0.74 * r)
-    at = f'x="{p.x + p.dx * (r + 12):.1f}" y="{p.y + p.dy * (r + 20) + 8:.1f}"'
-    body = (f'<title>{says}</title><circle class="body" cx="{p.x:.1f}" cy="{p.y:.1f}" r="{r}"/>'
-            f'<text class="number" x="{p.x:.1f}" y="{p.y + 8:.1f}">{s.number:02d}</text>'
-            f'<text class="name" text-anchor="{anchor}" {at}>{escape(s.name)}</text>'
-            + (mark if status else ""))
-    kind = f'class="stage {status or "waits"}" aria-label="{says}"'
-    if not state.get("href"): return f'<g role="img" {kind}>{body}</g>'
-    return f'<a href="{escape(state["href"])}" {kind}>{body}</a>'
+    return macro(_ROOM, _PIECES, "node")(
+        kind=status or "waits", says=f"{s.number:02d} {s.name}, {WORDS[status]}: {state.get('words') or s.does}",
+        href=state.get("href"), at=[f"{n:.1f}" for n in (p.x, p.y, p.y + 8)], r=r, number=f"{s.number:02d}", name=s.name,
+        anchor="middle" if abs(p.dx) < 0.2 else "start" if p.dx > 0 else "end",
+        beside=[f"{p.x + p.dx * (r + 12):.1f}", f"{p.y + p.dy * (r + 20) + 8:.1f}"], mark=mark if status else "")
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-toward
 def toward(a: Place, b: Place, distance: float) -> Place:
@@ -179,7 +177,7 @@ def arrow(
     start: str, end: str,  # names of stages
     reason: str,           # why it was taken
     upright: bool = False,
-) -> str:  # SVG
+) -> Markup:  # SVG
     "A way back that was taken."
     a, b = (places(upright)[stage(name).name] for name in (start, end))
     middle = [_middle(stage(name)).turned(upright) for name in (start, end)]
@@ -187,12 +185,10 @@ def arrow(
     p, q = (toward(at, m, dip * math.dist((at.x, at.y), (m.x, m.y))) for at, m in zip((a, b), middle, strict=True))
     p, q = _past_crossing(a, p, q, b)
     first, last = toward(a, p, NODE + 4), toward(b, q, NODE + 14)
-    line = f"M{first.x:.1f} {first.y:.1f}C{p.x:.1f} {p.y:.1f} {q.x:.1f} {q.y:.1f} {last.x:.1f} {last.y:.1f}"
     turn = math.degrees(math.atan2(b.y - q.y, b.x - q.x))
-    head = f'transform="translate({last.x:.1f} {last.y:.1f}) rotate({turn:.1f})" d="M10 0L-8 -9L-4 0L-8 9Z"'
-    says = escape(f"{stage(start).name} went back to {stage(end).name}: {reason}")
-    return (f'<g class="back" role="img" aria-label="{says}"><title>{says}</title><path class="reach" d="{line}"/>'
-            f'<path class="line" d="{line}"/><path class="head" {head}/></g>')
+    return macro(_ROOM, _PIECES, "arrow")(
+        says=f"{stage(start).name} went back to {stage(end).name}: {reason}",
+        line=f"M{first}C{p} {q} {last}", at=last, turn=f"{turn:.1f}")
 
 def _past_crossing(a: Place, p: Place, q: Place, b: Place) -> tuple[Place, Place]:
     "The same curve, but not behind the stage at the crossing, where it would look as if it ended."
@@ -221,76 +217,45 @@ PALETTE = {
                  passed="#2fa8b0", back="#f0913a", failed="#f2718f"),
 }
 
-# %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-style
-_RULES = """
-.knot .paper{fill:var(--paper);stroke:var(--edge)}
-.knot .strand{fill:none;stroke:var(--strand);stroke-width:17}
-.knot .in{fill:none;stroke:var(--ring);stroke-width:4;opacity:.45}
-.knot .flow{fill:none;stroke:var(--paper);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
-.knot text{fill:var(--ink)}.knot .number{font-size:22px;font-weight:600;text-anchor:middle}.knot .name{font-size:24px}
-.knot.upright .name{font-size:27px}.knot .legend{font-size:20px;fill:var(--soft)}
-.knot .wheel{font-size:27px;font-weight:600;text-anchor:middle;fill:var(--word)}
-.knot .wheel,.knot .name{paint-order:stroke;stroke:var(--paper);stroke-width:7px;stroke-linejoin:round}
-.knot .stage{--verdict:var(--ring);text-decoration:none}.knot a{cursor:pointer}
-.knot .passed,.knot .skipped{--verdict:var(--passed)}
-.knot .went_back{--verdict:var(--back)}.knot .failed{--verdict:var(--failed)}
-.knot .body{fill:var(--verdict);stroke:var(--verdict);stroke-width:3}.knot .stage .number{fill:var(--paper)}
-.knot .waits .body,.knot .skipped .body{fill:var(--hollow)}.knot .waits .number,.knot .skipped .number{fill:var(--ink)}
-.knot .badge circle{fill:var(--hollow);stroke:var(--verdict);stroke-width:2.5}
-.knot .badge path{fill:none;stroke:var(--verdict);stroke-width:3;stroke-linecap:round;stroke-linejoin:round}
-.knot a:hover .body,.knot a:focus .body{stroke-width:9}
-.knot a:hover .name,.knot a:focus .name{text-decoration:underline}
-.knot .back .line{fill:none;stroke:var(--back);stroke-width:3.5;stroke-dasharray:9 6}.knot .back .head{fill:var(--back)}
-.knot .reach{fill:none;stroke:transparent;stroke-width:24}.knot .back:hover .line{stroke-width:6}
-"""
-
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-style-f
-def style() -> str:  # CSS
-    "The knot's style sheet: variables for light and dark, then the rules, all of them inside `.knot`."
-    light, dark = (";".join(f"--{name.replace('_', '-')}:{colour}" for name, colour in PALETTE[theme].items())
-                   for theme in ("light", "dark"))
-    fonts = '"Segoe UI",Roboto,"Helvetica Neue","Liberation Sans",Arial,sans-serif'
-    wheel = "".join(f".knot .{name}{{--strand:var(--{name});--word:var(--{name}-ink)}}" for name in WHEELS)
-    return (f".knot{{{light};font-family:{fonts};max-width:100%;height:auto}}"
-            f"@media(prefers-color-scheme:dark){{.knot{{{dark}}}}}"
-            f"[data-theme=light] .knot{{{light}}}[data-theme=dark] .knot{{{dark}}}{wheel}{_RULES}")
+def style() -> Markup:  # CSS
+    "The knot's style sheet."
+    return render(_ROOM, "lifecycle_map.css", palette=PALETTE, wheels=list(WHEELS))
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-legend
 def legend(
     low: float,  # y of its first line
     upright: bool = False,
-) -> str:  # SVG
+) -> Markup:  # SVG
     "What the marks mean: in one line, or in two when the picture stands up."
     parts, names = [], list(WORDS)
     room = lambda s: len(WORDS[s]) * 11.5 + 64  # a mark, its word, and a gap to the next
     for i, line in enumerate([names[:3], names[3:]] if upright else [names]):
         x = -sum(map(room, line)) / 2
         for s in line:
-            words = f'<text class="legend" x="{x + 31:.0f}" y="{low + 38 * i + 7:.0f}">{WORDS[s]}</text>'
-            parts.append(f'<g class="stage {s or "waits"}">{badge(s, x + 12, low + 38 * i)}{words}</g>')
+            mark, at = badge(s, x + 12, low + 38 * i), (f"{x + 31:.0f}", f"{low + 38 * i + 7:.0f}")
+            parts.append(macro(_ROOM, _PIECES, "sign")(s or "waits", mark, *at, WORDS[s]))
             x += room(s)
-    return "".join(parts)
+    return Markup().join(parts)
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-draw
 def draw(
-    states: dict[str, dict],  # of those that ran: {stage: status (a key of WORDS), words (what it left), href}
-    edges: list[dict],        # ways back that were taken: {"from", "to", "reason"}, names of stages
-    upright: bool = False,    # taller than wide, for narrow screens
-) -> str:  # an `<svg>` element, for a file of its own or to stand in a page
+    states: Mapping[str, State],          # of the stages that ran, by name
+    edges: Sequence[Mapping[str, str]],   # ways back that were taken: {"from", "to", "reason"}, names of stages
+    upright: bool = False,                # taller than wide, for narrow screens
+) -> Markup:  # an `<svg>` element, for a file of its own or to stand in a page
     "The life cycle as a knot; raises `ValueError` for a stage or a status that does not exist."
-    states, reasons = {stage(name).name: state for name, state in states.items()}, {}
+    found, reasons = {stage(name).name: state for name, state in states.items()}, {}
     for edge in edges: reasons.setdefault((edge["from"], edge["to"]), {})[edge["reason"]] = None
-    ran = any(state.get("status") for state in states.values())
+    ran = any(state.get("status") for state in found.values())
     width, left, height, top = (720, 360, 1270, 590) if upright else (1340, 670, 636, 305)
     if not ran: height -= 92 if upright else 44
-    arrows = "".join(arrow(a, b, "; ".join(why), upright) for (a, b), why in reasons.items())
-    nodes = "".join(node(s, places(upright)[s.name], states.get(s.name, {})) for s in STAGES)
-    signs = legend(height - top - (68 if upright else 32), upright) if ran else ""
-    return (f'<svg class="knot{" upright" if upright else ""}" xmlns="http://www.w3.org/2000/svg" '
-            f'viewBox="{-left} {-top} {width} {height}" role="group" '
-            f'aria-label="The life cycle as two crossing loops of {len(STAGES)} stages"><style>{style()}</style>'
-            f'<rect class="paper" x="{1 - left}" y="{1 - top}" width="{width - 2}" height="{height - 2}" rx="18"/>'
-            f"{strand(upright)}{flow(upright)}{arrows}{wheels(upright)}{nodes}{signs}</svg>")
+    return render(
+        _ROOM, "lifecycle_map.svg", upright=upright, left=left, top=top, width=width, height=height, stages=len(STAGES),
+        style=style(), strand=strand(upright), flow=flow(upright), wheels=wheels(upright),
+        arrows=Markup().join(arrow(a, b, "; ".join(why), upright) for (a, b), why in reasons.items()),
+        nodes=Markup().join(node(s, places(upright)[s.name], found.get(s.name, {})) for s in STAGES),
+        signs=legend(height - top - (68 if upright else 32), upright) if ran else "")
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-static
 def static_map() -> str:  # SVG

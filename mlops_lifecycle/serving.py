@@ -187,7 +187,7 @@ class Contract(TypedDict):
     openapi: dict[str, Any]
     version: str
     sha: str           # of the document, 64 hex digits
-    breaks: list[str]  # for whom, one a change
+    breaks: list[str]  # for people, one a change
 
 def contract(
     problem: Problem,

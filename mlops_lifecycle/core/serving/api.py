@@ -307,6 +307,7 @@ async def v2_ready(serving: _Asked, name: str, version: str | None = None) -> di
     await serving.memory.current(); _named(serving, name, version)
     return {"name": name, "ready": True}
 
+# %% ../../../nbs/core/serving/api.ipynb #09-c-v2-infer
 @router.post("/v2/models/{name}/infer", summary="Ask for decisions, as tensors", tags=["inference protocol"])
 @router.post("/v2/models/{name}/versions/{version}/infer",
              summary="Ask, where this version serves", tags=["inference protocol"])

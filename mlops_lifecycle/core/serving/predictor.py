@@ -548,7 +548,7 @@ class Kept(Decision):
     at: str  # UTC
     features: Row
     reactions: list[Reaction]
-    explanation: list[Row] | None  # of `Release.explain`; None: was not asked for
+    explanation: Sequence[Mapping[str, Any]] | None  # of `Release.explain`; None: was not asked for
 
 def _decision_of(row: Mapping[str, Any]) -> Decision:  # of `predictions`, its JSON read
     return {"score": row["score"], "decision": row["decision"], "threshold": row["threshold"], "model": row["model"],
@@ -593,7 +593,7 @@ class Records:
         return {"prediction_id": id, **_decision_of(row), "release": row["release"], "at": _time_of(row["at"]),
                 "features": features, "reactions": reactions, "explanation": explanation}
 
-    def _why(self, row: Mapping[str, Any]) -> list[Row]:
+    def _why(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         "The reasons of the release that decided: one that serves, or from its folder."
         serves = next((r for r in self.memory.slots.asked("canary") if r.id == row["release"]), None)
         return (serves or self.memory.releases.load(row["release"])).explain(row["features"])

@@ -95,7 +95,7 @@ def deploy(
     "Put released rule and model into their slots; raises `GoBack` to release, and then nothing has changed."
     now = log.deployment.get()
     change = slots(now, released)
-    then = {slot: (now | change)[slot] for slot in ("stable", "canary")}
+    then: dict[str, str | None] = {slot: change.get(slot, now[slot]) for slot in ("stable", "canary")}
     loaded = {slot: check_release(Path(releases) / name, problem, key) for slot, name in then.items() if name}
     answers = {slot: check(release) for slot, release in loaded.items() if slot in change}
     return (log.deployment.set(**change) if change else now) | {"answers": answers}

@@ -94,7 +94,7 @@ def export_changed(
     return list(changed)
 
 # %% ../../../nbs/core/pipeline/notebook_sync.ipynb #exp-index
-def refresh_index(root: Path):
+def refresh_index(root: Path) -> None:
     "nbdev's own files beside the modules: `__init__.py` and the index of names."
     from nbdev.config import add_init
     from nbdev.doclinks import _build_modidx
@@ -106,7 +106,7 @@ def refresh_index(root: Path):
 class StaleModuleWarning(UserWarning):
     "An imported module is not what its notebook says."
 
-def warn_if_stale(module: str, root: Path):
+def warn_if_stale(module: str, root: Path) -> None:
     "Warn when the module lags behind its notebook, or cannot be compared with it."
     try: behind = stale(module, root)
     except Exception as error:

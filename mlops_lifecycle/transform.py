@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .core.models.features import Feature, FeatureSet, Lookup, checked_parts, columns_of, missing_row
+from .core.models.features import Feature, FeatureSet, Lookup, Slices, checked_parts, columns_of, missing_row
 from .core.foundation.stages import GoBack
 from .core.problem.definition import Problem
 from .formulate import problem
@@ -497,7 +497,7 @@ def with_features(
 ) -> Iterator[pd.DataFrame]:  # key, decision_time, request, features, target, label_known_at; slices in order of time
     "Examples with their features, as known when each was decided."
     check_inputs(features, problem)
-    result, add = [problem.target, "label_known_at"], features.slicewise(between)
+    result, add = [problem.target, "label_known_at"], Slices(features, between).add
     for part in in_order(found, problem, as_of): yield add(part.drop(columns=result)).join(part[result])
 
 def gates_of(problem: Problem) -> dict:

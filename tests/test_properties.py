@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import collect
 from mlops_lifecycle.core.foundation.point_in_time import known
-from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet, Lookup, as_of_join
+from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet, Lookup, Slices, add_features, as_of_join
 from mlops_lifecycle.core.serving.batch import Coded, whole_features
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.foundation.settings import load_settings
@@ -139,7 +139,7 @@ def test_wherever_the_slices_are_cut_the_features_are_the_same(examples, table, 
         return right[(right.known_at <= until) & (True if after is None else right.known_at > after)]
     number = np.searchsorted(sorted(cuts), left.decision_time.astype("int64") / 3.6e9)
     slices = [part for _, part in left.groupby(number) if len(part)]
-    sliced, whole = pd.concat(map(features.slicewise(between), slices)), features.add(left, {"queue": right})
+    sliced, whole = pd.concat(map(Slices(features, between).add, slices)), add_features(features, left, {"queue": right})
     pd.testing.assert_frame_equal(sliced, whole, check_exact=True)
 
 

@@ -135,7 +135,7 @@ def _boosted(rows: pd.DataFrame, y: np.ndarray, encoder: Encoder, seed: int) -> 
     model.set_params(early_stopping=False).fit(encoder.to_fit(rows), y)
     return lambda rows: model.predict_proba(encoder.encode(rows))[:, 1]
 
-# %% ../../../nbs/core/models/cold_start.ipynb #lad-simulate-code
+# %% ../../../nbs/core/models/cold_start.ipynb #lad-period
 class Period(TypedDict):
     "Who decided in a period, and what it cost."
     period: str               # its first day
@@ -145,6 +145,7 @@ class Period(TypedDict):
     queue: list[str]          # keys of the rows whose outcome is asked for
     cost: float; rule: float  # mean cost of a decision, and of the rule's
 
+# %% ../../../nbs/core/models/cold_start.ipynb #lad-simulate-code
 def simulate_ladder(
     examples: pd.DataFrame,       # like gold.examples; label_known_at: when the outcome came in
     features: Iterable[Feature],

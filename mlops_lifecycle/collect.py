@@ -472,7 +472,7 @@ def leave(
     for name, batches in bronze.events.items(): run.append_events(f"bronze.{name}", batches, bronze.gates[name])
     run.write("bronze.quarantine", bronze.quarantine)
     loads = {name: load.record() | {"version": run.outputs[f"bronze.{name}"]} for name, load in bronze.loads.items()}
-    rows = {name: load["rows"] for name, load in loads.items()}
+    rows = {name: load.rows for name, load in bronze.loads.items()}
     aside = len(bronze.quarantine)
     run.passed(f"{len(rows)} sources, {sum(rows.values()):,} rows, {aside:,} set aside",
                rows=rows, set_aside=aside, loads=loads)

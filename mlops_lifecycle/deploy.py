@@ -18,14 +18,15 @@ from .core.models.features import FeatureSet
 from .core.serving.store import ServingLog
 from .core.models.release import Release
 from .core.foundation.stages import GoBack
+from .core.foundation.settings import Settings
 from .core.foundation.workspace import Workspace
 from .core.problem.definition import Problem, example_of
 from .serving import create_app
 
 # %% ../nbs/13_deploy.ipynb #13-d-slots-code
 def slots(
-    now: Mapping,       # generation, stable, canary, share: what the log says
-    released: Mapping,  # {"rule": id, "model": id or None}
+    now: Mapping[str, Any],  # generation, stable, canary, share: what the log says
+    released: Mapping[str, Any],  # {"rule": id, "model": id or None}
 ) -> dict:              # what to change: stable, canary, share; empty where everything stands as it should
     "The slots that the released rule and model belong into."
     change, stable = {}, now["stable"]
@@ -49,7 +50,7 @@ def check_release(
 # %% ../nbs/13_deploy.ipynb #13-d-smoke-code
 def smoke_check(
     release: Release,
-    problem: Problem, plan: Mapping, settings: Any,  # the project's; the document of stage 00; core.foundation.settings.Settings
+    problem: Problem, plan: Mapping, settings: Settings,  # the project's; the document of stage 00
     features: FeatureSet | None = None,              # None: those of stage 04, when a model needs them
 ) -> dict:                                           # the answer
     "Ask the app for one artificial decision by this release; raises `GoBack` to release when it gives none."
@@ -86,10 +87,10 @@ def put_online(
 # %% ../nbs/13_deploy.ipynb #13-d-call-code
 def deploy(
     log: ServingLog,
-    released: Mapping,  # the document `release`: rule, and model or None
+    released: Mapping[str, Any],  # the document `release`: rule, and model or None
     releases: Path,     # the folder of all releases
     problem: Problem,
-    check: Callable,    # one artificial request, such as `smoke_check`; raises GoBack
+    check: Callable[[Release], dict],  # one artificial request, such as `smoke_check`; raises GoBack
     key: bytes | None = None,  # with which releases must be signed
 ) -> dict:              # stable, canary, share, generation; answers: of the releases that are new in a slot
     "Put released rule and model into their slots; raises `GoBack` to release, and then nothing has changed."

@@ -28,7 +28,7 @@ from .core.models.evaluation import drawn_gains
 from .core.problem.tasks import BINARY, Kind, ask, learn, price, right_order
 from .core.foundation.stages import GoBack
 from .core.foundation.display import with_unit
-from .core.problem.costs import best_threshold
+from .core.problem.costs import Costs, best_threshold
 
 # %% ../nbs/06_explore.ipynb #exp-window
 def explorable(
@@ -112,18 +112,18 @@ def draw_rates(
 ) -> Figure | None:       # None where no outcome is known
     "The target over time."
     if rates.empty: return None
-    low, high, starts = rates.rate.idxmin(), rates.rate.idxmax(), rates.index
+    low, high, starts = int(rates.rate.argmin()), int(rates.rate.argmax()), rates.index
     days = max(1, np.diff(starts).min() / np.timedelta64(1, "D")) if len(rates) > 1 else 1
-    moves = rates.low[high] > rates.high[low]
+    moves = rates.low.iloc[high] > rates.high.iloc[low]
     when = "%B %Y" if days >= 28 else "%Y-%m-%d"
-    says = lambda at: f"{how.say(rates.rate[at])} in {at:{when}}"
+    says = lambda at: f"{how.say(rates.rate.iloc[at])} in {starts[at]:{when}}"
     title = f"moves: {says(low)}, {says(high)}" if moves else f"stays near {how.say(rates.rate.mean())}"
     ax, off = axes(f'"{target}" {title}'), [rates.rate - rates.low, rates.high - rates.rate]
     ax.errorbar([f"{start:%Y-%m-%d}" for start in starts], rates.rate, yerr=off, fmt="o-", color=COLOUR, capsize=3)
     ax.set(xlabel="decided in the period from", ylabel=named(target, how), ylim=(0, None))
     ax.tick_params(axis="x", rotation=30)
     if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return ax.figure
+    return ax.get_figure(root=True)
 
 # %% ../nbs/06_explore.ipynb #exp-groups
 def draw_groups(
@@ -146,7 +146,7 @@ def draw_groups(
     ax.axvline(float(examples[target].mean()), ls="--", color="0.5")
     ax.set(xlabel=f"{named(target, how)} (dashed: all)", ylabel=column, xlim=(0, None))
     if not how.amount: ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return ax.figure
+    return ax.get_figure(root=True)
 
 # %% ../nbs/06_explore.ipynb #exp-missing
 def draw_missing(
@@ -163,7 +163,7 @@ def draw_missing(
     ax.barh(share.index, share, color=COLOUR)
     ax.set(xlabel="share of rows without a value", xlim=(0, 1)); ax.margins(y=0.01)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return ax.figure
+    return ax.get_figure(root=True)
 
 # %% ../nbs/06_explore.ipynb #exp-bins
 def binned(
@@ -214,7 +214,7 @@ def draw_ranking(
     ax.axvline(0.5, color="0.4", lw=1); ax.margins(y=0.01)
     ax.set(xlabel=f"{how.order} of the feature alone, on the later half (0.5: nothing)")
     if len(shown) < len(ranking): ax.set_ylabel(f"the best {len(shown)} of {len(ranking)} features")
-    return ax.figure
+    return ax.get_figure(root=True)
 
 # %% ../nbs/06_explore.ipynb #exp-relation
 def draw_relation(
@@ -232,7 +232,7 @@ def draw_relation(
     ax.set(xlabel=f"{feature} ({where})" if where else feature, ylabel=named(target, how), ylim=(0, None))
     ax.tick_params(axis="x", rotation=45)
     if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return ax.figure
+    return ax.get_figure(root=True)
 
 def relation(examples: pd.DataFrame, feature: str, target: str) -> pd.Series:  # by median of the bin, or by name
     "Share of the target in each bin of a feature that has enough rows; of names the largest twenty."
@@ -290,7 +290,7 @@ def twins(
     "Pairs of numeric features that move together."
     numeric = examples[[f for f in features if pd.api.types.is_numeric_dtype(examples[f])]].astype(float)
     found = numeric.sample(min(len(numeric), 20_000), random_state=0).rank().corr()
-    pairs = [(a, b, float(found.loc[a, b])) for a, b in combinations(found, 2) if abs(found.loc[a, b]) >= least]
+    pairs = [(a, b, float(found[a][b])) for a, b in combinations(found.columns, 2) if abs(found[a][b]) >= least]
     pairs = pd.DataFrame(pairs, columns=["first", "second", "correlation"])
     return pairs.sort_values("correlation", key=abs, ascending=False, ignore_index=True)
 
@@ -306,7 +306,7 @@ def draw_twins(
     ax = axes(title, 1.2 + 0.3 * len(some))
     ax.barh(some["first"] + " & " + some["second"], some["correlation"].abs(), color=COLOUR)
     ax.set(xlabel="rank correlation, without its sign", xlim=(0, 1))
-    return ax.figure
+    return ax.get_figure(root=True)
 
 # %% ../nbs/06_explore.ipynb #exp-drift
 def drift_over_time(
@@ -344,7 +344,7 @@ def draw_drift(
     ax.axhline(0.25, ls="--", color="0.5"); ax.tick_params(axis="x", rotation=30)
     ax.set(xlabel="period from", ylabel="distance from the first period")
     ax.legend(frameon=False, fontsize="small")
-    return ax.figure
+    return ax.get_figure(root=True)
 
 # %% ../nbs/06_explore.ipynb #exp-leak
 def suspect_leaks(
@@ -381,15 +381,15 @@ def known_afterwards(
 # %% ../nbs/06_explore.ipynb #exp-decide
 def decided(
     before: pd.DataFrame, after: pd.DataFrame,  # what is learned from and what is decided, in order of time
-    features: list[Feature], target: str, costs: Any, seed: int = 0,  # costs: core.problem.costs.Costs
+    features: list[Feature], target: str, costs: Costs, seed: int = 0,
 ) -> np.ndarray:                                # the price of each decision after
     "Learn quickly from rows drawn from before, decide after."
     encoder, cut = Encoder.fit(before, features), int(0.8 * len(before))
     few = [name in encoder.categories and len(encoder.categories[name]) <= 250 for name in encoder.names]
     matrix, y, how = encoder.encode(before), before[target].to_numpy(float), costs.how
     quick = HistGradientBoostingRegressor if how.amount else HistGradientBoostingClassifier
-    model = quick(max_iter=60, learning_rate=0.12, max_leaf_nodes=15, categorical_features=few, early_stopping=False,
-                  random_state=seed)
+    options: dict[str, Any] = {"categorical_features": few, "early_stopping": False, "random_state": seed}
+    model = quick(max_iter=60, learning_rate=0.12, max_leaf_nodes=15, **options)
     drawn = np.random.default_rng(seed).integers(cut, size=cut)
     learn(model, matrix[drawn], y[drawn])
     threshold = best_threshold(y[cut:], ask(model, matrix[cut:]), costs)
@@ -400,7 +400,7 @@ def try_ideas(
     past: pd.DataFrame,         # of `explorable`, with the ideas' columns
     features: list[Feature],    # that are there already
     ideas: Iterable[Feature],
-    target: str, costs: Any,
+    target: str, costs: Costs,
     confidence: float = 0.9, folds: int = 3, most: int = 12_000,  # most: rows, evenly taken
     seed: int = 0,
 ) -> pd.DataFrame:              # idea, saves, low, high (cost units a decision), gains; the best first
@@ -409,9 +409,9 @@ def try_ideas(
     edges = np.linspace(0.4, 1, folds + 1) * len(past)
     parts = [(past.iloc[:int(a)], past.iloc[int(a):int(b)]) for a, b in zip(edges, edges[1:])]
     days = pd.concat([after for _, after in parts]).decision_time.dt.floor("D").to_numpy()
-    def price(more):  # by time of learning, by fold: of each decision
+    def price(more: list[Feature]):  # by time of learning, by fold: of each decision
         return [[decided(*part, [*features, *more], target, costs, seed + k) for part in parts] for k in range(3)]
-    without, found = price([]) if ideas else None, []
+    without, found = price([]) if ideas else [], []
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(ideas), 1))
     for idea in ideas:
         cells = [[a - b for a, b in zip(*both)] for both in zip(without, price([idea]))]

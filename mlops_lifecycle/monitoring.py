@@ -8,20 +8,22 @@ __all__ = ['ACTIONS', 'watched', 'request_columns', 'alarm', 'gravest', 'health'
 
 # %% ../nbs/15_monitor.ipynb #15-m-imports
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from pydantic import BaseModel
 
 from .core.quality.profiles import shares
 from .core.quality.drift import psi
 from .core.models.features import columns_of, missing_row
+from .core.foundation.settings import CanarySettings, Settings
 from .core.foundation.stages import GoBack
 from .core.models.evaluation import drawn_gains, interval
+from .core.models.release import Release
 from .core.models.evaluation_case import savings
-from .core.problem.costs import mean_cost
+from .core.problem.costs import Costs, mean_cost
 from .operate import surely_more
 from .plan import review_due
 
@@ -42,7 +44,7 @@ def watched(
 # %% ../nbs/15_monitor.ipynb #15-m-requests-code
 def request_columns(
     requests: Iterable[str],  # JSON, as the log keeps them
-    Request: type,            # the problem's
+    Request: type[BaseModel],  # the problem's
 ) -> dict[str, np.ndarray]:   # columns as features and rules take them
     "The fields of logged requests."
     names = missing_row(Request)
@@ -72,7 +74,7 @@ def gravest(alarms: Iterable[Mapping]) -> str:
 # %% ../nbs/15_monitor.ipynb #15-m-health-code
 def health(
     rows: pd.DataFrame,  # of `watched`: error and seconds
-    limits: Any,         # [canary] of the settings: max_error_share, max_p99_ms
+    limits: CanarySettings,
 ) -> tuple[dict, list[dict]]:  # figures, alarms
     "Failed and late answers."
     failed, late = int(rows.error.notna().sum()), int((rows.seconds * 1000 > limits.max_p99_ms).sum())
@@ -81,7 +83,7 @@ def health(
     found = []
     if surely_more(failed, len(rows), limits.max_error_share):
         found.append(alarm("share of errors", "answers", failed / len(rows), limits.max_error_share, "hotfix"))
-    if surely_more(late, len(rows), 0.01):
+    if p99_ms is not None and surely_more(late, len(rows), 0.01):
         found.append(alarm("99th percentile", "seconds", p99_ms / 1000, limits.max_p99_ms / 1000, "hotfix"))
     return figures, found
 
@@ -102,7 +104,7 @@ def drift(
     "How far each column moved from the release's reference."
     cuts = {name: cut for name, cut in reference["features"].items() if name in rows} | {"score": reference["score"]}
     days = stretch(rows.decision_time)
-    def limit_of(usual):  # what a column usually moves in so many days may be more than the limit
+    def limit_of(usual: Mapping[str, float]) -> float:  # what a column usually moves in so many days may be more than the limit
         known = (usual[length] for length in sorted(usual, key=int, reverse=True) if int(length) <= days)
         return max(limit, next(known, max(usual.values())))
     moved = [{"column": name, "psi": psi(cut["shares"], shares(cut, rows[name])), "limit": limit_of(cut["usual"])}
@@ -113,7 +115,7 @@ def drift(
 def quality(
     rows: pd.DataFrame,  # labelled: outcome, decision, score, decision_time; `rule` (0 or 1) where that is known
     kind: str,           # of the release, "rule" or "model"
-    costs: Any, calibration_limit: float,
+    costs: Costs, calibration_limit: float,
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
 ) -> tuple[dict, list[dict]]:  # figures, alarms
     "Calibration and cost on outcomes that have arrived."
@@ -151,9 +153,9 @@ def review(
 # %% ../nbs/15_monitor.ipynb #15-m-call-code
 def monitor(
     rows: pd.DataFrame,   # of `watched`, or any decisions with score, decision, outcome, decision_time and features
-    release: Any,         # core.models.release.Release that made them
-    costs: Any, settings: Any,              # core.problem.costs.Costs; core.foundation.settings.Settings
-    plan: Mapping = None,                   # the document of stage 00, for the review of the experience
+    release: Release,     # that made them
+    costs: Costs, settings: Settings,
+    plan: Mapping | None = None,            # the document of stage 00, for the review of the experience
     reactions: Mapping[str, int] = {},      # how often each was given
 ) -> dict:                # action, alarms, figures, unknown
     "What to do about a release; `insist` turns an action into a `GoBack`."
@@ -166,7 +168,8 @@ def monitor(
     else:
         moved = drift(rows, release.reference, limits.psi_limit)
         figures["drift"] = dict(zip(moved.column, moved.psi))
-        alarms += [alarm("drift", m.column, m.psi, m.limit, "retrain") for m in moved.itertuples() if m.psi > m.limit]
+        far = zip(moved.column, moved.psi, moved.limit)
+        alarms += [alarm("drift", column, psi, limit, "retrain") for column, psi, limit in far if psi > limit]
     labelled, judge = rows[rows.outcome.notna()], settings.evaluate
     days = labelled.decision_time.dt.floor("D").nunique()
     if len(labelled) < limits.least_labelled:
@@ -185,7 +188,7 @@ def monitor(
 # %% ../nbs/15_monitor.ipynb #15-m-insist-code
 def insist(
     found: Mapping,             # of `monitor`
-    go_back_on: Iterable[str],  # actions that lead back
+    go_back_on: Collection[str],  # actions that lead back
 ) -> Mapping:                   # the same, when the run may go on
     "Let a finding pass; raises `GoBack` for an action that must not wait."
     if found["action"] not in go_back_on or found["action"] == "nothing": return found
@@ -202,11 +205,12 @@ def drift_figure(
     ax: Axes, most: int = 12,    # columns shown
 ) -> Axes:
     "How far the columns moved, on top those that are furthest over their limits."
-    moved, limits = pd.Series(moved), pd.Series(limits)
-    top = moved[(moved / limits[moved.index]).sort_values().tail(most).index]
-    over = moved.index[moved > limits[moved.index]]
+    far = pd.Series(moved)
+    allowed = pd.Series(limits)[far.index]
+    top = far[(far / allowed).sort_values().tail(most).index]
+    over = far.index[far > allowed]
     ax.barh(top.index, top, color=["#d55e00" if c in over else "#0072b2" for c in top.index])
-    ax.plot(limits[top.index], range(len(top)), "|", color="0.2", markersize=12)
-    ax.set(title=f"{len(over)} of {len(moved)} columns moved further than they may",
+    ax.plot(allowed[top.index], range(len(top)), "|", color="0.2", markersize=12)
+    ax.set(title=f"{len(over)} of {len(far)} columns moved further than they may",
            xlabel="population stability index (upright line: the limit)")
     return ax

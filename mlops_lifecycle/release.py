@@ -22,19 +22,22 @@ import pandas as pd
 from .core.quality.profiles import distribution
 from .core.quality.drift import usual
 from .core.models.release import write_release
+from .core.models.features import FeatureSet
+from .core.problem.costs import Costs
+from .core.problem.definition import Problem
 from .core.foundation.stages import GoBack
 
 # %% ../nbs/12_release.ipynb #12-r-reference-code
 def reference(
     periods: list[pd.DataFrame],  # the rows on which the promise rests: features, target and decision_time
-    feature_set: Any,             # core.models.features.FeatureSet
+    feature_set: FeatureSet,
     scores: list[np.ndarray],     # of those rows
     target: str,
 ) -> dict:
     "How features, scores and outcomes were distributed when the release was judged, and how much they usually move."
     rows, score = pd.concat(periods, ignore_index=True), np.concatenate(scores)
     known = rows[target].dropna().astype(float)
-    def described(values, categorical=False):
+    def described(values: pd.Series, categorical=False):
         cut = distribution(values, categorical)
         return cut | {"usual": usual(cut, values, rows.decision_time)}
     features = {f.name: described(rows[f.name], f.categorical) for f in feature_set.features}
@@ -79,7 +82,7 @@ def environment() -> dict[str, str]:
 def markdown_table(rows: list[Mapping]) -> str:
     "Rows of the same names as a Markdown table."
     if not rows: return "none\n"
-    def text(value):
+    def text(value: Any) -> str:
         if value is None: return "–"
         if isinstance(value, bool): return "yes" if value else "no"
         if isinstance(value, float): return f"{value:.4g}"
@@ -90,7 +93,7 @@ def markdown_table(rows: list[Mapping]) -> str:
 # %% ../nbs/12_release.ipynb #12-r-tables-code
 def _tables(
     manifest: Mapping, verdict: Mapping,
-    problem: Any,    # core.problem.definition.Problem
+    problem: Problem,
 ) -> dict[str, str]: # {what it tells: Markdown}
     "The tables of a model card."
     costs = {f"this model, {verdict['threshold']:.3f} {problem.how.axis}": verdict["cost"]} | verdict["bar"]["costs"]
@@ -112,7 +115,7 @@ def _tables(
 def model_card(
     manifest: Mapping,                  # of the release
     plan: Mapping, verdict: Mapping,    # documents of stages 00 and 08
-    problem: Any,                       # core.problem.definition.Problem
+    problem: Problem,
 ) -> str:                               # Markdown
     "What the model is for, what it costs, and what nobody knows about it."
     how, known, table = problem.how, verdict["cost"] is not None, _tables(manifest, verdict, problem)
@@ -142,7 +145,7 @@ def model_card(
 # %% ../nbs/12_release.ipynb #12-r-rule-code
 def release_rule(
     releases: Path,     # folder of all releases
-    problem: Any,       # core.problem.definition.Problem
+    problem: Problem,
     lineage: Mapping,   # run, notebook and whatever else leads back
 ) -> str:               # the release's id
     "Release the problem's rule, if this version of it is not released yet; raises `GoBack` to formulate."
@@ -161,7 +164,7 @@ def release_model(
     candidate: Mapping, content: bytes,  # as 07 described it, and its skops file
     verdict: Mapping, plan: Mapping, features: Mapping,  # documents of stages 08, 00 and 04
     world: Mapping,                      # of `reference`
-    problem: Any, costs: Any, as_of: str, lineage: Mapping,
+    problem: Problem, costs: Costs, as_of: str, lineage: Mapping,
 ) -> str:                                # the release's id
     "Release the model that the verdict names; raises `GoBack` to train when the file is not the one that was judged."
     if hashlib.sha256(content).hexdigest() != candidate["sha256"]:

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
+from starlette.types import ASGIApp
 
 from .core.models.features import FeatureSet, row_of, within_reach
 from .core.serving.store import ServingLog
@@ -28,6 +28,7 @@ from .core.models.release import sign, signing_key, write_release
 from .core.serving.server import served as on_loopback
 from .core.serving.predictor import features_for, trial_workspace
 from .core.foundation.stages import GoBack
+from .core.foundation.settings import Settings
 from .core.foundation.workspace import Workspace
 from .core.problem.definition import Problem, example_of
 from .core.serving.api import Prediction
@@ -47,7 +48,7 @@ def artificial(
 # %% ../nbs/11_test.ipynb #11-t-served-code
 @contextmanager
 def served(
-    app: Any,  # of `create_app`
+    app: ASGIApp,  # of `create_app`
 ) -> Iterator[httpx.Client]:
     "Serve the app on loopback; gives a client for it."
     with on_loopback(app) as (port, _):
@@ -92,7 +93,7 @@ def check_load(
     callers: int = 4, rounds: int = 5,
 ) -> Check:
     "The 99th percentile of the time to an answer, in the best round; infinite where an answer fails."
-    def ask(request):
+    def ask(request: dict) -> float:
         started = time.perf_counter()
         answer = client.post("/v1/predict", json=request)
         return (time.perf_counter() - started) * 1e3 if answer.status_code == 200 else np.inf
@@ -180,10 +181,10 @@ def check_bias(
     worst, words = 0.0, "no protected field"
     decided = lambda request: client.post("/v1/predict", json=request).json()["decision"]
     for name in problem.protected:
-        groups = [g for g in problem.Request.model_fields[name].examples if g is not None]
+        groups = [g for g in problem.Request.model_fields[name].examples or [] if g is not None]
         shares = {g: float(np.mean([decided(r | {name: g}) for r in requests])) for g in groups}
         gap = max(shares.values()) - min(shares.values())
-        if problem.how.amount: gap /= abs(np.mean(list(shares.values()))) or 1.0
+        if problem.how.amount: gap /= abs(float(np.mean(list(shares.values())))) or 1.0
         if gap >= worst:
             worst, words = gap, f'"{name}" alone: ' + ", ".join(f"{g} {share:.2f}" for g, share in shares.items())
     return Check("bias", worst, limit, stage, words)
@@ -194,7 +195,7 @@ def request_of(
     row: Mapping,      # of gold.examples, by column
 ) -> BaseModel:        # not validated: personal fields are pseudonyms
     "The request that an example was."
-    def value(name):
+    def value(name: str):
         given = row[name]
         if given is None or given is pd.NaT or given != given: return None
         if not isinstance(given, pd.Timestamp): return given.item() if isinstance(given, np.generic) else given
@@ -216,7 +217,7 @@ def check_skew(
         wanted = within_reach(lookup, lookups[lookup.name], examples.decision_time)
         for name in lookup.key: wanted = wanted[wanted[name].isin(examples[name].unique())]
         log.lookups.put(lookup, wanted)
-    unequal, compared = {}, 0
+    unequal, compared, found = {}, 0, {}
     for row in examples.to_dict("records"):
         at = np.datetime64(row["decision_time"].tz_convert("UTC").tz_localize(None), "us")
         found = features_for(features, row_of(request_of(problem, row)) | {"decision_time": at}, log.lookups, at)
@@ -245,7 +246,7 @@ def release_candidate(
 
 # %% ../nbs/11_test.ipynb #11-t-subject-code
 def stage_subject(
-    problem: Problem, plan: Mapping, settings: Any, openapi: Mapping,  # the project's; of the contract
+    problem: Problem, plan: Mapping, settings: Settings, openapi: Mapping,  # the project's; of the contract
     root: Path,                                    # an empty folder, thrown away afterwards
     release: Callable[[Path], str] | None = None,  # writes a model's release into a folder; None: the rule
     features: FeatureSet | None = None,            # of that model

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['WEATHER', 'REPORTED', 'TREND', 'STORM', 'TRAFFIC', 'UNITS', 'HOUR', 'HOLIDAYS', 'DAYS', 'FROM_HOLIDAY', 'FEATURES',
-           'recent_mean', 'every', 'on_grid', 'stretches', 'still_open', 'planned', 'last_outcomes', 'decisions',
-           'in_order', 'moments_of', 'check_inputs', 'examples', 'traffic', 'lookups', 'hour_of_day', 'day_of_week',
-           'holiday_distance', 'from_holiday', 'hours_since', 'turnaround', 'planned_turnaround', 'looked_up',
-           'with_features', 'gates_of', 'Gold', 'transform']
+           'Parts', 'Lookups', 'recent_mean', 'every', 'on_grid', 'stretches', 'still_open', 'planned', 'last_outcomes',
+           'decisions', 'in_order', 'moments_of', 'check_inputs', 'examples', 'traffic', 'lookups', 'hour_of_day',
+           'day_of_week', 'holiday_distance', 'from_holiday', 'hours_since', 'turnaround', 'planned_turnaround',
+           'looked_up', 'with_features', 'gates_of', 'Gold', 'transform']
 
 # %% ../nbs/04_transform.ipynb #tf-imports
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from .core.models.features import Feature, FeatureSet, Lookup, Slices, checked_parts, columns_of, missing_row
 from .core.foundation.stages import GoBack
@@ -24,10 +26,10 @@ from .formulate import problem
 # %% ../nbs/04_transform.ipynb #tf-rolling-instants
 NEVER = 2**62
 
-def instants(times: np.ndarray) -> np.ndarray:  # microseconds since 1970; a missing time is never: 2^62
+def instants(times: ArrayLike) -> np.ndarray:  # microseconds since 1970; a missing time is never: 2^62
     "Moments, UTC, as whole numbers."
-    times = np.asarray(times, dtype="datetime64[us]")
-    return np.where(np.isnat(times), NEVER, times.view("int64"))
+    moments = np.asarray(times, dtype="datetime64[us]")
+    return np.where(np.isnat(moments), NEVER, moments.view("int64"))
 
 # %% ../nbs/04_transform.ipynb #tf-rolling
 def recent_mean(
@@ -50,10 +52,12 @@ def recent_mean(
     return np.where(count > 0, (total[end] - total[start]) / np.maximum(count, 1), np.nan)
 
 # %% ../nbs/04_transform.ipynb #tf-of-key
-class OfKey(dict):
+Columns: TypeAlias = Mapping[str, np.ndarray]
+
+class OfKey(dict[str, np.ndarray]):
     "Columns at some of their rows; each is cut out only when it is asked for."
     def __init__(self,
-        columns: Mapping,   # {name: array}
+        columns: Columns,
         rows: np.ndarray,   # their positions, ascending
     ): super().__init__(columns); self.rows = rows
 
@@ -74,12 +78,12 @@ def on_grid(
     events: pd.DataFrame,
     key: tuple[str, ...],     # columns: one history for each of their values
     grid: pd.DatetimeIndex,
-    measure: Callable[[Mapping], dict],  # columns of one key's rows, as arrays -> {name: one value a moment}
+    measure: Callable[[Columns], dict[str, np.ndarray]],  # of one key's rows -> {name: one value a moment}
 ) -> pd.DataFrame:            # key, known_at, and what was measured
     "What `measure` finds at each moment, for each key."
     columns = columns_of(events)
     groups = events.groupby(list(key), sort=True).indices
-    found = [measure(OfKey(columns, rows)) for rows in groups.values()]
+    found = [measure(OfKey(columns, np.asarray(rows))) for rows in groups.values()]
     names = list(found[0] if found else measure(columns))
     first = [rows[0] for rows in groups.values()]
     table = {name: events[name].array[first].repeat(len(grid)) for name in key}
@@ -127,7 +131,7 @@ def last_outcomes(
     events: pd.DataFrame,
     time: str,                    # column: when the outcome became known, UTC; rows without it are not used
     key: tuple[str, ...],         # columns: one history for each of their values
-    values: Mapping[str, tuple],  # {new name: (column, how many outcomes to average)}
+    values: Mapping[str, tuple[str, int]],  # {new name: (column, how many outcomes to average)}
 ) -> pd.DataFrame:                # key, known_at and the means, one row for each moment at which a history grew
     "Mean of the last few outcomes, at each moment when there was a new one."
     rows, code, at = by_key_and_time(events, time, key)
@@ -177,15 +181,16 @@ def decisions(
 ) -> pd.DataFrame:        # key, decision_time, request, target, label_known_at; by time
     "The examples so far; raises `GoBack` where silver does not hold what the problem asks for."
     request = list(missing_row(problem.Request))
-    timed = problem.decision_time is not None
-    wanted = [*request, problem.target, "label_known_at", *([] if timed else ["decision_time"])]
+    decided_at = problem.decision_time
+    wanted = [*request, problem.target, "label_known_at", *([] if decided_at else ["decision_time"])]
     missing = [c for c in wanted if c not in found]
     if missing:
         raise GoBack("curate", f"silver gives no {missing} for the examples, the problem asks for {wanted}",
                      {"missing columns": missing})
-    columns, times = columns_of(found[request]), None if timed else found.decision_time
-    if timed:
-        times = pd.Series(problem.decision_time(columns), index=found.index)
+    columns = columns_of(found[request])
+    if decided_at is None: times = found.decision_time
+    else:
+        times = pd.Series(np.asarray(decided_at(columns)), index=found.index)
         times = times.astype("datetime64[us]").dt.tz_localize("UTC")
     computed = pd.DataFrame({"key": problem.key_of(columns), "decision_time": times}, index=found.index)
     found = computed.join(found[[c for c in wanted if c != "decision_time"]])
@@ -308,9 +313,9 @@ def traffic(name: str) -> tuple[str, ...]:
 def measure_traffic(
     name: str,                # what the flights have in common, of `TRAFFIC`
     grid: pd.DatetimeIndex,
-) -> Callable[[dict], dict]:  # for `on_grid`
+) -> Callable[[Columns], dict[str, np.ndarray]]:  # for `on_grid`
     "How departures and arrivals went lately, who waits, and what is planned."
-    def measure(flights):
+    def measure(flights: Columns) -> dict[str, np.ndarray]:
         waiting, minutes = still_open(flights["scheduled_departure"], flights["gone_at"], grid)
         plan = lambda start, end: planned(flights["scheduled_departure"], flights["known_at"], grid, start, end)
         plain = {
@@ -319,7 +324,7 @@ def measure_traffic(
             "planned": lambda: plan("150min", "210min"),
             "planned_before": lambda: plan("0h", "3h"),
         }
-        def one(kind):
+        def one(kind: str) -> np.ndarray:
             if kind in plain: return plain[kind]()
             what, _, window = kind.rpartition("_")
             known_at = flights["departed_at" if what in ("left_late", "left_delay") else "arrived_at"]
@@ -473,14 +478,19 @@ FEATURES = FeatureSet((
 ), LOOKUPS)
 
 # %% ../nbs/04_transform.ipynb #tf-looked-up
+Parts: TypeAlias = pd.DataFrame | Iterable[pd.DataFrame]  # a table, or its parts in order of time
+Lookups: TypeAlias = Callable[  # (silver, as_of) -> name and table of each lookup
+    [Mapping[str, pd.DataFrame], pd.Timestamp], Mapping[str, Parts] | Iterable[tuple[str, Parts]]]
+
 def looked_up(
     silver: Mapping[str, pd.DataFrame],  # as known at `as_of`
     as_of: pd.Timestamp,
-    features: FeatureSet = FEATURES, lookups: Callable = lookups,  # what the project declares
+    features: FeatureSet = FEATURES, lookups: Lookups = lookups,  # what the project declares
 ) -> Iterator[tuple[str, Iterator[pd.DataFrame]]]:  # name, and parts in order of time; take all of one before the next
     "The tables of the lookups, checked; raises `ValueError` when one is not there."
     made, wanted, there = lookups(silver, as_of), {lookup.name: lookup for lookup in features.lookups}, []
-    for name, found in made.items() if isinstance(made, Mapping) else made:
+    pairs = made.items() if isinstance(made, Mapping) else made
+    for name, found in cast(Iterable[tuple[str, Parts]], pairs):
         there.append(name)
         parts = checked_parts(wanted[name], found, as_of) if name in wanted else None
         del found  # only its parts are left
@@ -492,7 +502,7 @@ def looked_up(
 def with_features(
     found: pd.DataFrame,  # of the project, as `decisions` takes it
     as_of: pd.Timestamp,
-    between: Callable,    # (name of lookup, after, until) -> its rows known in (after, until]
+    between: Callable[[str, pd.Timestamp | None, pd.Timestamp | None], pd.DataFrame],  # rows known in (after, until]
     problem: Problem = problem, features: FeatureSet = FEATURES,  # what the project declares
 ) -> Iterator[pd.DataFrame]:  # key, decision_time, request, features, target, label_known_at; slices in order of time
     "Examples with their features, as known when each was decided."
@@ -522,11 +532,11 @@ def transform(
     silver: Mapping[str, pd.DataFrame],  # as known at `as_of`
     as_of: pd.Timestamp,
     problem: Problem = problem, features: FeatureSet = FEATURES,  # these four: what the project declares
-    examples: Callable = examples, lookups: Callable = lookups,
+    examples: Callable[[Mapping[str, pd.DataFrame]], pd.DataFrame] = examples, lookups: Lookups = lookups,
 ) -> Gold:
     "Examples with their features, as known when each was decided."
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in looked_up(silver, as_of, features, lookups)}
-    def between(name, after, until):
+    def between(name: str, after: pd.Timestamp | None, until: pd.Timestamp | None) -> pd.DataFrame:
         known_at = tables[name].known_at
         first, last = (0 if edge is None else known_at.searchsorted(edge, side="right") for edge in (after, until))
         return tables[name][first:last]

@@ -68,7 +68,7 @@ def catalog_of(
                                 f"{', '.join(blank[:5])}", {"without entry": len(blank), "limit": 0})
     time = lambda table: next((c for c in ("known_at", "at") if c in table), None)
     newest = {n: f"{t[time(t)].max().isoformat()}" if time(t) and len(t) else "" for n, t in tables.items()}
-    return {n: {c: entry_of(c, columns[n][c], n, about[n], newest[n]) for c in table} for n, table in tables.items()}
+    return {n: {c: entry_of(c, columns[n][c], n, about[n], newest[n]) for c in map(str, table)} for n, table in tables.items()}
 
 # %% ../../../nbs/core/data/catalog.ipynb #catalog-comment
 def comment_of(

@@ -15,10 +15,11 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ import pyarrow as pa
 
 from .readers import Column, SourceError, as_text, fit, object_of, opened, plain_types
 from ..foundation.workspace import outside
+from ..foundation.settings import Source
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-columns
 EVENT_COLUMNS = {
@@ -45,14 +47,15 @@ def is_events(
     return set(EVENT_COLUMNS) <= set(table)
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-cell
-def cell_of(value) -> str | None:
+def cell_of(value: Any) -> str | None:
     "A value from a database or from JSON as a cell of text."
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)): return value.isoformat()
     if isinstance(value, bytes): return value.hex()
     return as_text(value) if value is None or isinstance(value, (bool, int, float, str, list, dict)) else str(value)
 
-def instant(value) -> pd.Timestamp | None:
+def instant(value: str | datetime.date | None) -> pd.Timestamp | None:
     "A time as an instant in UTC; one without a zone is taken as UTC, and what is no time is none."
+    if value is None: return None
     try: time = pd.Timestamp(value)
     except (ValueError, TypeError): return None
     if time is pd.NaT: return None
@@ -60,7 +63,7 @@ def instant(value) -> pd.Timestamp | None:
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-event
 def event(
-    source,            # its section of the settings: key, event_time, known_at
+    source: Source,    # its section of the settings: key, event_time, known_at
     row: Mapping,      # the values
     op: str,
     position: int,
@@ -137,7 +140,7 @@ def latest(
     state = pd.DataFrame({"deleted": gone, "position": last.position, "known_at": last.known_at})
     state = state[~np.isin(np.arange(len(last)), [a["row"] for a in aside])].reset_index(drop=True)
     aside += [dict(row=int(p)) | json.loads(row) for p, row in zip(broken.position, broken.row)]
-    return plain_types(table).assign(**{c: state[c].astype(bool) if c == "deleted" else state[c] for c in state}), aside
+    return plain_types(table).assign(**{c: state[c].astype(bool) if c == "deleted" else state[c] for c in map(str, state)}), aside
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-states
 def states(
@@ -176,7 +179,7 @@ def new_lines(
 ) -> Iterator[Line]:
     "The lines that were added, the oldest file first; raises `SourceError` when lines that were read have changed."
     for path in sorted(paths, key=lambda p: p.stat().st_mtime_ns):
-        seen, file, before = hashlib.sha256(), "", []
+        seen, file, before, number = hashlib.sha256(), "", [], 0
         with opened(path) as stream:
             for number, content in enumerate(stream, 1):
                 if not content.endswith(b"\n"): break
@@ -207,7 +210,7 @@ def position_of(place: Mapping) -> int:  # `source` of an envelope
     raise ValueError("the change does not say where it stands: no lsn, and no file with pos")
 
 def change_of(
-    source,             # its section of the settings
+    source: Source,     # its section of the settings
     envelope: Mapping,  # before, after, op, source; alone or under "payload"
 ) -> dict:              # an event; raises `ValueError` when it is no envelope
     "An event from Debezium's envelope."
@@ -227,7 +230,7 @@ def change_of(
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-files
 def batches_of(
     events: Iterable[tuple[dict, dict]],  # an event, or an empty one, and the cursor after it
-    cursor: dict,                         # from which the reading began
+    cursor: dict[str, Any],               # from which the reading began
     size: int = 20_000,                   # events in a batch
 ) -> Iterator[Batch]:
     "Events in batches; one without any where nothing is new, so that the cursor is kept."
@@ -239,9 +242,9 @@ def batches_of(
 
 def changes_of_files(
     name: str,
-    source,       # its section of the settings
+    source: Source,  # its section of the settings
     root: Path,   # folder from which relative paths start
-    cursor: dict,
+    cursor: dict[str, Any],
 ) -> Iterator[Batch]:
     "Debezium's envelopes from files to which lines are added."
     def read(line: Line) -> dict:
@@ -263,7 +266,7 @@ def client(
         raise SourceError(f"this source needs {missing.name}, which is not installed: "
                           f'pip install "mlops_lifecycle[{extra}]"') from None
 
-def secret_of(source) -> str | None:  # its section of the settings
+def secret_of(source: Source) -> str | None:  # its section of the settings
     "The password or token, from the environment variable that `secret` names."
     if not source.secret: return None
     if not os.environ.get(source.secret):
@@ -271,7 +274,7 @@ def secret_of(source) -> str | None:  # its section of the settings
     return os.environ[source.secret]
 
 def connect(
-    source,      # its section of the settings: where, secret, timeout
+    source: Source,  # its section of the settings: where, secret, timeout
     root: Path,  # folder from which a relative SQLite path starts
 ):  # SQLAlchemy's engine; nothing is connected yet
     "The database of a source, to be read."
@@ -290,16 +293,20 @@ def connect(
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-wal
 def events_of_wal(
     rows: Iterable[tuple[str, str]],  # log sequence number and wal2json's line, as peeked
-    source,                           # its section of the settings
+    source: Source,                   # its section of the settings
 ) -> Iterator[tuple[dict, str]]:      # an event and the place after its transaction, "" while that is not known
     "Events from what wal2json wrote; after each transaction comes an empty event with its end."
     values = lambda columns: {c["name"]: c["value"] for c in columns}
     ops = {"I": "insert", "U": "update", "D": "delete"}
     for place, line in rows:
-        change = object_of(line); action, known = change["action"], instant(change.get("timestamp"))
+        change = object_of(line)
+        if change is None: raise SourceError(f"wal2json wrote nothing at {place}")
+        action, known = change["action"], instant(change.get("timestamp"))
         if action == "C": yield {}, place
+        elif action != "T" and action not in ops: continue
+        elif known is None: raise SourceError(f"the change at {place} has no time, wal2json must give its timestamp")
         elif action == "T": yield _emptied(lsn(place), known, known), ""
-        elif action in ops:
+        else:
             new, old = values(change.get("columns", [])), values(change.get("identity", []))
             one = event(source, new or old, ops[action], lsn(place), known, known)
             keyed = action == "U" and set(source.key) <= set(old)
@@ -319,10 +326,10 @@ ADVANCE = """select pg_replication_slot_advance(:slot, cast(:lsn as pg_lsn)) whe
              (select confirmed_flush_lsn from pg_replication_slots where slot_name = :slot)"""
 
 def slot_of(
-    ask,           # a function of SQL and parameters that gives rows
-    group: str,    # name of the slot
-    cursor: dict,  # of bronze; without one for this slot, a slot may be made
-) -> str:          # place from which the slot has changes
+    ask: Callable[..., Iterable[tuple[str]]],  # SQL and parameters -> rows
+    group: str,              # name of the slot
+    cursor: dict[str, Any],  # of bronze; without one for this slot, a slot may be made
+) -> str:                    # place from which the slot has changes
     "Find the slot or make it; raises `SourceError` when changes after those in bronze are gone."
     found = [at for at, in ask(SLOT, slot=group)]
     if cursor and (not found or lsn(found[0]) > lsn(cursor["lsn"])):
@@ -331,18 +338,18 @@ def slot_of(
                           "what lies between is lost. Name another group in the settings to begin with a fresh copy")
     return found[0] if found else [at for at, in ask(MAKE, slot=group)][0]
 
-def copy_of(rows: Iterable[tuple[str]], source, at: str, now: pd.Timestamp) -> Iterator[dict]:
+def copy_of(rows: Iterable[tuple[str]], source: Source, at: str, now: pd.Timestamp) -> Iterator[dict]:
     "The rows of a table, one JSON object each, as events that stand just before `at`."
     before = lsn(at) - 1
     yield _emptied(before, now)
-    for row, in rows: yield event(source, object_of(row), "read", before, now)
+    for row, in rows: yield event(source, object_of(row) or {}, "read", before, now)
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-slot
 def changes_of_slot(
     name: str,
-    source,        # its section of the settings: where, table, group, key
+    source: Source,  # its section of the settings: where, table, group, key
     root: Path,
-    cursor: dict,  # {"slot", "lsn"}
+    cursor: dict[str, Any],  # {"slot", "lsn"}
 ) -> Iterator[Batch]:
     "The changes that a replication slot holds, after a copy of the table the first time; the slot stays where it is."
     from sqlalchemy import text
@@ -372,9 +379,9 @@ def ended(events: Iterable[tuple[dict, str]], at: str, slot: str) -> Iterator[tu
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-slot-more
 def acknowledge_slot(
-    source,        # its section of the settings
+    source: Source,  # its section of the settings
     root: Path,
-    cursor: dict,  # as published with bronze
+    cursor: dict[str, Any],  # as published with bronze
 ) -> None:
     "Let PostgreSQL forget the changes that bronze has published."
     from sqlalchemy import text

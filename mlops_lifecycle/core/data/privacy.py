@@ -7,11 +7,11 @@ __all__ = ['PSEUDONYM', 'in_the_clear', 'guard', 'anonymity', 'as_words', 'publi
 
 # %% ../../../nbs/core/data/privacy.ipynb #privacy-imports
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..foundation.settings import PrivacySettings
 from ..foundation.stages import GoBack
 
 # %% ../../../nbs/core/data/privacy.ipynb #privacy-guard
@@ -67,7 +67,7 @@ def as_words(
 # %% ../../../nbs/core/data/privacy.ipynb #privacy-publish
 def publish(
     rows: pd.DataFrame,
-    privacy: Any,              # section of the settings: shown, quasi_identifiers, k
+    privacy: PrivacySettings,  # shown, quasi_identifiers, k
     personal: Iterable[str],   # columns that lead to a person
 ) -> pd.DataFrame:             # the columns that may be shown, in the order of the settings
     "What readers may see of these rows; raises `GoBack` to curate when it would single somebody out."

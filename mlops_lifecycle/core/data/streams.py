@@ -10,6 +10,7 @@ __all__ = ['batches_of_log', 'event_of_message', 'consumer_of', 'spans_of', 'mes
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import pandas as pd
@@ -19,13 +20,16 @@ from mlops_lifecycle.core.data.change_capture import (
 )
 from .readers import SourceError, object_of
 from ..foundation.workspace import outside
+from ..foundation.settings import Source
+
+if TYPE_CHECKING: from confluent_kafka import Consumer, Message
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-log
 def batches_of_log(
     name: str,
-    source,        # its section of the settings: where, key, event_time, known_at
+    source: Source,  # its section of the settings: where, key, event_time, known_at
     root: Path,    # folder from which relative paths start
-    cursor: dict,
+    cursor: dict[str, Any],
 ) -> Iterator[Batch]:
     "The lines that were added to a log since, each an event of its own."
     now = pd.Timestamp.now("UTC").as_unit("us")
@@ -41,7 +45,7 @@ def batches_of_log(
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-message
 def event_of_message(
-    source,           # its section of the settings: topic, key
+    source: Source,   # its section of the settings: topic, key
     place: str,       # topic:partition:offset
     offset: int,
     at: pd.Timestamp,  # when the message was written
@@ -63,8 +67,8 @@ def event_of_message(
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-connect
 def consumer_of(
-    source,  # its section of the settings: where, group, secret
-):           # a consumer that reads what it is told to and reports nothing by itself
+    source: Source,  # its section of the settings: where, group, secret
+) -> "Consumer":   # a consumer that reads what it is told to and reports nothing by itself
     "A consumer; `where` may carry the client's own settings, as in BROKER:9092?security.protocol=ssl."
     kafka = client("confluent_kafka", "events")
     brokers, _, more = source.where.partition("?")
@@ -74,7 +78,7 @@ def consumer_of(
     return kafka.Consumer(ours | dict(parse_qsl(more)) | secret)
 
 def spans_of(
-    consumer, source,
+    consumer: "Consumer", source: Source,
     offsets: Mapping[str, int],   # of bronze: the next one, by partition
 ) -> dict[int, tuple[int, int]]:  # first offset to read and the one after the last, by partition
     "What there is to read; raises `SourceError` when messages are gone that bronze does not hold."
@@ -96,9 +100,9 @@ def spans_of(
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-messages
 def messages_between(
-    consumer, source,
+    consumer: "Consumer", source: Source,
     spans: Mapping[int, tuple[int, int]],
-) -> Iterator:  # of messages
+) -> Iterator["Message"]:
     "The messages of these spans; raises `SourceError` when none comes within the timeout."
     kafka = client("confluent_kafka", "events")
     left = {partition: high for partition, (start, high) in spans.items() if start < high}
@@ -107,29 +111,38 @@ def messages_between(
     while left:
         for message in consumer.consume(10_000, timeout=0.2):
             last = time.monotonic()
-            end = message.error() and message.error().code() == kafka.KafkaError._PARTITION_EOF
-            if message.error() and not end: raise SourceError(f'topic "{source.topic}": {message.error().str()}')
-            if not end and message.offset() < left.get(message.partition(), 0): yield message
-            if end or message.offset() + 1 >= left.get(message.partition(), 0): left.pop(message.partition(), None)
+            error = message.error()
+            end = error and error.code() == kafka.KafkaError._PARTITION_EOF
+            if error and not end: raise SourceError(f'topic "{source.topic}": {error.str()}')
+            partition, offset = _place(message)
+            if not end and offset < left.get(partition, 0): yield message
+            if end or offset + 1 >= left.get(partition, 0): left.pop(partition, None)
         if time.monotonic() - last > source.timeout:
             raise SourceError(f'topic "{source.topic}": no message for {source.timeout} seconds, '
                               f"and partitions {sorted(left)} are not at their end")
 
+def _place(message: "Message") -> tuple[int, int]:
+    "Partition and offset of what came from the brokers."
+    partition, offset = message.partition(), message.offset()
+    if partition is None or offset is None: raise SourceError(f'topic "{message.topic()}": a message has no place')
+    return partition, offset
+
 # %% ../../../nbs/core/data/streams.ipynb #streams-batches
 def batches_of_stream(
     name: str,
-    source,        # its section of the settings: where, topic, group, key
+    source: Source,  # its section of the settings: where, topic, group, key
     root: Path,
-    cursor: dict,  # {"offsets": {partition: the next offset}}
+    cursor: dict[str, Any],  # {"offsets": {partition: the next offset}}
 ) -> Iterator[Batch]:
     "The messages that are new in a stream; the group's offsets stay where they are."
     consumer, offsets = consumer_of(source), dict(cursor.get("offsets", {}))
-    def read(spans):
+    def read(spans: Mapping[int, tuple[int, int]]) -> Iterator[tuple[dict, dict]]:
         for message in messages_between(consumer, source, spans):
-            place = f"{message.topic()}:{message.partition()}:{message.offset()}"
+            partition, offset = _place(message)
+            place = f"{message.topic()}:{partition}:{offset}"
             at = pd.Timestamp(message.timestamp()[1], unit="ms", tz="UTC").as_unit("us")
-            offsets[str(message.partition())] = message.offset() + 1
-            one = event_of_message(source, place, message.offset(), at, message.key(), message.value())
+            offsets[str(partition)] = offset + 1
+            one = event_of_message(source, place, offset, at, message.key(), message.value())
             yield one, {"offsets": dict(offsets)}
     try:
         spans = spans_of(consumer, source, offsets)
@@ -139,9 +152,9 @@ def batches_of_stream(
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-acknowledge
 def acknowledge_stream(
-    source,
+    source: Source,
     root: Path,
-    cursor: dict,  # as published with bronze
+    cursor: dict[str, Any],  # as published with bronze
 ) -> None:
     "Tell the brokers how far the group is."
     kafka, consumer = client("confluent_kafka", "events"), consumer_of(source)

@@ -16,10 +16,10 @@ from .costs import Costs, best_threshold, mean_cost
 
 # %% ../../../nbs/core/problem/baselines.ipynb #01-f-learn-code
 def how_to_learn(
-    rows: int,                  # examples at hand
-    labels: Mapping,            # how many are labelled 0 and 1: {0: 900, 1: 100}; or have an amount, see core.problem.tasks
-    least: int = 100,           # of the rarer label
-) -> str:                       # "rule", "unsupervised", "few labels" or "supervised"
+    rows: int,                        # examples at hand
+    labels: Mapping[int | str, int],  # how many are labelled 0 and 1: {0: 900, 1: 100}; or have an amount, see core.problem.tasks
+    least: int = 100,                 # of the rarer label
+) -> str:                             # "rule", "unsupervised", "few labels" or "supervised"
     "What the data at hand allows."
     if rows == 0: return "rule"
     if not any(labels.values()): return "unsupervised"
@@ -45,8 +45,8 @@ def bar(
     "The cheapest of rule, always and never on the judged window, each fixed on data before it."
     how = costs.how
     renewed = how.decide(rule_score, best_threshold(y_before, rule_score_before, costs))
-    contenders = {"rule, threshold renewed": renewed, **how.ways(y_before, len(rule_score), costs)}
+    contenders = {"rule, threshold renewed": renewed, **how.ways(y_before, np.size(rule_score), costs)}
     if threshold is not None: contenders = {"rule": how.decide(rule_score, threshold)} | contenders
     cost = {name: mean_cost(y, decision, costs) for name, decision in contenders.items()}
-    cheapest = min(cost, key=cost.get)
+    cheapest = min(cost, key=lambda name: cost[name])
     return Bar(cheapest, cost[cheapest], cost, np.asarray(contenders[cheapest]).astype(how.outcome))

@@ -7,12 +7,14 @@ __all__ = ['Costs', 'costs_from', 'costs_of', 'mean_cost', 'calibrated_threshold
 
 # %% ../../../nbs/core/problem/costs.ipynb #costs-imports
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .tasks import KINDS, Kind, price
+
+if TYPE_CHECKING: from mlops_lifecycle.core.foundation.settings import Settings
 
 # %% ../../../nbs/core/problem/costs.ipynb #01-f-costs-code
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def costs_from(
 
 # %% ../../../nbs/core/problem/costs.ipynb #01-f-costs-settings-code
 def costs_of(
-    settings: Any,         # core.foundation.settings.Settings
+    settings: "Settings",
     kind: str = "binary",  # of the problem
 ) -> Costs:
     "The prices as `settings.ini` has them."

@@ -7,6 +7,7 @@ __all__ = ['rank_metrics', 'choose_metric']
 
 # %% ../../../nbs/core/problem/metrics.ipynb #metrics-imports
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,7 +35,7 @@ def rank_metrics(
         if len(set(cheap)) < 2: continue
         for name, metric in how.metrics.items():
             measured = [metric(y_fold, score, thresholds[model]) for model, score in of_fold.items()]
-            tau = kendalltau(measured, cheap).statistic
+            tau = cast(float, kendalltau(measured, cheap)[0])
             found[name].append(0.0 if np.isnan(tau) else float(tau))
     means = {name: float(np.mean(taus)) for name, taus in found.items() if taus}
     return dict(sorted(means.items(), key=lambda pair: -pair[1]))
@@ -45,5 +46,5 @@ def choose_metric(
     limit: float = 0.5,           # agreement that a metric needs
 ) -> tuple[str, float]:           # its name and agreement; "cost" and 1 where none follows the cost
     "The metric that follows the cost best, or the cost itself."
-    name = max(ranked, key=ranked.get, default="cost")
+    name = max(ranked, key=lambda name: ranked[name], default="cost")
     return (name, ranked[name]) if name != "cost" and ranked[name] >= limit else ("cost", 1.0)

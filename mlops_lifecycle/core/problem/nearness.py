@@ -6,13 +6,12 @@
 __all__ = ['nearness']
 
 # %% ../../../nbs/core/problem/nearness.ipynb #near-imports
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 # %% ../../../nbs/core/problem/nearness.ipynb #labels-near
 def nearness(
-    score: Any,        # of what decides now; shape (n,)
+    score: ArrayLike,  # of what decides now; shape (n,)
     threshold: float,  # from which on it acts
 ) -> np.ndarray:       # 0 on the threshold, down to -1; shape (n,)
     "How near each score is to the threshold, in shares of all scores."

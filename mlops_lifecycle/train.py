@@ -167,7 +167,7 @@ class Candidate:
     folds: list = field(default_factory=list, repr=False)    # the figures of each fold
     recipes: list = field(default_factory=list, repr=False)  # family and changes of each member
 
-    def score(self, columns: Mapping) -> np.ndarray:  # probabilities, or amounts; shape (n,)
+    def score(self, columns: Mapping | pd.DataFrame) -> np.ndarray:  # probabilities, or amounts; shape (n,)
         "Calibrated probability that acting is right, or the amount expected; of a table, or columns for the encoder."
         return calibrated(ask(self.estimator, self.encoder.encode(columns)), self.calibration)
 

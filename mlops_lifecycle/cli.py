@@ -16,10 +16,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from mlops_lifecycle.core.pipeline.stage_run import RunRecord
+    from mlops_lifecycle.core.reports.lineage import Trace
 
 # %% ../nbs/cli.ipynb #2c6ce027
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -110,7 +113,7 @@ def run(
 def watch(
     runner: Any,   # a `Runner`
     show: Any,     # a Rich console
-) -> dict:         # run.json
+) -> "RunRecord":
     "Export what changed, then run, one line a stage."
     root = Path(runner.settings.root)
     if (root / "pyproject.toml").exists():
@@ -129,7 +132,7 @@ def watch(
         return runner.go()
 
 # %% ../nbs/cli.ipynb #f60ccca1
-def finish(runner: Any, record: dict, show: Any) -> int:  # exit code
+def finish(runner: Any, record: "RunRecord", show: Any) -> int:  # exit code
     "Build the report and say in plain words how the run ended."
     from mlops_lifecycle.core.reports.summary import in_plain_words
     code, site = {"passed": 0, "went_back": 2}.get(record["status"], 1), None
@@ -306,7 +309,7 @@ def report(
 
 # %% ../nbs/cli.ipynb #1e5ac379
 def way_lines(
-    found: dict,    # of `core.reports.lineage.trace`
+    found: "Trace",    # of `core.reports.lineage.trace`
 ) -> list[str]:
     "A trace in lines for people."
     lines, asked, release = [], found["prediction"], found["release"]

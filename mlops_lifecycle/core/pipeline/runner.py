@@ -389,7 +389,7 @@ def run_stages(
 # %% ../../../nbs/core/pipeline/runner.ipynb #2178a06a
 def status(
     settings: Settings,
-) -> list[dict]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after
+) -> list[dict[str, Any]]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after
     "The map as it stands: `stale` says why a stage must run, `after` which stale stages it builds on."
     workspace, last, notebooks = open_workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
     runs = [json.loads(p.read_text())["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]

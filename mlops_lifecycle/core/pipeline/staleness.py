@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from ..foundation.settings import Settings
 from ..foundation.stages import Stage, covers
-from ..foundation.workspace import Workspace, digest
+from ..foundation.workspace import Version, Workspace, digest
 
 # %% ../../../nbs/core/pipeline/staleness.ipynb #d86c3618
 def modules_used(
@@ -79,7 +79,7 @@ def stale(
     other = [f"{name} = {value!r}" for name, value in parameters.items() if now["parameters"].get(name, ...) != value]
     if now["parameters"] != parameters: reasons.append("parameters changed: " + ", ".join(other))
     if now["settings"] != settings.digest: reasons.append("settings changed")
-    def changed(names: Mapping[str, str | int | None]) -> list[str]:
+    def changed(names: Mapping[str, Version]) -> list[str]:
         return [name for name, version in names.items() if workspace.version(name) != version]
     reasons += [f"{name} changed" for name in changed(now["inputs"]) if not covers(row.leaves, name)]
     return reasons + [f"{name} is no longer its own" for name in changed(now["outputs"])]

@@ -6,19 +6,21 @@
 __all__ = ['ADVICE', 'in_plain_words', 'of_verdict', 'of_canary', 'of_monitor', 'of_loop', 'outcome']
 
 # %% ../../../nbs/core/reports/summary.ipynb #sm-imports
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..pipeline.runner import cut_off
+from ..pipeline.stage_run import RunRecord
 from ..foundation.stages import in_words, stage
 from ..foundation.workspace import Workspace
 
 # %% ../../../nbs/core/reports/summary.ipynb #da446bef
 def in_plain_words(
-    record: dict,         # run.json
+    record: RunRecord,
     workspace: Workspace,
     chosen: Iterable[str] = (),  # names of the stages that were meant
-) -> list[str]:           # sentences
+) -> list[str]:                  # sentences
     "How a run ended."
     said, ran = [], {s["stage"] for s in record["stages"]}
     for s in record["stages"]:
@@ -43,7 +45,7 @@ def _near(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 # %% ../../../nbs/core/reports/summary.ipynb #runner-verdict-code
-def of_verdict(verdict: dict, unit: str) -> list[str]:
+def of_verdict(verdict: Mapping[str, Any], unit: str) -> list[str]:
     "What rule and model cost, and what the evaluation says of it."
     said, rule, words = [], verdict.get("bar", {}).get("costs", {}).get("rule"), verdict.get("words")
     model = "" if verdict["cost"] is None else f", the model {verdict['cost']:.3f}"
@@ -51,7 +53,7 @@ def of_verdict(verdict: dict, unit: str) -> list[str]:
     if words: said.append(f"The evaluation says: {words['ship']} {words['says']}")
     return said
 
-def of_canary(operation: dict, unit: str) -> str:
+def of_canary(operation: Mapping[str, Any], unit: str) -> str:
     "What became of the canary, and what its decisions cost."
     became = {"nothing": "not needed"}.get(operation["action"], operation["action"])  # promoted, held
     compared = [s["difference"] for s in operation.get("steps", ()) if s.get("difference")]
@@ -68,7 +70,7 @@ def of_canary(operation: dict, unit: str) -> str:
 # %% ../../../nbs/core/reports/summary.ipynb #runner-monitor-code
 ADVICE = {"nothing": "to change nothing", "retrain": "to train a new model", "review": "to review the plan"}
 
-def of_monitor(monitoring: dict) -> str:
+def of_monitor(monitoring: Mapping[str, Any]) -> str:
     "What the monitor advises, and why."
     alarms, all_ = monitoring["alarms"], monitoring.get("figures", {}).get("drift", ())
     drifted = sorted((a for a in alarms if a["what"] == "drift"), key=lambda a: a["figure"] / a["limit"], reverse=True)
@@ -81,7 +83,7 @@ def of_monitor(monitoring: dict) -> str:
     because = f": {'; '.join(why)}" if why else ""
     return f"The monitor advises {ADVICE.get(monitoring['action'], 'a ' + monitoring['action'])}{because}.{unknown}"
 
-def of_loop(replay: dict, unit: str) -> str:
+def of_loop(replay: Mapping[str, Any], unit: str) -> str:
     "What the loop was worth on the periods that followed."
     called = sum(e["action"] == "retrain" for e in replay["retrains"])
     taken = sum(bool(e["adopted"]) for e in replay["retrains"])

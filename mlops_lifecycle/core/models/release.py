@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import exp, log, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, overload
 
 import numpy as np
 import pandas as pd
@@ -294,7 +294,11 @@ class Described:
     @cached_property
     def how(self) -> Kind: return KINDS[self.manifest.get("decides", "binary")]
 
-    def decision(self, score: Score) -> Any:  # 1 act, 0 wait; or amounts; a plain number for a scalar
+    @overload
+    def decision(self, score: float) -> float: ...
+    @overload
+    def decision(self, score: np.ndarray) -> np.ndarray: ...
+    def decision(self, score: Score) -> Score:  # 1 act, 0 wait; or amounts; a plain number for a scalar
         "What is decided at a score."
         if isinstance(score, float) and not self.how.amount:  # one request, thousands of times a second
             return int(score >= self.threshold)
@@ -335,7 +339,7 @@ class Release(Described):
         "What `score` gives for one request, without looking whether it might be many."
         return self.scorer.score_one(values)
 
-    def decide(self, columns: Columns) -> Any:  # as for `decision`
+    def decide(self, columns: Columns) -> Score:  # as for `decision`
         "The decisions of the release."
         return self.decision(self.score(columns))
 

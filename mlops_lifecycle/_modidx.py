@@ -2321,8 +2321,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'mlops_lifecycle/core/serving/store.py'),
                                                     'mlops_lifecycle.core.serving.store.known_until': ( 'core/serving/store.html#known_until',
                                                                                                         'mlops_lifecycle/core/serving/store.py'),
-                                                    'mlops_lifecycle.core.serving.store.microseconds': ( 'core/serving/store.html#microseconds',
-                                                                                                         'mlops_lifecycle/core/serving/store.py'),
                                                     'mlops_lifecycle.core.serving.store.open_engine': ( 'core/serving/store.html#open_engine',
                                                                                                         'mlops_lifecycle/core/serving/store.py'),
                                                     'mlops_lifecycle.core.serving.store.prediction_row': ( 'core/serving/store.html#prediction_row',

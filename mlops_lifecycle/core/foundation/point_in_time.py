@@ -58,8 +58,8 @@ def microseconds(
     "Microseconds since 1970, UTC; raises `ValueError` for a `datetime` without an offset, and for a missing time."
     if isinstance(time, int): return time
     if isinstance(time, np.datetime64):
-        if np.isnat(time): raise ValueError("a time is missing")
         value = time.item()  # a whole number, where it counts nanoseconds; a date, where days
+        if type(value) is not datetime and np.isnat(time): raise ValueError("a time is missing")
         if type(value) is not datetime: return int(time.astype("datetime64[us]").astype(np.int64))
         since = value - _START  # ten times as fast as numpy's own arithmetic
     elif time.tzinfo is None: raise ValueError(f"a time needs an offset, got {time}")

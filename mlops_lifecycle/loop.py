@@ -31,7 +31,8 @@ from .core.problem.definition import Problem
 from .monitoring import monitor
 from .operate import climb, drawn_means, judge, price
 from .release import nothing_open, reference, release_model
-from .train import Candidate, families, split, train, write_candidates
+from .core.models.candidates import Candidate, write_candidates
+from .train import families, split, train
 
 # %% ../nbs/16_loop.ipynb #16-l-spans-code
 Span: TypeAlias = tuple[pd.Timestamp, pd.Timestamp]  # start, and end which is excluded

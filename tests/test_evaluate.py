@@ -16,7 +16,7 @@ from mlops_lifecycle.core.models.slices import fairness
 from mlops_lifecycle.core.models.verdict_words import in_words, month_figure, page_of
 from mlops_lifecycle.evaluate import BEHAVIOURS, declared_groups, evaluate, group_gates, insist
 from mlops_lifecycle.formulate import problem
-from mlops_lifecycle.train import read_candidates
+from mlops_lifecycle.core.models.candidates import read_candidates
 from mlops_lifecycle.transform import FEATURES
 
 

@@ -16,7 +16,7 @@ from mlops_lifecycle.core.problem.costs import Costs
 from mlops_lifecycle.core.problem.tasks import BINARY, price
 from mlops_lifecycle.evaluate import evaluate, group_gates, insist, judged
 from mlops_lifecycle.core.models.calibration import around, in_doubt
-from mlops_lifecycle.train import figures
+from mlops_lifecycle.core.models.candidates import figures
 
 NOW = "2024-08-01T00:00:00Z"
 PLAN = {"least_saving": 0.01, "metrics": [{"name": "cost", "target": 0.7}]}

@@ -94,7 +94,8 @@ def enough_labels(
     "Pass where the rows can teach a model; raises `GoBack` to collect where they cannot."
     how = KINDS[kind]
     for name, least in {"fit": 100, "choose": 10, "test": 10}.items():
-        counts = {"or without an outcome": len(parts[name])} if how.blind else how.counts(parts[name][target])
+        counts: Mapping[int | str, int] = (
+            {"or without an outcome": len(parts[name])} if how.blind else how.counts(parts[name][target]))
         way = how_to_learn(len(parts[name]), counts, least)
         if way != "supervised":
             have = " and ".join(f"{n:,} rows with {target} = {sort}" for sort, n in counts.items())

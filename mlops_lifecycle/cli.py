@@ -16,13 +16,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from mlops_lifecycle.core.data.labelling import AnswerBook, Question
+    from mlops_lifecycle.core.models.features import FeatureSet
+    from mlops_lifecycle.core.pipeline.runner import Runner
     from mlops_lifecycle.core.pipeline.stage_run import RunRecord
     from mlops_lifecycle.core.reports.lineage import Trace
+    from mlops_lifecycle.core.serving.store import ServingLog
 
 # %% ../nbs/cli.ipynb #2c6ce027
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -49,7 +58,7 @@ def _refused(words: str) -> Exception:
     return Refused(words)
 
 # %% ../nbs/cli.ipynb #cf895a17
-def console(as_json: bool = False) -> Any:  # a Rich console
+def console(as_json: bool = False) -> "Console":
     "Where people are told things."
     from rich.console import Console
     return Console(stderr=as_json, highlight=False, soft_wrap=True)
@@ -70,7 +79,7 @@ COLOURS = {"passed": "green", "skipped": "bright_black", "went_back": "yellow", 
 
 def stage_line(
     record: dict,  # of a stage that ended
-) -> Any:          # a Rich text
+) -> "Text":
     "A stage in one line."
     from rich.text import Text
     number, _, name = record["notebook"].removesuffix(".ipynb").partition("_")
@@ -111,8 +120,8 @@ def run(
 
 # %% ../nbs/cli.ipynb #06d0fd7b
 def watch(
-    runner: Any,   # a `Runner`
-    show: Any,     # a Rich console
+    runner: "Runner",
+    show: "Console",
 ) -> "RunRecord":
     "Export what changed, then run, one line a stage."
     root = Path(runner.settings.root)
@@ -132,7 +141,7 @@ def watch(
         return runner.go()
 
 # %% ../nbs/cli.ipynb #f60ccca1
-def finish(runner: Any, record: "RunRecord", show: Any) -> int:  # exit code
+def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # exit code
     "Build the report and say in plain words how the run ended."
     from mlops_lifecycle.core.reports.summary import in_plain_words
     code, site = {"passed": 0, "went_back": 2}.get(record["status"], 1), None
@@ -167,7 +176,7 @@ def ago(
 # %% ../nbs/cli.ipynb #56097f42
 def map_table(
     rows: list[dict],  # of `core.pipeline.runner.status`
-) -> Any:              # a Rich table
+) -> "Table":
     "The life cycle as a table."
     from rich.table import Table
     from rich.text import Text
@@ -216,7 +225,7 @@ def serve(
 keys = typer.Typer(no_args_is_help=True, help="Who may ask the app: make, list and revoke keys.")
 app.add_typer(keys, name="keys")
 
-def _log() -> Any:
+def _log() -> "ServingLog":
     "The serving log of this project, whether or not anything serves yet."
     from mlops_lifecycle.core.serving.store import ServingLog
     from mlops_lifecycle.core.foundation.settings import load_settings
@@ -256,7 +265,7 @@ def revoke(id: Annotated[str, typer.Argument(metavar="ID", help="The eight digit
     console().print("It is revoked.")
 
 # %% ../nbs/cli.ipynb #a4ba4ee0
-def project_features() -> Any:
+def project_features() -> "FeatureSet":
     "The features that stage 04 defines; a project that has only its rule needs none."
     from mlops_lifecycle.transform import FEATURES
     return FEATURES
@@ -347,7 +356,7 @@ app.add_typer(labels, name="labels")
 _Who = Annotated[str, typer.Option("--annotator", help="Who answers.")]
 _At = Annotated[str, typer.Option(help="When it was answered, RFC 3339; now when not given.")]
 
-def label_desk() -> tuple[Any, Any, Any]:  # the queue, the book of answers, the question
+def label_desk() -> "tuple[pd.DataFrame, AnswerBook, Question]":  # the queue, what was answered, the question
     "What the project asks of people, and what they said."
     from mlops_lifecycle.core.data.labelling import AnswerBook
     from mlops_lifecycle.core.foundation.settings import load_settings
@@ -358,7 +367,7 @@ def label_desk() -> tuple[Any, Any, Any]:  # the queue, the book of answers, the
     if workspace.version("silver.queue") is None: raise _refused("there is no queue yet; mlops run curate makes one")
     return workspace.read("silver.queue"), AnswerBook(workspace.root / "labels.jsonl"), QUESTION
 
-def take_answers(answers: list[dict], waiting: Any, book: Any) -> int:  # how many were new
+def take_answers(answers: list[dict], waiting: "pd.DataFrame", book: "AnswerBook") -> int:  # how many were new
     "Check answers and write them down, all or none."
     import pandas as pd
 

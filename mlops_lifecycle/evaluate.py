@@ -134,7 +134,7 @@ def _measured(
     behaviours: Iterable[Behaviour], declared: Callable,
 ) -> dict:  # by name: all that `gates_of` holds against its limits, and the importance of each feature
     rows, others = case.rows, {case.best.name: case.best.decision}
-    if champion: others[f"the champion {champion.name}"] = champion.decide(columns_of(rows))
+    if champion: others[f"the champion {champion.name}"] = np.asarray(champion.decide(columns_of(rows)))
     against = {name: case.spread(savings(case.y, case.decision, other, case.costs)) for name, other in others.items()}
     protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
     names = [f.name for f in feature_set.features

@@ -7,12 +7,12 @@ __all__ = ['Span', 'Watch', 'Renew', 'Admit', 'COLOURS', 'spans', 'Decider', 'ad
            'watch', 'release_winner', 'renew', 'worth', 'costs_by_period', 'draw_replay', 'replay']
 
 # %% ../nbs/16_loop.ipynb #16-l-imports
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from .core.operations.traffic_replay import on_paper
 from .core.models.release import Release
 from .core.foundation.settings import CanarySettings, Settings
 from .core.foundation.stages import GoBack
+from .core.models.model_tests import Behaviour
 from .evaluate import evaluate, insist
 from .core.problem.costs import Costs, costs_of
 from .core.problem.definition import Problem
@@ -169,7 +170,8 @@ def renew(
     feature_set: FeatureSet, problem: Problem, plan: Mapping, settings: Settings,
     folder: Path,                         # for models and releases
     families: Mapping[str, Callable] = families,
-    **judging: Any,                       # what else 08 holds a model to: behaviours, declared
+    behaviours: Iterable[Behaviour] = (),  # that 08 holds a model to
+    declared: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: pd.DataFrame(index=rows.index),  # groups, likewise
 ) -> Decider:
     "Train, judge and release a challenger; raises `GoBack` where a gate refuses."
     with gate(gates, "train") as said:
@@ -178,7 +180,8 @@ def renew(
         said["reason"] = f"{len(candidates)} kept, fitted on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as said:
         verdict = insist(
-            evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, **judging))
+            evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, None,
+                     behaviours, declared))
         name = verdict["candidate"]
         # none where too few outcomes are known
         others = ", ".join(f"{other} {verdict['cost'] + gain[1]:.3f}" for other, gain in verdict["against"].items())

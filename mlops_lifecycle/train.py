@@ -10,7 +10,7 @@ __all__ = ['families', 'variations', 'Windows', 'windows', 'known_by', 'split', 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -133,7 +133,7 @@ def right_families(
 variations: Variations = {}  # {family: {parameter: values to try}}
 
 # %% ../nbs/07_train.ipynb #07-t-yours-logistic
-def logistic_regression(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
+def logistic_regression(categorical: list[bool], seed: int, **changes: Any) -> BaseEstimator:
     "One weight a category, a smooth curve an amount; the missing filled with the mean and marked."
     names, amounts = np.flatnonzero(categorical).tolist(), np.flatnonzero(~np.array(categorical)).tolist()
     curves = make_pipeline(
@@ -145,14 +145,14 @@ def logistic_regression(categorical: list[bool], seed: int, **changes) -> BaseEs
     return make_pipeline(columns, LogisticRegression(**usual | changes))
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting-extra-trees
-def extra_trees(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
+def extra_trees(categorical: list[bool], seed: int, **changes: Any) -> BaseEstimator:
     "Many trees with drawn splits; the missing far below everything else."
     usual = {"n_estimators": 60, "min_samples_leaf": 50, "max_features": 0.5, "random_state": seed}
     trees = ExtraTreesClassifier(**usual | changes)
     return make_pipeline(SimpleImputer(strategy="constant", fill_value=-999, keep_empty_features=True), trees)
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting
-def gradient_boosting(categorical: list[bool], seed: int, **changes) -> BaseEstimator:
+def gradient_boosting(categorical: list[bool], seed: int, **changes: Any) -> BaseEstimator:
     "Few, small steps; a split looks at a seventh of the columns, no leaf knows fewer than a hundred rows by heart."
     usual = {
         "learning_rate": 0.07, "max_iter": 120, "max_leaf_nodes": 47, "min_samples_leaf": 100,

@@ -38,7 +38,7 @@ class Decider(Protocol):
     "What decides by itself, such as a release that is in use."
     @property
     def name(self) -> str: ...
-    def decide(self, columns: Mapping[str, np.ndarray], /) -> np.ndarray: ...  # shape (n,)
+    def decide(self, columns: Mapping[str, np.ndarray], /) -> ArrayLike: ...  # shape (n,)
 
 # %% ../../../nbs/core/models/evaluation_case.ipynb #08-e-pick-code
 def pick(

@@ -44,7 +44,7 @@ def one_round() -> dict[str, float]:
         return figures | {
             f"slowest stage ({slowest['stage']})": slowest["seconds"],
             "cost a decision, model": verdict["cost"],
-            "cost a decision, bar": verdict["bar"]["cost"],
+            "cost a decision, bar": verdict["baseline"]["cost"],
         }
 
 

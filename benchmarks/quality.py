@@ -28,9 +28,9 @@ from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.core.problem.costs import costs_of, mean_cost
-from mlops_lifecycle.core.problem.baselines import bar
+from mlops_lifecycle.core.problem.baselines import baseline
 from mlops_lifecycle.formulate import problem
-from mlops_lifecycle.train import learnable, train, variations
+from mlops_lifecycle.train import training_rows, train, search_space
 from mlops_lifecycle.transform import FEATURES, transform
 
 ROOT = Path(__file__).parent.parent
@@ -124,7 +124,7 @@ def judge(year: Year, examples: pd.DataFrame, month: int, rivals: bool = True) -
     """All figures of a month; whether it costs no more than FLAML."""
     first, end = first_and_next(month)
     start = time.perf_counter()
-    candidates = train(examples, FEATURES, problem, year.settings, end, variations=variations)
+    candidates = train(examples, FEATURES, problem, year.settings, end, search_space=search_space)
     seconds = time.perf_counter() - start
     best = min(candidates, key=lambda c: c.metrics["cost"])
     def inside(a, b):
@@ -135,7 +135,7 @@ def judge(year: Year, examples: pd.DataFrame, month: int, rivals: bool = True) -
     probability, name = best.score(rows), f"{first:%B}"
     cost, rule = mean_cost(y, probability >= best.metrics["threshold"], year.costs), problem.rule
     auc_goal, cost_goal = BARS.get(month, (None, None))
-    without = bar(before[problem.target].to_numpy(int), rule.score(columns_of(before)),
+    without = baseline(before[problem.target].to_numpy(int), rule.score(columns_of(before)),
                   y, rule.score(columns_of(rows)), year.costs, rule.threshold)
     untuned = dict(zip(("auc", "cost"), BEFORE.get(month, ())))
     say(f"{name}: area under the ROC curve ({best.name})", float(roc_auc_score(y, probability)), "area",
@@ -143,7 +143,7 @@ def judge(year: Year, examples: pd.DataFrame, month: int, rivals: bool = True) -
     cheaper = True
     theirs = {}
     if rivals:
-        known_rows = learnable(examples, problem.target, end, year.settings.clock.period)
+        known_rows = training_rows(examples, problem.target, end, year.settings.clock.period)
         X_known, y_known = best.encoder.encode(known_rows), known_rows[problem.target].to_numpy(int)
         rival = flaml(X_known, y_known, best.encoder.encode(rows), seconds)
         theirs = {"FLAML": mean_cost(y, rival >= best.metrics["threshold"], year.costs)}
@@ -159,7 +159,7 @@ def honest(year: Year, examples: pd.DataFrame, month: int) -> None:
     """Nothing sees what it could not have known."""
     first, end = first_and_next(month)
     def made(of):
-        candidates = train(of, FEATURES, problem, year.settings, end, variations=variations)
+        candidates = train(of, FEATURES, problem, year.settings, end, search_space=search_space)
         best = min(candidates, key=lambda c: c.metrics["cost"])
         about = json.dumps([best.calibration, best.metrics["threshold"], best.encoder.to_dict()])
         return hashlib.sha256(model_bytes(best.estimator) + about.encode()).hexdigest()

@@ -42,7 +42,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 def _program() -> None: ...
 
 # %% ../nbs/cli.ipynb #a89785a8
-REFUSALS = {"Refused", "SettingsError", "Busy", "SourceError", "LabelError"}
+REFUSALS = {"UsageError", "SettingsError", "Busy", "SourceError", "LabelError"}
 
 @contextmanager
 def plainly() -> Iterator[None]:
@@ -54,8 +54,8 @@ def plainly() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 def _refused(words: str) -> Exception:
-    from mlops_lifecycle.core.foundation.errors import Refused
-    return Refused(words)
+    from mlops_lifecycle.core.foundation.errors import UsageError
+    return UsageError(words)
 
 # %% ../nbs/cli.ipynb #cf895a17
 def console(as_json: bool = False) -> "Console":
@@ -106,10 +106,10 @@ def run(
 ):
     "Execute stages through papermill; what did not change is skipped."
     with plainly():
-        from mlops_lifecycle.core.foundation.errors import Refused
+        from mlops_lifecycle.core.foundation.errors import UsageError
         from mlops_lifecycle.core.pipeline.runner import Runner, choose
         from mlops_lifecycle.core.foundation.settings import load_settings
-        if on_goback not in ("stop", "retry"): raise Refused(f'"--on-goback" must be stop or retry, got "{on_goback}"')
+        if on_goback not in ("stop", "retry"): raise UsageError(f'"--on-goback" must be stop or retry, got "{on_goback}"')
         settings, show = load_settings(), console(as_json)
         chosen, given = choose(stages or [], wheel, first, last), pairs(parameter or [])
         runner = Runner(settings, chosen, given, force, on_goback == "retry")
@@ -294,12 +294,12 @@ def score(
         except ValueError as error: raise _refused(str(error)) from None
         gc.disable()  # millions of small objects are made, and none of them in circles
         try:
-            requests, after = requests_of(read_rows(source), problem.Request), settings.serving.rule_after
+            requests, after = requests_of(read_rows(source), problem.Request), settings.serving.fallback_after_ages
             scored = score_requests(requests, problem, workspace, project_features, after, key)
             write_rows(scored, target)
         finally: gc.enable()
     total = scored.decision.sum()
-    decided = f"{total:,.4g} decided in all" if problem.how.amount else f"{int(total):,} to act on"
+    decided = f"{total:,.4g} decided in all" if problem.task.amount else f"{int(total):,} to act on"
     by = f"{scored.model[0]} {scored.version[0]}"
     console().print(f"{len(scored):,} rows scored by {by}, {decided}: {target}", markup=False)
 

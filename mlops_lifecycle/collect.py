@@ -32,7 +32,7 @@ from .core.data.connectors import (
 from .core.foundation.stages import GoBack
 from .core.data.streams import acknowledge_stream, batches_of_log, batches_of_stream
 from .core.foundation.settings import Source
-from .core.foundation.workspace import Workspace, ahead, outside
+from .core.foundation.workspace import Workspace, prefetch, resolve_files
 from .core.pipeline.stage_run import StageRun
 
 # %% ../nbs/02_collect.ipynb #collect-pieces
@@ -41,7 +41,7 @@ def files_of(
     root: Path,  # folder from which relative paths start
 ) -> Iterator[tuple[str, Iterator[Block]]]:  # name and rows of each file; none for a copy of an earlier one
     "The files of a source, in the order of their names."
-    seen, paths = set(), [p for p in outside(source.where, root) if p.suffix != ".sha256"]
+    seen, paths = set(), [p for p in resolve_files(source.where, root) if p.suffix != ".sha256"]
     for path in paths:
         name = path.name if len({p.name for p in paths}) == len(paths) else str(path)
         content = fingerprint(path)
@@ -410,7 +410,7 @@ def collect(
             events[name] = counted(there(batches, name), expected, loads[name])
         else:
             rows = grouped(parts_of(pieces_of(name, source, root), expected, loads[name], tuple(source.text)), size)
-            parts[name] = there(ahead(timed(with_arrival(rows, source), loads[name])), name)
+            parts[name] = there(prefetch(timed(with_arrival(rows, source), loads[name])), name)
     first = {name: next(some) for name, some in parts.items()}
     tables, dated = {}, times(first)
     own = {n: gates.get(n, {"known_at": "*"} if "known_at" in t else {}) for n, t in dated.items()}

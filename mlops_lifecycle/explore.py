@@ -24,8 +24,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from .core.quality.drift import psi
 from .core.models.features import Encoder, Feature
-from .core.models.evaluation import drawn_gains
-from .core.problem.tasks import BINARY, Kind, ask, learn, price, right_order
+from .core.models.evaluation import cluster_bootstrap
+from .core.problem.tasks import BINARY, Task, ask, learn, price, right_order
 from .core.foundation.stages import GoBack
 from .core.foundation.display import with_unit
 from .core.problem.costs import Costs, best_threshold
@@ -36,14 +36,14 @@ def explorable(
     target: str,
     as_of: pd.Timestamp,
     period: str,             # pandas offset alias: length of a judged window, such as "MS"
-    how: Kind = BINARY,      # of the problem
+    task: Task = BINARY,      # of the problem
 ) -> pd.DataFrame:
     "Examples from before the two judged windows, labelled where the kind needs it; raises `GoBack` when none are left."
     end = as_of - 2 * to_offset(period)
-    if how.blind: return examples[examples.decision_time < end].reset_index(drop=True)
+    if task.unsupervised: return examples[examples.decision_time < end].reset_index(drop=True)
     past = examples[(examples.decision_time < end) & examples[target].notna()].reset_index(drop=True)
     rows = {"rows": len(past)}
-    if how.amount:
+    if task.amount:
         if (different := past[target].nunique()) < 3:
             few = f"it has {different} different ones in {len(past):,} rows before {end:%Y-%m-%d}"
             raise GoBack("transform", f'"{target}" must be amounts, {few}', rows)
@@ -101,14 +101,14 @@ def axes(title: str, height: float = 3.2) -> Axes:
     figure.suptitle(title, x=0.01, ha="left"); ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-def named(target: str, how: Kind) -> str:
+def named(target: str, task: Task) -> str:
     "The target on an axis."
-    return f"mean {target}" if how.amount else f"share of {target}"
+    return f"mean {target}" if task.amount else f"share of {target}"
 
 def draw_rates(
     rates: pd.DataFrame,  # of `rate_over_time`
     target: str,
-    how: Kind = BINARY,
+    task: Task = BINARY,
 ) -> Figure | None:       # None where no outcome is known
     "The target over time."
     if rates.empty: return None
@@ -116,13 +116,13 @@ def draw_rates(
     days = max(1, np.diff(starts).min() / np.timedelta64(1, "D")) if len(rates) > 1 else 1
     moves = rates.low.iloc[high] > rates.high.iloc[low]
     when = "%B %Y" if days >= 28 else "%Y-%m-%d"
-    says = lambda at: f"{how.say(rates.rate.iloc[at])} in {starts[at]:{when}}"
-    title = f"moves: {says(low)}, {says(high)}" if moves else f"stays near {how.say(rates.rate.mean())}"
+    says = lambda at: f"{task.say(rates.rate.iloc[at])} in {starts[at]:{when}}"
+    title = f"moves: {says(low)}, {says(high)}" if moves else f"stays near {task.say(rates.rate.mean())}"
     ax, off = axes(f'"{target}" {title}'), [rates.rate - rates.low, rates.high - rates.rate]
     ax.errorbar([f"{start:%Y-%m-%d}" for start in starts], rates.rate, yerr=off, fmt="o-", color=COLOUR, capsize=3)
-    ax.set(xlabel="decided in the period from", ylabel=named(target, how), ylim=(0, None))
+    ax.set(xlabel="decided in the period from", ylabel=named(target, task), ylim=(0, None))
     ax.tick_params(axis="x", rotation=30)
-    if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if not task.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.get_figure(root=True)
 
 # %% ../nbs/06_explore.ipynb #exp-groups
@@ -130,7 +130,7 @@ def draw_groups(
     examples: pd.DataFrame,
     column: str, target: str,
     most: int = 15,  # groups, the largest ones
-    how: Kind = BINARY,
+    task: Task = BINARY,
 ) -> Figure | None:  # None where no outcome is known
     "The target by group, with 95 % intervals."
     if not (examples := examples[examples[target].notna()]).size: return None
@@ -140,12 +140,12 @@ def draw_groups(
     low, high = found.index[0], found.index[-1]
     title = f'"{target}" is about the same for each {column}'
     if (mean - half)[high] > (mean + half)[low]:
-        title = f'"{target}" is {how.say(mean[low])} for {low}, {how.say(mean[high])} for {high}'
+        title = f'"{target}" is {task.say(mean[low])} for {low}, {task.say(mean[high])} for {high}'
     ax = axes(title, 1.2 + 0.28 * len(found))
     ax.errorbar(mean, found.index, xerr=half, fmt="o", color=COLOUR, capsize=3)
     ax.axvline(float(examples[target].mean()), ls="--", color="0.5")
-    ax.set(xlabel=f"{named(target, how)} (dashed: all)", ylabel=column, xlim=(0, None))
-    if not how.amount: ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set(xlabel=f"{named(target, task)} (dashed: all)", ylabel=column, xlim=(0, None))
+    if not task.amount: ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.get_figure(root=True)
 
 # %% ../nbs/06_explore.ipynb #exp-missing
@@ -202,17 +202,17 @@ def rank_features(
 
 def draw_ranking(
     ranking: pd.DataFrame,  # of `rank_features`
-    how: Kind = BINARY, most: int = 25,  # most: bars
+    task: Task = BINARY, most: int = 25,  # most: bars
 ) -> Figure | None:         # None where nothing could be ranked
     "The best of the ranking as bars from 0.5 on."
     if ranking.order.isna().all(): return None
     best = ranking.iloc[0]; useless = int((ranking.order < 0.52).sum())
     rest = f"\n{useless} of {len(ranking)} say next to nothing" if useless else ""
     shown = ranking[:most][::-1]
-    ax = axes(f"{best.feature} alone: {how.order} {best.order:.2f}{rest}", 1 + 0.26 * len(shown))
+    ax = axes(f"{best.feature} alone: {task.order} {best.order:.2f}{rest}", 1 + 0.26 * len(shown))
     ax.barh(shown.feature, shown.order - 0.5, left=0.5, color=COLOUR)
     ax.axvline(0.5, color="0.4", lw=1); ax.margins(y=0.01)
-    ax.set(xlabel=f"{how.order} of the feature alone, on the later half (0.5: nothing)")
+    ax.set(xlabel=f"{task.order} of the feature alone, on the later half (0.5: nothing)")
     if len(shown) < len(ranking): ax.set_ylabel(f"the best {len(shown)} of {len(ranking)} features")
     return ax.get_figure(root=True)
 
@@ -220,18 +220,18 @@ def draw_ranking(
 def draw_relation(
     examples: pd.DataFrame,
     feature: str, target: str,
-    how: Kind = BINARY, unit: str = "",  # unit: of the feature
+    task: Task = BINARY, unit: str = "",  # unit: of the feature
 ) -> Figure | None:  # None where no outcome is known
     "Share or mean of the target over the values of a feature."
     if examples[target].isna().all(): return None
     table, numeric = relation(examples, feature, target), pd.api.types.is_numeric_dtype(examples[feature])
-    ax = axes(f'"{target}" ranges from {how.say(table.min())} to {how.say(table.max())} over {feature}')
+    ax = axes(f'"{target}" ranges from {task.say(table.min())} to {task.say(table.max())} over {feature}')
     ax.plot(table.index, table, "o-" if numeric else "o", color=COLOUR)
     ax.axhline(float(examples[target].mean()), ls="--", color="0.5")
     where = ", ".join(filter(None, [unit, "median of the bin"])) if numeric else largest(examples[feature], table)
-    ax.set(xlabel=f"{feature} ({where})" if where else feature, ylabel=named(target, how), ylim=(0, None))
+    ax.set(xlabel=f"{feature} ({where})" if where else feature, ylabel=named(target, task), ylim=(0, None))
     ax.tick_params(axis="x", rotation=45)
-    if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if not task.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax.get_figure(root=True)
 
 def relation(examples: pd.DataFrame, feature: str, target: str) -> pd.Series:  # by median of the bin, or by name
@@ -252,7 +252,7 @@ def largest(values: pd.Series, table: pd.Series) -> str:  # of `relation`; "" wh
 def draw_relations(
     examples: pd.DataFrame,
     features: Iterable[str], target: str,
-    most: int = 12, how: Kind = BINARY,
+    most: int = 12, task: Task = BINARY,
     units: Mapping[str, str] = {},  # by feature
 ) -> Figure | None:  # None where no outcome is known
     "The relation of each feature with the target, as small figures."
@@ -266,7 +266,7 @@ def draw_relations(
     title = f'Nothing parts "{target}"'
     if shares:
         first, share = next(iter(shares.items()))
-        title = f'{first} parts "{target}" most: {how.say(share.min())} to {how.say(share.max())}'
+        title = f'{first} parts "{target}" most: {task.say(share.min())} to {task.say(share.max())}'
     figure.suptitle(title, x=0.01, ha="left")
     for ax, (name, share) in zip(panels, shares.items()):
         numeric = pd.api.types.is_numeric_dtype(examples[name])
@@ -277,7 +277,7 @@ def draw_relations(
         ends = [with_unit(share.index[end])[:9] for end in (0, -1)]
         ax.set_xticks([at[0], at[-1]], ends, fontsize="x-small")
         ax.spines[["top", "right"]].set_visible(False)
-        if not how.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        if not task.amount: ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for ax in panels[len(shares):]: ax.set_visible(False)
     return figure
 
@@ -350,14 +350,14 @@ def draw_drift(
 def suspect_leaks(
     ranking: pd.DataFrame,      # of `rank_features`
     leak_limit: float = 0.99,   # of [evaluate] of the settings: share of pairs in the right order, 0.5 to 1
-    how: Kind = BINARY,
+    task: Task = BINARY,
 ) -> None:
     "Raise `GoBack` to transform when a feature alone does better than an honest one could."
     if not 0.5 <= leak_limit <= 1: raise ValueError(f'"leak_limit" must be 0.5 to 1, got {leak_limit}')
     suspects = ranking[ranking.order > leak_limit]
     if len(suspects):
         name, order = suspects.feature.iloc[0], suspects.order.iloc[0]
-        alone = f'"{name}" alone: {how.order} {order:.4f}, an honest feature at most {leak_limit:.2f}'
+        alone = f'"{name}" alone: {task.order} {order:.4f}, an honest feature at most {leak_limit:.2f}'
         raise GoBack("transform", f"{alone}: is it known at the decision?",
                      {str(f.feature): {"figure": f.order, "limit": leak_limit} for f in suspects.itertuples()})
 
@@ -386,14 +386,14 @@ def decided(
     "Learn quickly from rows drawn from before, decide after."
     encoder, cut = Encoder.fit(before, features), int(0.8 * len(before))
     few = [name in encoder.categories and len(encoder.categories[name]) <= 250 for name in encoder.names]
-    matrix, y, how = encoder.encode(before), before[target].to_numpy(float), costs.how
-    quick = HistGradientBoostingRegressor if how.amount else HistGradientBoostingClassifier
+    matrix, y, task = encoder.encode(before), before[target].to_numpy(float), costs.task
+    quick = HistGradientBoostingRegressor if task.amount else HistGradientBoostingClassifier
     options: dict[str, Any] = {"categorical_features": few, "early_stopping": False, "random_state": seed}
     model = quick(max_iter=60, learning_rate=0.12, max_leaf_nodes=15, **options)
     drawn = np.random.default_rng(seed).integers(cut, size=cut)
     learn(model, matrix[drawn], y[drawn])
     threshold = best_threshold(y[cut:], ask(model, matrix[cut:]), costs)
-    return price(after[target].to_numpy(float), how.decide(ask(model, encoder.encode(after)), threshold), costs)
+    return price(after[target].to_numpy(float), task.decide(ask(model, encoder.encode(after)), threshold), costs)
 
 # %% ../nbs/06_explore.ipynb #exp-ideas
 def try_ideas(
@@ -417,7 +417,7 @@ def try_ideas(
         cells = [[a - b for a, b in zip(*both)] for both in zip(without, price([idea]))]
         gains = np.mean([np.concatenate(folds) for folds in cells], axis=0); saves = float(gains.mean())
         means = [fold.mean() for folds in cells for fold in folds]
-        luck = np.hypot(drawn_gains(gains, days, seed=seed).std(), np.std(means, ddof=1) / np.sqrt(len(means)))
+        luck = np.hypot(cluster_bootstrap(gains, days, seed=seed).std(), np.std(means, ddof=1) / np.sqrt(len(means)))
         low, high = float(saves - z * luck), float(saves + z * luck)
         found.append(dict(idea=idea.name, saves=saves, low=low, high=high, gains=bool(saves > z * luck)))
     found = pd.DataFrame(found, columns=["idea", "saves", "low", "high", "gains"])
@@ -432,7 +432,7 @@ def take_ideas(
     gaining = tried[tried.gains]
     if gaining.empty: return
     best = gaining.iloc[0]
-    saves = f'the idea "{best.idea}" surely saves {best.low:.3f} to {best.high:.3f} a decision: it should be a feature'
+    saves = f'the idea "{best.idea}" saves significantly {best.low:.3f} to {best.high:.3f} a decision: it should be a feature'
     raise GoBack("transform", saves, {str(t.idea): {"figure": t.low, "limit": 0.0} for t in gaining.itertuples()},
                  {"ideas": ", ".join([*taken, *gaining.idea])})
 
@@ -442,13 +442,13 @@ def explore(
     features: Iterable[str],
     target: str,
     period: str,
-    leak_limit: float = 0.99, how: Kind = BINARY,
+    leak_limit: float = 0.99, task: Task = BINARY,
 ) -> dict:  # rows, rates, ranking, twins, drift: plain data
     "What can be said about gold; raises `GoBack` on a suspected leak."
     features = list(features)
     worth_looking(past, features, target)
     ranking = rank_features(past, features, target)
-    suspect_leaks(ranking, leak_limit, how)
+    suspect_leaks(ranking, leak_limit, task)
     rates = rate_over_time(past, target, period).reset_index()
     rates = rates.assign(decision_time=rates.decision_time.dt.strftime("%Y-%m-%d"))
     plain = lambda frame: frame.astype(object).where(frame.notna(), None).to_dict("records")

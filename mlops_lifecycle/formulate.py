@@ -27,7 +27,7 @@ def formulate(
         says = f'the plan must name a metric "cost" in "{problem.unit}", it names {named}'
         raise GoBack("plan", says, evidence={"unit": problem.unit, "metrics": named})
     rule, prices = problem.rule, {"missed": costs.missed, "needless": costs.needless}
-    if problem.how.blind: prices["capacity"] = costs.capacity
+    if problem.task.unsupervised: prices["capacity"] = costs.capacity
     return {
         "name": problem.name, "kind": problem.kind, "entity": problem.entity, "target": problem.target,
         "action": problem.action, "unit": problem.unit, "costs": prices, "request": problem.Request.model_json_schema(),

@@ -21,19 +21,19 @@ from pandas.tseries.frequencies import to_offset
 
 from .core.foundation.point_in_time import known, moment
 from .core.models.features import FeatureSet, columns_of
-from .core.operations.traffic_replay import on_paper
+from .core.operations.traffic_replay import simulate_traffic
 from .core.models.release import Release
 from .core.foundation.settings import CanarySettings, Settings
 from .core.foundation.stages import GoBack
 from .core.models.model_tests import Behaviour
-from .evaluate import evaluate, insist
+from .evaluate import evaluate, enforce
 from .core.problem.costs import Costs, costs_of
 from .core.problem.definition import Problem
 from .monitoring import monitor
-from .operate import climb, drawn_means, judge, price
+from .operate import run_canary, drawn_means, judge, price
 from .release import nothing_open, reference, release_model
 from .core.models.candidates import Candidate, write_candidates
-from .train import families, split, train
+from .train import estimators, split, train
 
 # %% ../nbs/16_loop.ipynb #16-l-spans-code
 Span: TypeAlias = tuple[pd.Timestamp, pd.Timestamp]  # start, and end which is excluded
@@ -65,12 +65,12 @@ def admit(
     seed: int = 0, confidence: float = 0.9, draws: int = 500,
 ) -> tuple[np.ndarray, dict]:     # the decisions made, shape (n,), and the gate's record
     "Let the challenger in step by step while the period is played."
-    traffic = on_paper(rows.assign(stable=champion.decide(rows), canary=challenger.decide(rows)), seed)
+    traffic = simulate_traffic(rows.assign(stable=champion.decide(rows), canary=challenger.decide(rows)), seed)
     judging = partial(judge, costs=costs, limits=limits, seed=seed, confidence=confidence, draws=draws)
-    verdict, steps = climb(limits.steps, lambda share: None, traffic.play, judging, costs)
+    verdict, steps = run_canary(limits.steps, lambda share: None, traffic.play, judging, costs)
     rest = challenger if verdict.action == "next" else champion
     decided = np.concatenate([traffic.decisions.decision.to_numpy(float), rest.decide(rows.iloc[traffic.at:])])
-    decided = decided.astype(costs.how.outcome)
+    decided = decided.astype(costs.task.outcome)
     reached = f"reached {steps[-1]['share']:g} %: {verdict.reason}" if steps else verdict.reason
     return decided, {"stage": "operate", "passed": verdict.action == "next", "reason": reached, "requests": traffic.at}
 
@@ -155,8 +155,8 @@ def release_winner(
 ) -> Release:
     "Write a release as 12 does, and read it back as the app would."
     described, = write_candidates([winner], folder / f"{clock:%Y-%m-%d}", folder)
-    parts = split(then, problem.target, clock, settings.clock.period, problem.how)
-    judged = [parts["choose"], parts["test"]]
+    parts = split(then, problem.target, clock, settings.clock.period, problem.task)
+    judged = [parts["validation"], parts["test"]]
     world = reference(judged, feature_set, [winner.score(p) for p in judged], problem.target)
     content = (folder / described["model"]).read_bytes()
     name = release_model(folder / "releases", described, content, verdict, plan, feature_set.describe(), world, problem,
@@ -169,17 +169,17 @@ def renew(
     examples: pd.DataFrame, times: dict,  # gold.examples as known at the end of all, and when its values became known
     feature_set: FeatureSet, problem: Problem, plan: Mapping, settings: Settings,
     folder: Path,                         # for models and releases
-    families: Mapping[str, Callable] = families,
+    estimators: Mapping[str, Callable] = estimators,
     behaviours: Iterable[Behaviour] = (),  # that 08 holds a model to
     declared: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: pd.DataFrame(index=rows.index),  # groups, likewise
 ) -> Decider:
     "Train, judge and release a challenger; raises `GoBack` where a gate refuses."
     with gate(gates, "train") as said:
         then = known(examples, clock, times)
-        candidates = train(then, feature_set, problem, settings, clock, families, sample=settings.train.renew_sample)
+        candidates = train(then, feature_set, problem, settings, clock, estimators, sample=settings.train.renew_sample)
         said["reason"] = f"{len(candidates)} kept, fitted on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as said:
-        verdict = insist(
+        verdict = enforce(
             evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source, None,
                      behaviours, declared))
         name = verdict["candidate"]

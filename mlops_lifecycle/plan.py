@@ -121,7 +121,7 @@ class Plan(Part):
     reactions: tuple[Reaction, ...]
     ethics: tuple[Ethics, ...]
     revisit: Revisit
-    least_saving: float = Field(ge=0, allow_inf_nan=False)  # cost units a decision, against the best way without a model
+    min_saving: float = Field(ge=0, allow_inf_nan=False)  # cost units a decision, against the best way without a model
 
     @model_validator(mode="after")
     def _parts_fit(self):
@@ -163,7 +163,7 @@ def _page(plan: Plan) -> str:
 def _limits(plan: Plan) -> str:
     "What a model must save, and when people look at the experience again."
     unit, rule = next(m.unit for m in plan.metrics if m.name == "cost"), plan.revisit
-    saves = f"A model must save at least {plan.least_saving:g} {unit} against the best way to decide without one."
+    saves = f"A model must save at least {plan.min_saving:g} {unit} against the best way to decide without one."
     review = (f"The experience is reviewed when more than {rule.share_above:.0%} of at least {rule.at_least} answers"
               f" are “{rule.reaction}”.")
     return f"<p>{escape(saves)} {escape(review)}</p>"
@@ -209,4 +209,4 @@ plan = Plan(
         off="The operator on duty, with one command; the rule serves on, and without the rule the desk informs as it"
             " always did."),
     revisit=Revisit(reaction="ignored", share_above=0.5, at_least=50),
-    least_saving=0.01)
+    min_saving=0.01)

@@ -96,7 +96,7 @@ def _tables(
     problem: Problem,
 ) -> dict[str, str]: # {what it tells: Markdown}
     "The tables of a model card."
-    costs = {f"this model, {verdict['threshold']:.3f} {problem.how.axis}": verdict["cost"]} | verdict["bar"]["costs"]
+    costs = {f"this model, {verdict['threshold']:.3f} {problem.task.axis}": verdict["cost"]} | verdict["baseline"]["costs"]
     result = {True: "holds", False: "fails", None: "not judged"}
     judged = {True: "worse", False: "yes", None: "no, too few"}
     pairs = lambda of: [f"{name} {value}" for name, value in of.items()] if isinstance(of, Mapping) else of
@@ -118,23 +118,23 @@ def model_card(
     problem: Problem,
 ) -> str:                               # Markdown
     "What the model is for, what it costs, and what nobody knows about it."
-    how, known, table = problem.how, verdict["cost"] is not None, _tables(manifest, verdict, problem)
-    told = (lambda value: f"{value:.4g}") if how.amount else (lambda value: f"{value:.1%}")
+    task, known, table = problem.task, verdict["cost"] is not None, _tables(manifest, verdict, problem)
+    told = (lambda value: f"{value:.4g}") if task.amount else (lambda value: f"{value:.1%}")
     found = f"it acts on {told(verdict['acted'])}; what came of them is not known yet"
     saved = "What it saves is not known: too few outcomes had come in when it was released.\n"
     if known:
         happened, acted = told(verdict["happened"]), told(verdict["acted"])
-        found = how.found.format(happened=happened, acted=acted, target=problem.target)
+        found = task.found.format(happened=happened, acted=acted, target=problem.target)
         saved = (f"It saves {verdict['saving']:.3f} against the cheapest of the others, with {verdict['gain'][0]:.3f} "
                  f"to {verdict['gain'][1]:.3f} as the interval of that figure.\n")
-    missed, needless = how.mistakes
+    missed, needless = task.mistakes
     return "\n".join([
         f"# {manifest['name']}, {problem.name}", f"\n{plan['objective']}\n",
         f"Decides whether to {problem.action}, for each {problem.entity}. {missed.capitalize()} costs "
         f"{manifest['costs']['missed']:g}, {needless} {manifest['costs']['needless']:g}.",
         f"\n## What it costs\n\nOn the last period before {manifest['as_of'][:10]}, which it had not seen: "
         f"{verdict['rows']:,} rows, {found}.\n", table["costs"], saved, "## Gates\n", table["gates"],
-        f"## Groups\n\n`other` is what the bar ({verdict['bar']['name']}) costs there.\n", table["groups"],
+        f"## Groups\n\n`other` is what the baseline ({verdict['baseline']['name']}) costs there.\n", table["groups"],
         "## Features\n", markdown_table(manifest["features"]["features"]),
         "## Limits\n\n"
         "The figures hold for periods like the judged one. Groups that were too few to be judged are unknown, "
@@ -154,7 +154,7 @@ def release_rule(
         "kind": "rule", "name": rule.name, "version": rule.version, "threshold": rule.threshold, "rule": rule.sha,
         "problem": problem.name, "decides": problem.kind, "lineage": dict(lineage)}
     card = (f"# {rule.name}, {problem.name}\n\nA rule, version {rule.version}: no model, no data. "
-            f"Its threshold is {rule.threshold:.4g} ({problem.how.axis}).\n")
+            f"Its threshold is {rule.threshold:.4g} ({problem.task.axis}).\n")
     try: return write_release(releases, manifest, {"card.md": card.encode()}).name
     except ValueError as error: raise GoBack("formulate", str(error), evidence={"rule": rule.version}) from error
 
@@ -176,7 +176,7 @@ def release_model(
         "threshold": verdict["threshold"], "encoder": candidate["encoder"], "calibration": candidate["calibration"],
         "features": dict(features), "recipes": candidate.get("recipes", []), "problem": problem.name,
         "costs": {"missed": costs.missed, "needless": costs.needless}, "review": band and [band["low"], band["high"]],
-        "verdict": {k: verdict[k] for k in ("cost", "bar", "gain", "saving", "rows")}, "lineage": dict(lineage),
+        "verdict": {k: verdict[k] for k in ("cost", "baseline", "gain", "saving", "rows")}, "lineage": dict(lineage),
         "environment": environment(),
     }
     files = {"card.md": model_card(manifest, plan, verdict, problem).encode(),

@@ -36,7 +36,7 @@ from mlops_lifecycle.core.serving.api import (
     Amount, Decided, DecidedAmount, Deploy, Errors, Prediction, Promote, feedback_request, predict, router,
 )
 from .core.serving.contract import breaking_changes, complete_route
-from .core.serving.middleware import LOG, Door, FieldError, Refusal, refusal_for, shown
+from .core.serving.middleware import LOG, ServingMiddleware, FieldError, ApiError, refusal_for, shown
 from .core.models.features import FeatureSet
 from .core.serving.store import NotStored, sqlite_warning
 from .core.serving.server import settle, with_parent
@@ -74,12 +74,12 @@ def openapi_of(
     bodies: dict[str, type[BaseModel]] = {
         "/v1/predict": problem.Request, "/v1/feedback": feedback_request(plan),
         "/v1/admin/deploy": Deploy, "/v1/admin/promote": Promote,
-        "/v1/reviews/{prediction_id}": DecidedAmount if problem.how.amount else Decided}
+        "/v1/reviews/{prediction_id}": DecidedAmount if problem.task.amount else Decided}
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(Model, "validation") for Model in (*bodies.values(), Errors)]
     _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     parts = document.setdefault("components", {}); parts.setdefault("schemas", {}).update(schemas["$defs"])
-    if problem.how.amount: _tell_amounts(parts["schemas"])
-    if problem.how.blind: _tell_unlike(parts["schemas"])
+    if problem.task.amount: _tell_amounts(parts["schemas"])
+    if problem.task.unsupervised: _tell_unlike(parts["schemas"])
     written = {path: ({"$ref": f"#/components/schemas/{M.__name__}"}, example_of(M)) for path, M in bodies.items()}
     one, example = written["/v1/predict"]
     listed = {"requests": {"type": "array", "minItems": 1, "items": one}}
@@ -95,7 +95,7 @@ def openapi_of(
 
 def answer_type(problem: Problem) -> type[Prediction] | type[Amount]:
     "What an answer must be."
-    return Amount if problem.how.amount else Prediction
+    return Amount if problem.task.amount else Prediction
 
 # %% ../nbs/09_code.ipynb #09-c-tell-code
 def _tell_amounts(schemas: dict[str, Any]) -> None:
@@ -113,7 +113,7 @@ def _tell_unlike(schemas: dict[str, Any]) -> None:
 # %% ../nbs/09_code.ipynb #09-c-create-code
 APP = "mlops_lifecycle.serving:create_app"  # for servers that import the app themselves
 
-class ServingApp(Door):
+class ServingApp(ServingMiddleware):
     "An ASGI app behind its door, and what it holds."
     def __init__(self, app: FastAPI, serving: Serving, replay: bool):
         quick = {("POST", "/v1/predict"): lambda request: predict(request, serving)}
@@ -139,9 +139,9 @@ def create_app(
     app.openapi = lambda: document
     schema = serving.Request.model_json_schema()
     app.state.page = web_form.page(
-        problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.how.amount)
+        problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.task.amount)
     app.include_router(router); _serve_docs(app, problem.name)
-    for kind in (Refusal, NotStored, HTTPException, RequestValidationError): app.add_exception_handler(kind, _refused)
+    for kind in (ApiError, NotStored, HTTPException, RequestValidationError): app.add_exception_handler(kind, _refused)
     return ServingApp(app, serving, replay)
 
 # %% ../nbs/09_code.ipynb #09-c-lifespan
@@ -151,7 +151,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     serving: Serving = app.state.serving
     if "MLOPS_WORKER" in os.environ: with_parent(int(os.environ["MLOPS_WORKER"]))
     if serving.log.database.file and (warning := sqlite_warning()): LOG.warning(warning)
-    await serving.memory.look()
+    await serving.memory.refresh()
     if not serving.memory.ring.ever and not serving.memory.replay: LOG.warning(NO_KEY)
     settle(); following = asyncio.create_task(serving.upkeep.follow())
     yield
@@ -170,14 +170,14 @@ NO_KEY = ("no API key exists yet: requests from this machine are answered withou
 
 def _refused(request: HttpRequest, error: Exception) -> Response:
     "A refusal in the form that the route's callers expect."
-    if isinstance(error, HTTPException): refusal = Refusal(error.status_code, str(error.detail).lower())
+    if isinstance(error, HTTPException): refusal = ApiError(error.status_code, str(error.detail).lower())
     elif isinstance(error, RequestValidationError):
         wrong = [FieldError(field=shown(str(e["loc"][-1])), message=e["msg"]) for e in error.errors()]
-        refusal = Refusal(422, "is wrong", errors=wrong)
+        refusal = ApiError(422, "is wrong", errors=wrong)
     else: refusal = refusal_for(error)
     return _formed(request.url.path, refusal)
 
-def _formed(path: str, refusal: Refusal) -> Response:
+def _formed(path: str, refusal: ApiError) -> Response:
     if not path.startswith("/v2/models"): return refusal.response()
     return Response(v2.failure(refusal), refusal.status, refusal.HEADERS.get(refusal.status), "application/json")
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['artificial', 'served', 'Check', 'check_contract', 'check_load', 'check_privacy', 'bad_requests', 'check_security',
-           'check_bias', 'request_of', 'check_skew', 'release_candidate', 'stage_subject', 'insist']
+           'check_bias', 'request_of', 'check_skew', 'release_candidate', 'stage_subject', 'enforce']
 
 # %% ../nbs/11_test.ipynb #11-t-imports
 import json
@@ -184,7 +184,7 @@ def check_bias(
         groups = [g for g in problem.Request.model_fields[name].examples or [] if g is not None]
         shares = {g: float(np.mean([decided(r | {name: g}) for r in requests])) for g in groups}
         gap = max(shares.values()) - min(shares.values())
-        if problem.how.amount: gap /= abs(float(np.mean(list(shares.values())))) or 1.0
+        if problem.task.amount: gap /= abs(float(np.mean(list(shares.values())))) or 1.0
         if gap >= worst:
             worst, words = gap, f'"{name}" alone: ' + ", ".join(f"{g} {share:.2f}" for g, share in shares.items())
     return Check("bias", worst, limit, stage, words)
@@ -272,7 +272,7 @@ def stage_subject(
             check_privacy(problem, requests, workspace.root)]
 
 # %% ../nbs/11_test.ipynb #11-t-insist-code
-def insist(
+def enforce(
     subjects: Mapping[str, list[Check]],  # "rule", and "model" when there is one
 ) -> dict:                                # the same as plain data
     "Pass where every check holds; raises `GoBack` to the stage of the first that does not."

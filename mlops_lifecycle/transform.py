@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEATHER', 'REPORTED', 'TREND', 'STORM', 'TRAFFIC', 'UNITS', 'HOUR', 'HOLIDAYS', 'DAYS', 'FROM_HOLIDAY', 'FEATURES',
-           'Parts', 'Lookups', 'recent_mean', 'every', 'on_grid', 'stretches', 'still_open', 'planned', 'last_outcomes',
+           'Parts', 'Lookups', 'recent_mean', 'every', 'on_grid', 'chunks', 'still_open', 'planned', 'last_outcomes',
            'decisions', 'in_order', 'moments_of', 'check_inputs', 'examples', 'traffic', 'lookups', 'hour_of_day',
            'day_of_week', 'holiday_distance', 'from_holiday', 'hours_since', 'turnaround', 'planned_turnaround',
            'looked_up', 'with_features', 'gates_of', 'Gold', 'transform']
@@ -92,7 +92,7 @@ def on_grid(
     return pd.DataFrame(table).assign(known_at=lambda t: t.known_at.dt.tz_localize("UTC"))
 
 # %% ../nbs/04_transform.ipynb #tf-stretches
-def stretches(
+def chunks(
     grid: pd.DatetimeIndex,
     keys: int = 1,          # histories that are made of each moment
     most: int = 500_000,  # rows of a part
@@ -344,7 +344,7 @@ def lookups(
     half_hours, hours = (every(step, flights.scheduled_departure.min(), as_of) for step in ("30min", "1h"))
     def gridded(name, key, grid, keys):
         events = flights.assign(city="all")[[*key, *MOVING]]
-        return (on_grid(events, key, stretch, measure_traffic(name, stretch)) for stretch in stretches(grid, keys))
+        return (on_grid(events, key, stretch, measure_traffic(name, stretch)) for stretch in chunks(grid, keys))
     yield "weather", weather_lookup(silver["weather"])
     both = zip(gridded("origin", ("origin",), half_hours, 3), gridded("city", ("city",), half_hours, 3))
     yield "origin", (origin.merge(city.drop(columns="city"), on="known_at") for origin, city in both)

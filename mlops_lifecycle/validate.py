@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Catalog', 'Reader', 'RANGES', 'TYPES', 'EXPECTATIONS', 'expected_of_bronze', 'expected_of_silver', 'expected_of_gold',
-           'gate', 'seen', 'hidden_columns', 'moved', 'explain', 'insist', 'as_alarms', 'validate']
+           'gate', 'profile_table', 'hidden_columns', 'drift_alerts', 'explain', 'enforce', 'as_alarms', 'validate']
 
 # %% ../nbs/05_validate.ipynb #val-imports
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,7 +16,7 @@ from .core.data.change_capture import EVENT_COLUMNS, is_events
 from .core.quality.expectations import Expectation, check
 from .core.quality.profiles import describe_table, entries
 from .core.quality.drift import ZONES, alarms, changes, judge
-from .core.problem.tasks import BINARY, Kind
+from .core.problem.tasks import BINARY, Task
 from .core.foundation.stages import GoBack, stage
 from .core.foundation.settings import DriftSettings, Source
 from .formulate import problem
@@ -73,7 +73,7 @@ def expected_of_silver(
 # %% ../nbs/05_validate.ipynb #val-gold
 def expected_of_gold(
     features: Mapping[str, Any],  # the document of 04: features and lookups
-    target: str, how: Kind = BINARY,  # of the problem
+    target: str, task: Task = BINARY,  # of the problem
 ) -> list[Expectation]:
     "What the features' declarations promise of gold."
     found = []
@@ -82,8 +82,8 @@ def expected_of_gold(
     about("ExpectColumnValuesToBeUnique", "key", why="one row a decision")
     about("ExpectColumnValuesToNotBeNull", "decision_time", why="every decision has its moment")
     def outcome(kind: str, why: str, **arguments): about(kind, target, "curate", why, **arguments)
-    if how.amount: outcome("ExpectColumnUniqueValueCountToBeBetween", "amounts must differ", min_value=3)
-    elif how.blind: outcome("ExpectColumnDistinctValuesToBeInSet", "an outcome, where there is one", value_set=[0, 1])
+    if task.amount: outcome("ExpectColumnUniqueValueCountToBeBetween", "amounts must differ", min_value=3)
+    elif task.unsupervised: outcome("ExpectColumnDistinctValuesToBeInSet", "an outcome, where there is one", value_set=[0, 1])
     else: outcome("ExpectColumnDistinctValuesToEqualSet", "both outcomes must occur", value_set=[0, 1])
     about("ExpectColumnPairValuesAToBeGreaterThanB", back_to="curate",
           why="an answer known before its question is a leak",
@@ -117,7 +117,7 @@ def gate(
     raise GoBack(first.back_to, f"{how_many}; first: {what}", evidence)
 
 # %% ../nbs/05_validate.ipynb #val-seen
-def seen(
+def profile_table(
     reader: Callable[[str], Reader],      # of a run: what reads some columns of a table
     head: Callable[[str], pd.DataFrame],  # of a run: all columns of a table, without rows
     published: Mapping[str, Mapping],     # {table: its entry in the workspace, with rows and gates}
@@ -142,12 +142,12 @@ def hidden_columns(catalog: Catalog) -> set[str]:
     return personal | set(problem.personal)
 
 # %% ../nbs/05_validate.ipynb #val-moved
-def moved(
+def drift_alerts(
     log: pd.DataFrame,  # of core.quality.profiles, this run's entries among them
     limits: DriftSettings,
 ) -> list[dict]:        # alarms, the oldest first
     "Which tables changed more than they do."
-    return alarms(judge(changes(log, limits.least_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
+    return alarms(judge(changes(log, limits.min_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
 
 # %% ../nbs/05_validate.ipynb #val-explained
 def explain(
@@ -158,7 +158,7 @@ def explain(
     def name(alarm: Mapping): return f"{alarm['period']} {alarm['table']} {alarm['column']}".rstrip()
     return [dict(a) | {"explained": reasons.get(name(a), "")} for a in alarms]
 
-def insist(
+def enforce(
     alarms: Iterable[Mapping],    # of `explain`
     go_back_on: Collection[str],  # figures
 ) -> None:
@@ -230,7 +230,7 @@ def validate(
     sources: Mapping[str, Source],        # of the settings
     target: str = problem.target,         # these three: what the project declares
     expectations: Iterable[Expectation] = EXPECTATIONS,
-    how: Kind = problem.how,
+    task: Task = problem.task,
 ) -> pd.DataFrame:                        # one row an expectation
     "Check everything that must hold; raises `GoBack` where a table is not there at all."
     brought = [name for name, source in sources.items() if source.kind != "log"]
@@ -238,7 +238,7 @@ def validate(
     wanted = [
         *expected_of_bronze(catalog, brought, events),
         *expected_of_silver(catalog, {name: tuple(source.key) for name, source in sources.items()}),
-        *expected_of_gold(features, target, how),
+        *expected_of_gold(features, target, task),
         *expectations,
     ]
     absent = sorted({e.table for e in wanted} - set(published))

@@ -165,8 +165,8 @@ def sample(flights, tmp_path_factory) -> dict:
         "MLOPS_SOURCE__FLIGHTS__WHERE": folder / "flights.csv", "MLOPS_REPORTS": folder / "reports",
         "MLOPS_CLOCK__AS_OF": "2013-06-01T00:00:00Z", "MLOPS_CLOCK__PERIODS": 1,
         # each fifth flight proves little
-        "MLOPS_EVALUATE__DRAWS": 100, "MLOPS_EVALUATE__LEAST_GAIN": -0.05, "MLOPS_EVALUATE__FAIRNESS_LIMIT": 0.6,
-        "MLOPS_CANARY__STEPS": "10, 50, 100", "MLOPS_CANARY__LEAST_LABELLED": 200,  # fewer are luck
+        "MLOPS_EVALUATE__BOOTSTRAP_DRAWS": 100, "MLOPS_EVALUATE__MIN_GAIN": -0.05, "MLOPS_EVALUATE__FAIRNESS_LIMIT": 0.6,
+        "MLOPS_CANARY__STEPS": "10, 50, 100", "MLOPS_CANARY__MIN_LABELLED": 200,  # fewer are luck
         # a busy machine proves nothing
         "MLOPS_CANARY__MAX_P99_MS": 20_000, "MLOPS_SERVING__LATENCY_LIMIT_MS": 20_000,
         "MLOPS_SERVING__DECISION_LIMIT_MS": 20_000,

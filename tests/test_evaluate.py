@@ -14,7 +14,7 @@ from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.models.slices import fairness
 from mlops_lifecycle.core.models.verdict_words import in_words, month_figure, page_of
-from mlops_lifecycle.evaluate import BEHAVIOURS, declared_groups, evaluate, group_gates, insist
+from mlops_lifecycle.evaluate import BEHAVIOURS, declared_groups, evaluate, group_gates, enforce
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.models.candidates import read_candidates
 from mlops_lifecycle.transform import FEATURES
@@ -25,7 +25,7 @@ class Court:
     def __init__(self, lived):
         workspace = Workspace(lived.workspace)
         chosen = {k: str(v) for k, v in lived.settings.items()}
-        limits = {"MLOPS_EVALUATE__LEAST_GAIN": "0", "MLOPS_EVALUATE__GROUP_LIMIT": "0"}
+        limits = {"MLOPS_EVALUATE__MIN_GAIN": "0", "MLOPS_EVALUATE__GROUP_LIMIT": "0"}
         self.settings = load_settings(ROOT, environ=chosen | limits)
         self.examples = workspace.read("gold.examples", as_of=pd.Timestamp(self.settings.clock.as_of))
         self.candidates = read_candidates(workspace.load("candidates"), workspace.root)
@@ -61,7 +61,7 @@ def test_the_verdict_is_a_sentence_a_figure_and_a_table_of_gates(court):
     assert "less" in month_figure(verdict, problem).axes[0].get_title(loc="left")
     assert {g["stage"] for g in verdict["gates"]} == {"formulate", "collect", "transform", "train"}
     assert all(g["passed"] in (True, False, None) for g in verdict["gates"])
-    assert verdict["metric"]["ranked"] and verdict["importance"][0]["dearer"] > 0
+    assert verdict["metric"]["ranked"] and verdict["importance"][0]["cost_increase"] > 0
     assert {s["column"] for s in verdict["slices"]} >= {"origin", "carrier", "distance flown", "found"}
     assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict  # plain data
 
@@ -69,8 +69,8 @@ def test_the_verdict_is_a_sentence_a_figure_and_a_table_of_gates(court):
 def test_no_gain_leads_back_to_train(court):
     def by_rule(rows): return np.where(problem.rule.decide(columns_of(rows)) == 1, 0.99, 0.0)
     as_the_rule = court.like("as the rule", by_rule)
-    with pytest.raises(GoBack, match='back to train: as the rule failed "surely saves against') as back:
-        insist(court.verdict(as_the_rule))
+    with pytest.raises(GoBack, match='back to train: as the rule failed "saves significantly against') as back:
+        enforce(court.verdict(as_the_rule))
     assert back.value.parameters == {"sample": 0}
 
 
@@ -97,8 +97,8 @@ def test_a_weak_group_that_nobody_declared_is_found(court):
 
 
 def test_changed_costs_and_a_metric_that_leads_elsewhere_lead_back_to_formulate(court):
-    dearer = court.settings.model_copy(update={"costs": court.settings.costs.model_copy(update={"missed": 7.0})})
-    assert court.failed(settings=dearer)["formulate"] == '"missed" costs what was formulated'
+    cost_increase = court.settings.model_copy(update={"costs": court.settings.costs.model_copy(update={"missed": 7.0})})
+    assert court.failed(settings=cost_increase)["formulate"] == '"missed" costs what was formulated'
     def at(threshold):
         metrics = {"cost": 9.0, "threshold": threshold}
         return SimpleNamespace(name=f"from {threshold} on", score=court.winner.score, metrics=metrics)

@@ -14,18 +14,18 @@ from mlops_lifecycle.core.models.slices import fairness, slices
 from mlops_lifecycle.core.models.verdict_words import in_words, way
 from mlops_lifecycle.core.problem.costs import Costs
 from mlops_lifecycle.core.problem.tasks import BINARY, price
-from mlops_lifecycle.evaluate import evaluate, group_gates, insist, judged
-from mlops_lifecycle.core.models.calibration import around, in_doubt
+from mlops_lifecycle.evaluate import evaluate, group_gates, enforce, evaluation_case
+from mlops_lifecycle.core.models.calibration import conformal_interval, in_doubt
 from mlops_lifecycle.core.models.candidates import figures
 
 NOW = "2024-08-01T00:00:00Z"
-PLAN = {"least_saving": 0.01, "metrics": [{"name": "cost", "target": 0.7}]}
+PLAN = {"min_saving": 0.01, "metrics": [{"name": "cost", "target": 0.7}]}
 COSTS = Costs(missed=5, needless=1)
 FEATURES = FeatureSet(
     (Feature("branch", categorical=True), Feature("renewals"), Feature("habit"), Feature("visitors")),
     (Lookup("door", (), ("visitors",)),))
 LIMITS = SimpleNamespace(
-    confidence=0.9, least_gain=0.0, draws=500, fairness_limit=0.25, leak_limit=0.99, least_group=30, metric_limit=0.5,
+    confidence=0.9, min_gain=0.0, bootstrap_draws=500, fairness_limit=0.25, leak_limit=0.99, min_group=30, metric_limit=0.5,
     bad_day_limit=0.25, group_limit=0.1)
 SETTINGS = SimpleNamespace(
     evaluate=LIMITS, clock=SimpleNamespace(period="MS"), costs=COSTS,
@@ -33,7 +33,7 @@ SETTINGS = SimpleNamespace(
 RULE = SimpleNamespace(name="often renewed", score=lambda columns: columns["renewals"] / 3, threshold=0.6)
 LIBRARY = SimpleNamespace(
     target="late", protected=("branch",), rule=RULE, unit="euro a loan", action="send a reminder", entity="loan",
-    metric="cost", kind="binary", how=BINARY, in_scope=lambda columns: columns["renewals"] <= 3)
+    metric="cost", kind="binary", task=BINARY, in_scope=lambda columns: columns["renewals"] <= 3)
 WORSE = Behaviour("a worse habit", lambda rows: {"habit": rows["habit"] / 2 + 0.5}, "higher",
                   among=lambda rows: rows["habit"] < 0.9)
 
@@ -65,23 +65,23 @@ GUESSING = candidate("guessing", lambda t: np.random.default_rng(1).random(len(t
 
 
 def judge(candidate=INFORMED, examples=LOANS, features=FEATURES, plan=PLAN, library=LIBRARY, others=(), **more):
-    return insist(evaluate(examples, [candidate, *others], features, library, plan, SETTINGS, NOW, **more))
+    return enforce(evaluate(examples, [candidate, *others], features, library, plan, SETTINGS, NOW, **more))
 
 
 def test_a_way_back_to_train_asks_for_all_rows():
-    with pytest.raises(GoBack, match='back to train: guessing failed "surely saves against') as back: judge(GUESSING)
+    with pytest.raises(GoBack, match='back to train: guessing failed "saves significantly against') as back: judge(GUESSING)
     assert back.value.parameters == {"sample": 0}
 
 
 def test_a_plan_that_asks_for_more_goes_back_to_train():
     with pytest.raises(GoBack, match='back to train: informed failed "saves what the plan asks for"'):
-        judge(plan=PLAN | {"least_saving": 2.0})
+        judge(plan=PLAN | {"min_saving": 2.0})
 
 
 def test_a_champion_that_is_as_good_leaves_nothing_to_gain():
     threshold = INFORMED.metrics["threshold"]
     rival = SimpleNamespace(name="as good", decide=lambda columns: INFORMED.score(pd.DataFrame(columns)) >= threshold)
-    with pytest.raises(GoBack, match='"surely saves against the champion as good": 0, the limit is 0'):
+    with pytest.raises(GoBack, match='"saves significantly against the champion as good": 0, the limit is 0'):
         judge(champion=rival)
 
 
@@ -104,12 +104,12 @@ def test_a_feature_that_knows_the_answer_is_named():
 
 
 def test_a_group_that_is_harmed_goes_back_to_collect():
-    case = judged(LOANS, [INFORMED], LIBRARY, SETTINGS, NOW)
+    case = evaluation_case(LOANS, [INFORMED], LIBRARY, SETTINGS, NOW)
     harmful = np.where(JULY.branch == "Hill", ~case.decision, case.decision)
     by_branch = slices(JULY[["branch"]], case.y, harmful, np.ones(len(JULY)), COSTS, case.days)
     gates = group_gates(by_branch, fair=[], limits=LIMITS)
-    with pytest.raises(GoBack, match=r"worst group \(branch Hill\): surely costs more than without a model"):
-        insist({"candidate": "harmful", "gates": gates})
+    with pytest.raises(GoBack, match=r"worst group \(branch Hill\): costs significantly more than without a model"):
+        enforce({"candidate": "harmful", "gates": gates})
     unjudged = group_gates(by_branch.assign(high=None, weak=None), [], LIMITS)
     assert [g["passed"] for g in unjudged] == [None, None]
 
@@ -120,7 +120,7 @@ AWAY = LOANS.assign(days=14 + 12 * LOANS.habit + np.random.default_rng(2).normal
 PRICED = SimpleNamespace(**vars(SETTINGS) | {"costs": SimpleNamespace(under=3, over=1)})
 EIGHTEEN = SimpleNamespace(name="18 days", score=lambda columns: np.full(len(columns["habit"]), 18.0), threshold=3.0)
 ASKS = SimpleNamespace(**vars(LIBRARY) | {
-    "target": "days", "kind": "regression", "how": BY_DAY.how, "unit": "hours a loan", "rule": EIGHTEEN})
+    "target": "days", "kind": "regression", "task": BY_DAY.task, "unit": "hours a loan", "rule": EIGHTEEN})
 
 
 def expects(rows, a_look=2.0):
@@ -129,18 +129,18 @@ def expects(rows, a_look=2.0):
     model = SimpleNamespace(name="by habit", score=lambda t: 14 + 12 * t["habit"].to_numpy(float))
     model.metrics = figures(first.days, model.score(first), BY_DAY)
     paid = price(first.days, model.score(first) + model.metrics["threshold"], BY_DAY)
-    model.calibration = {"interval": around(first.days, model.score(first)), "confidence": 0.9,
+    model.calibration = {"interval": conformal_interval(first.days, model.score(first)), "confidence": 0.9,
                          "review": in_doubt(model.score(first), paid, a_look)}
     return model
 
 
 def test_an_amount_is_judged_like_a_probability():
-    case = judged(AWAY, [expects(AWAY)], ASKS, PRICED, NOW)
+    case = evaluation_case(AWAY, [expects(AWAY)], ASKS, PRICED, NOW)
     assert set(case.best.costs) == {"rule", "rule, threshold renewed", "the usual amount"}
     assert case.decision.mean() > case.score.mean()
-    assert case.spread(savings(case.y, case.decision, case.best.decision, BY_DAY))[0] > 0
+    assert case.bootstrap_interval(savings(case.y, case.decision, case.best.decision, BY_DAY))[0] > 0
     assert three_rows(case, FEATURES).decision.tolist() == ["nearest", "fell short", "went beyond"]
-    assert fairness(case.rows[["branch"]], case.y, case.decision, 0.25, how=BY_DAY.how)[0]["fair"]
+    assert fairness(case.rows[["branch"]], case.y, case.decision, 0.25, task=BY_DAY.task)[0]["fair"]
     assert "Predicted" in curve_figures(case, ASKS.unit).axes[1].get_title()
     assert review_band(Costs(5, 1, review=0.3, kind="regression")) is None  # it follows from a probability
 
@@ -156,12 +156,12 @@ def test_a_range_that_does_not_hold_goes_back_to_train():
     narrow = SimpleNamespace(**vars(expects(AWAY)) | {"calibration": {"interval": [-1, 1], "confidence": 0.9}})
     wide = PLAN | {"metrics": [{"name": "cost", "target": 9.0}]}
     with pytest.raises(GoBack, match='by habit failed "outcomes in the range that promises 90%, at best"'):
-        insist(evaluate(AWAY, [narrow], FEATURES, ASKS, wide, PRICED, NOW))
+        enforce(evaluate(AWAY, [narrow], FEATURES, ASKS, wide, PRICED, NOW))
 
 
 def test_a_person_looks_where_an_amount_is_hard_to_foresee():
     noise = 8 * np.random.default_rng(5).normal(size=len(AWAY))
     wild = AWAY.assign(days=AWAY.days + np.where(AWAY.habit > 0.7, noise, 0))
     at_six = SimpleNamespace(**vars(PRICED) | {"costs": SimpleNamespace(under=3, over=1, review=6.0)})
-    asked = reviewed(judged(wild, [expects(wild, 6.0)], ASKS, at_six, NOW))
+    asked = reviewed(evaluation_case(wild, [expects(wild, 6.0)], ASKS, at_six, NOW))
     assert 0.1 < asked["share"] < 0.5 and asked["low"] > 20 and asked["saves"][0] > 0

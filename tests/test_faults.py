@@ -89,7 +89,7 @@ def training(root: Path, settings: dict):
 
 def operating(root: Path, settings: dict):
     """In the middle of operate: the app serves a canary that nobody will promote, and has answered a few requests."""
-    settings["MLOPS_CANARY__LEAST_LABELLED"] = 1_000_000
+    settings["MLOPS_CANARY__MIN_LABELLED"] = 1_000_000
     log, model = ServingLog(root / "serving.db"), Workspace(root).load("release")["model"]
     log.deployment.set(stable="rule-1.0", canary=model, share=0.0)
     before = log.counts()["predictions"]; log.close()

@@ -21,7 +21,7 @@ from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.serving.predictor import columns_for, features_for
-from mlops_lifecycle.core.models.search import Recipe, recipes
+from mlops_lifecycle.core.models.search import CandidateSpec, recipes
 from mlops_lifecycle.train import train
 from mlops_lifecycle.transform import FEATURES, check_inputs, transform
 
@@ -122,7 +122,7 @@ def small(weeks, tmp_path, stop: int = 0, **budget):
     said = []
     def dummy(categorical, seed): return DummyClassifier()
     made = lambda: train(weeks.gold.examples, few, problem, settings, END, {"line": counted, "dummy": dummy},
-                         variations={"line": {"C": (0.001, 0.01, 0.1, 10.0)}}, folder=tmp_path, tell=said.append)
+                         search_space={"line": {"C": (0.001, 0.01, 0.1, 10.0)}}, folder=tmp_path, tell=said.append)
     if not stop: return made(), fits, said
     with pytest.raises(KeyboardInterrupt): made()
     return None, fits, said
@@ -153,7 +153,7 @@ def test_after_an_interrupt_the_next_search_fits_only_what_is_missing(weeks, tmp
 def test_recipes_are_tried_in_an_order_that_the_seed_fixes():
     grid = {"line": {"C": tuple(range(1, 30))}}
     one, two, other = ([r.name for r in recipes({"line": line}, grid, seed)] for seed in (1, 1, 2))
-    assert one == two != other and sorted(one) == sorted(other) and one[0] == Recipe("line", line).name == "line"
+    assert one == two != other and sorted(one) == sorted(other) and one[0] == CandidateSpec("line", line).name == "line"
 
 
 def test_what_cannot_be_learned_from_goes_back_to_collect(weeks):

@@ -220,7 +220,7 @@ def test_a_hundred_megabytes_are_refused_before_they_are_read(api):
 def test_who_is_slow_is_not_waited_for(tmp_path):
     class Hasty(PatientProtocol): PATIENCE = 1.0
 
-    with served(create_app(settings(body_seconds=0.3), trial(tmp_path)), http=Hasty) as api:
+    with served(create_app(settings(body_timeout_seconds=0.3), trial(tmp_path)), http=Hasty) as api:
         def said(content):
             with socket.create_connection((api.base_url.host, api.base_url.port), timeout=30) as wire:
                 wire.sendall(content)
@@ -307,7 +307,7 @@ def test_unknown_models_and_versions_are_404(api):
 
 def test_more_load_than_it_can_carry(tmp_path):
     """With the log held up, requests gather inside; from the limit on they are sent away, but no probe. Then all is well."""
-    app = create_app(settings(max_inside=5), trial(tmp_path))
+    app = create_app(settings(max_concurrent_requests=5), trial(tmp_path))
     with served(app) as api, ThreadPoolExecutor(30) as crowd:
         assert ask(api, PLAIN).status_code == 200
         commit, free = app.serving.log.database.commit, threading.Event()

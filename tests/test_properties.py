@@ -167,7 +167,7 @@ def test_a_file_gets_the_features_that_single_requests_get(tmp_path_factory, arr
             for branch, hour, books in loans]
     coded = {name: Coded.of(pd.Series([row[name] for row in rows]).array) for name in rows[0]}
     at = start + np.timedelta64(now, "h")
-    whole, _, _ = whole_features(features, coded, log, at, rule_after=4)
+    whole, _, _ = whole_features(features, coded, log, at, fallback_after_ages=4)
     single = pd.DataFrame([features_for(features, row, log.lookups, at) for row in rows])
     log.close()
     pd.testing.assert_frame_equal(pd.DataFrame(whole), single, check_dtype=False)

@@ -77,8 +77,8 @@ def test_data_rows_that_single_somebody_out_are_not_published(lived, tmp_path):
 
 
 def test_ml_a_model_that_saves_too_little_is_not_passed(lived, tmp_path):
-    settings = lived.copy(tmp_path / "workspace") | {"MLOPS_EVALUATE__LEAST_GAIN": 3}
-    went_back(mlops("run", "evaluate", **settings), "08_evaluate", "07_train", "surely saves against", "the limit is 3")
+    settings = lived.copy(tmp_path / "workspace") | {"MLOPS_EVALUATE__MIN_GAIN": 3}
+    went_back(mlops("run", "evaluate", **settings), "08_evaluate", "07_train", "saves significantly against", "the limit is 3")
     run = last_run(tmp_path / "workspace")
     assert (run["status"], run["edges"][0]["from"], run["edges"][0]["to"]) == ("went_back", "evaluate", "train")
     stood = Workspace(lived.workspace).load("verdict")
@@ -86,7 +86,7 @@ def test_ml_a_model_that_saves_too_little_is_not_passed(lived, tmp_path):
 
 
 def test_ml_an_edge_is_followed_when_asked_and_only_while_it_changes_something(lived, tmp_path):
-    settings = lived.copy(tmp_path / "workspace") | {"MLOPS_EVALUATE__LEAST_GAIN": 3}  # no sample saves as much
+    settings = lived.copy(tmp_path / "workspace") | {"MLOPS_EVALUATE__MIN_GAIN": 3}  # no sample saves as much
     done = mlops("run", "train", "evaluate", "-p", "sample=150", "--on-goback", "retry", **settings)
     went_back(done, "08_evaluate", "07_train", "it changes nothing")
     run = last_run(tmp_path / "workspace")

@@ -177,7 +177,7 @@ def test_days_that_were_kept_long_enough_are_forgotten_without_a_restart(tmp_pat
 
     monkeypatch.setattr(service, "datetime", Clock)
     workspace = trial(tmp_path)
-    own = settings(keep_days=5).model_copy(update={"source": {}})  # nobody collects this log
+    own = settings(retention_days=5).model_copy(update={"source": {}})  # nobody collects this log
     with changed(workspace) as log:
         for name, days in (("a", 10), ("b", 3)):
             now, told = datetime.now(UTC), {"score": 0.5, "decision": 1, "kind": "rule", "release": RULE}

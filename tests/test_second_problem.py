@@ -110,7 +110,7 @@ def test_an_amount_goes_through_all_stages(tmp_path):
     formulated = workspace.load("problem")
     assert formulated["kind"] == "regression" and formulated["costs"] == {"missed": 3, "needless": 1}
     assert verdict["passed"] and verdict["threshold"] > 0 and verdict["gain"][0] > 0
-    assert set(verdict["bar"]["costs"]) == {"rule", "rule, threshold renewed", "the usual amount"}
+    assert set(verdict["baseline"]["costs"]) == {"rule", "rule, threshold renewed", "the usual amount"}
     assert contract["openapi"]["components"]["schemas"]["Prediction"]["properties"]["decision"]["type"] == "number"
     manifest = json.loads((workspace.releases / released["model"] / "manifest.json").read_text())
     low, high = manifest["calibration"]["interval"]

@@ -47,6 +47,17 @@ def test_imports_point_one_way():
     assert linter.returncode == 0, linter.stdout
 
 
+def test_stages_link_the_glossary_and_its_names_exist():
+    glossary = "\n".join(cell["text"] for cell in cells(ROOT / "nbs" / "core" / "glossary.ipynb"))
+    for stage in STAGES:
+        assert "(core/glossary.ipynb)" in "".join(c["text"] for c in cells(ROOT / "nbs" / f"{stage.notebook}.ipynb")), stage
+    named = re.findall(r"\[`(\w+)`\]\(([\w./]+)\.ipynb\)", glossary)
+    assert len(named) > 15
+    for name, notebook in named:
+        code = "\n".join(c["text"] for c in cells((ROOT / "nbs" / "core" / notebook).with_suffix(".ipynb").resolve()))
+        assert re.search(rf"^(def|class) {name}\b|^{name}\b.*=", code, re.M), f"{name} of {notebook}"
+
+
 WORDS = re.compile(
     r"flight|airport|airline|aircraft|carrier|\bplanes?\b|tail.?num|weather|nycflights|\bdepart(s|ed|ure|ures)\b"
     r"|\barrival delay", re.I)

@@ -106,7 +106,7 @@ def test_an_alarm_stops_the_run_and_is_told_once_and_the_log_only_grows(lived, t
     before, log = workspace.published(), files(workspace.root)
     for _ in range(2):
         room = f"http://127.0.0.1:{server.server_port}/room"
-        done = mlops("run", "validate", "--force", **here | {"MLOPS_WEBHOOK": room, "MLOPS_DRIFT__LEAST_ROWS": 100})
+        done = mlops("run", "validate", "--force", **here | {"MLOPS_WEBHOOK": room, "MLOPS_DRIFT__MIN_ROWS": 100})
         said = " ".join(done.stdout.split())
         assert done.returncode == 2 and "05_validate goes back to collect" in said, said
         assert "Open nbs/02_collect.ipynb" in said and "rows of bronze.flights is" in said, said

@@ -60,7 +60,7 @@ def honest() -> pd.DataFrame:
 def raised(log: pd.DataFrame) -> list[dict]:
     """Every alarm that 05 would have raised, each month with what was known before it."""
     limits = SETTINGS.drift
-    return alarms(judge(changes(log, limits.least_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
+    return alarms(judge(changes(log, limits.min_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
 
 
 def celsius(t, on): return t.assign(**{c: t[c].where(~on, (t[c] - 32) / 1.8) for c in ("temp", "dewp")})

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .readers import Column, SourceError, as_text, fit, object_of, opened, plain_types
-from ..foundation.workspace import outside
+from ..foundation.workspace import resolve_files
 from ..foundation.settings import Source
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-columns
@@ -252,7 +252,7 @@ def changes_of_files(
         try: return change_of(source, object_of(line.content) or {})
         except (ValueError, TypeError, AttributeError) as error:
             return unreadable(line.id, line.number, now, line.content.decode(errors="replace"), str(error))
-    lines = new_lines(outside(source.where, root), cursor)
+    lines = new_lines(resolve_files(source.where, root), cursor)
     return batches_of(((read(line), line.cursor) for line in lines if line.content.strip()), cursor)
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-client

@@ -151,7 +151,7 @@ def polite(
             time.sleep(max(0.0, self.due - time.monotonic())); self.due = time.monotonic() + max(least, 1 / source.rate)
             return super().send(*args, **more)
     session = requests.Client(
-        request_timeout=source.timeout, request_max_attempts=source.tries, request_max_retry_delay=60,
+        request_timeout=source.timeout, request_max_attempts=source.max_attempts, request_max_retry_delay=60,
         request_backoff_factor=min(1.0, 5 / source.rate), raise_for_status=False).session
     for scheme in ("http://", "https://"): session.mount(scheme, Waiting())
     secret = {"Authorization": f"Bearer {secret_of(source)}"} if source.secret else {}
@@ -278,7 +278,7 @@ def download(
     from requests import RequestException
     path, session = Path(folder) / (Path(urlsplit(source.where).path).name or "file"), polite(source)
     why = ""
-    for _ in range(source.tries):
+    for _ in range(source.max_attempts):
         try:
             with session.get(source.where, stream=True) as answer, open(path, "wb") as file:
                 answer.raise_for_status()
@@ -288,4 +288,4 @@ def download(
             why = f"{path.stat().st_size} of {stated} bytes came"
         except RequestException as error: why = str(error)
         path.unlink(missing_ok=True)
-    raise SourceError(f'"{source.where}" was not fetched in {source.tries} tries: {why}')
+    raise SourceError(f'"{source.where}" was not fetched in {source.max_attempts} tries: {why}')

@@ -19,7 +19,7 @@ from mlops_lifecycle.core.data.change_capture import (
     OPS, Batch, Line, batches_of, change_of, client, event, new_lines, secret_of, unreadable,
 )
 from .readers import SourceError, object_of
-from ..foundation.workspace import outside
+from ..foundation.workspace import resolve_files
 from ..foundation.settings import Source
 
 if TYPE_CHECKING: from confluent_kafka import Consumer, Message
@@ -40,7 +40,7 @@ def batches_of_log(
             return event(source, row, "insert", line.number, now, event_id=line.id)
         except ValueError as error:
             return unreadable(line.id, line.number, now, line.content.decode(errors="replace"), str(error))
-    lines = new_lines(outside(source.where, root), cursor)
+    lines = new_lines(resolve_files(source.where, root), cursor)
     return batches_of(((read(line), line.cursor) for line in lines if line.content.strip()), cursor)
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-message

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ..foundation.display import with_unit
 from .evaluation import calibration_table, explain_row, gain_table, over_threshold, over_time
-from .evaluation_case import Judged
+from .evaluation_case import EvaluationCase
 from .features import FeatureSet
 from ..problem.costs import mean_cost
 from ..problem.tasks import price
@@ -23,18 +23,18 @@ from ..problem.tasks import price
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #08-e-curve-code
 OURS, THEIRS = "#0072b2", "#d55e00"
 
-def curve_figures(case: Judged, unit: str) -> Figure:
+def curve_figures(case: EvaluationCase, unit: str) -> Figure:
     "Cost over the threshold, calibration, gain, and cost over time, with intervals; else the scores alone."
     if case.unknown: return _score_figure(case)
     figure = Figure(figsize=(11, 7.2), layout="constrained"); (cost, calibration), (gain, time) = figure.subplots(2, 2)
-    how = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.draws, seed=case.seed)
-    _cost_curve(case, unit, cost, how); _calibration_curve(case, calibration, how)
-    _gain_curve(case, gain, how); days_figure(case, unit, time)
+    drawn = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.bootstrap_draws, seed=case.seed)
+    _cost_curve(case, unit, cost, drawn); _calibration_curve(case, calibration, drawn)
+    _gain_curve(case, gain, drawn); days_figure(case, unit, time)
     return figure
 
-def _cost_curve(case: Judged, unit: str, ax: Axes, how: dict) -> None:  # how: the drawn days, see `over_threshold`
-    kind, best, chosen = case.costs.how, case.best, mean_cost(case.y, case.decision, case.costs)
-    at = over_threshold(case.y, case.score, case.costs, how=kind, **how)
+def _cost_curve(case: EvaluationCase, unit: str, ax: Axes, drawn: dict) -> None:  # how: the drawn days, see `over_threshold`
+    kind, best, chosen = case.costs.task, case.best, mean_cost(case.y, case.decision, case.costs)
+    at = over_threshold(case.y, case.score, case.costs, task=kind, **drawn)
     band(ax, at.threshold, at.cost, at.low, at.high, OURS)
     ax.axvline(case.threshold, ls="--", color="0.4", label="threshold")
     ax.axhline(best.cost, ls=":", color=THEIRS, label=f"without: {best.name}")
@@ -43,9 +43,9 @@ def _cost_curve(case: Judged, unit: str, ax: Axes, how: dict) -> None:  # how: t
            xlim=(None, np.quantile(kind.places(case.y, case.score), 0.995)))
     ax.legend(frameon=False)
 
-def _calibration_curve(case: Judged, ax: Axes, how: dict) -> None:
-    amount = case.costs.how.amount; shown = case.score if amount else np.clip(case.score, 0, 1)
-    bins = calibration_table(case.y, shown, **how); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
+def _calibration_curve(case: EvaluationCase, ax: Axes, drawn: dict) -> None:
+    amount = case.costs.task.amount; shown = case.score if amount else np.clip(case.score, 0, 1)
+    bins = calibration_table(case.y, shown, **drawn); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
     ax.plot([0, top], [0, top], color="0.6", lw=1)
     errors = [bins.happened - bins.low, bins.high - bins.happened]
     ax.errorbar(bins.predicted, bins.happened, errors, fmt="o-", color=OURS, capsize=3)
@@ -55,14 +55,14 @@ def _calibration_curve(case: Judged, ax: Axes, how: dict) -> None:
            ylabel=f"{'mean' if amount else 'share'} that happened")
 
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #08-e-curve-gain
-def _gain_curve(case: Judged, ax: Axes, how: dict) -> None:
-    met = gain_table(case.y, case.score, **how); third = float(np.interp(0.3, met.acted, met.met))
-    first, whole = ("highest", "the sum") if case.costs.how.amount else ("most suspect", "all cases")
+def _gain_curve(case: EvaluationCase, ax: Axes, drawn: dict) -> None:
+    met = gain_table(case.y, case.score, **drawn); third = float(np.interp(0.3, met.acted, met.met))
+    first, whole = ("highest", "the sum") if case.costs.task.amount else ("most suspect", "all cases")
     band(ax, met.acted, met.met, met.low, met.high, OURS); ax.plot([0, 1], [0, 1], color="0.6", lw=1)
     ax.set(title=f"The {first} 30 % hold {third:.0%} of {whole}", xlim=(0, 1), ylim=(0, 1.02),
            xlabel=f"share of the rows, {first} first", ylabel=f"share of {whole} met")
 
-def _score_figure(case: Judged) -> Figure:
+def _score_figure(case: EvaluationCase) -> Figure:
     figure = Figure(figsize=(7.5, 3), layout="constrained"); ax = figure.subplots()
     ax.hist(case.score, 60, color="0.75"); ax.axvline(case.threshold, ls="--", color=OURS)
     ax.spines[["top", "right"]].set_visible(False)
@@ -77,7 +77,7 @@ def band(
     ax.plot(x, middle, color=colour, label=label); ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #08-e-days-code
-def days_figure(case: Judged, unit: str, ax: Axes) -> Axes:
+def days_figure(case: EvaluationCase, unit: str, ax: Axes) -> Axes:
     "Cost over time, beside the best way without a model."
     ours, theirs = (price(case.y, decision, case.costs) for decision in (case.decision, case.best.decision))
     days = over_time(pd.DataFrame({"ours": ours, "theirs": theirs}), case.rows.decision_time, case.limits.confidence)
@@ -93,12 +93,12 @@ def days_figure(case: Judged, unit: str, ax: Axes) -> Axes:
 
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #08-e-why-code
 def three_rows(
-    case: Judged, feature_set: FeatureSet,
+    case: EvaluationCase, feature_set: FeatureSet,
 ) -> pd.DataFrame:  # row, score, and in words what raised and lowered it
     "A case met, a case missed, a false alarm, or what stands for them for an amount: the clearest, explained."
     names, found = [f.name for f in feature_set.features], []
-    least = 0.002 * case.costs.how.scale(case.score)
-    for what, place in case.costs.how.clearest(case.y, case.decision, case.score).items():
+    least = 0.002 * case.costs.task.scale(case.score)
+    for what, place in case.costs.task.clearest(case.y, case.decision, case.score).items():
         row = case.rows.iloc[[place]]
         added = explain_row(case.winner.score, row, case.rows, names, seed=case.seed); ordinary = added.pop("ordinary")
         value = {f.name: with_unit(row[f.name].iloc[0], f.unit) for f in feature_set.features}

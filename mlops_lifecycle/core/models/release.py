@@ -32,7 +32,7 @@ from ..foundation.settings import Settings
 from .tree_inference import Trees, quick_form
 from .features import Columns, Document, Encoder, FeatureSet
 from ..problem.definition import Rule
-from ..problem.tasks import KINDS, Kind, ask
+from ..problem.tasks import TASKS, Task, ask
 
 if TYPE_CHECKING:  # a rule is read and scored without scikit-learn
     from sklearn.base import BaseEstimator
@@ -292,7 +292,7 @@ class Described:
     @property
     def threshold(self) -> float: return self.manifest["threshold"]
     @cached_property
-    def how(self) -> Kind: return KINDS[self.manifest.get("decides", "binary")]
+    def task(self) -> Task: return TASKS[self.manifest.get("decides", "binary")]
 
     @overload
     def decision(self, score: float) -> float: ...
@@ -300,9 +300,9 @@ class Described:
     def decision(self, score: np.ndarray) -> np.ndarray: ...
     def decision(self, score: Score) -> Score:  # 1 act, 0 wait; or amounts; a plain number for a scalar
         "What is decided at a score."
-        if isinstance(score, float) and not self.how.amount:  # one request, thousands of times a second
+        if isinstance(score, float) and not self.task.amount:  # one request, thousands of times a second
             return int(score >= self.threshold)
-        found = self.how.decide(score, self.threshold)
+        found = self.task.decide(score, self.threshold)
         return found if np.ndim(found) else found.item()
 
     def interval(self, score: float) -> list[float] | None:  # low and high; None where nothing is known

@@ -13,11 +13,11 @@ import pandas as pd
 from fairlearn.metrics import MetricFrame
 from numpy.typing import ArrayLike
 
-from .evaluation import drawn_gains, find_slices
-from .evaluation_case import Judged, savings
+from .evaluation import cluster_bootstrap, find_slices
+from .evaluation_case import EvaluationCase, savings
 from .features import FeatureSet
 from ..problem.costs import Costs, mean_cost
-from ..problem.tasks import BINARY, Kind
+from ..problem.tasks import BINARY, Task
 
 # %% ../../../nbs/core/models/slices.ipynb #08-e-slices-code
 def slices(
@@ -28,12 +28,12 @@ def slices(
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
 ) -> pd.DataFrame:           # a row a group: rows, share, cost, other, low, high, weak (None: not judged)
     "What a decision costs in each group, and whether that is surely more than with theirs."
-    y, saved, found = np.asarray(y_true, dtype=costs.how.outcome), savings(y_true, ours, theirs, costs), []
+    y, saved, found = np.asarray(y_true, dtype=costs.task.outcome), savings(y_true, ours, theirs, costs), []
     cut = [(c, g, (groups[c].astype("str") == g).to_numpy(bool))
            for c in groups for g in sorted(groups[c].dropna().astype("str").unique())]
     day = None if days is None else pd.factorize(np.asarray(days))[0]
     seen = lambda rows: day is None or len(np.unique(day[rows])) >= min(10, day.max() + 1)
-    judged = [(c, g) for c, g, rows in cut if min(costs.how.counts(y[rows]).values()) >= least and seen(rows)]
+    judged = [(c, g) for c, g, rows in cut if min(costs.task.counts(y[rows]).values()) >= least and seen(rows)]
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(judged), 1))
     for column, group, rows in cut:
         one = dict(
@@ -41,7 +41,7 @@ def slices(
             cost=mean_cost(y[rows], np.asarray(ours)[rows], costs),
             other=mean_cost(y[rows], np.asarray(theirs)[rows], costs), low=None, high=None, weak=None)
         if (column, group) in judged:
-            drawn = drawn_gains(saved[rows], None if day is None else day[rows], draws, seed)
+            drawn = cluster_bootstrap(saved[rows], None if day is None else day[rows], draws, seed)
             low, high = saved[rows].mean() - z * drawn.std(), saved[rows].mean() + z * drawn.std()
             one |= dict(low=float(low), high=float(high), weak=bool(high < 0))
         found.append(one)
@@ -49,17 +49,17 @@ def slices(
 
 # %% ../../../nbs/core/models/slices.ipynb #08-e-found-code
 def all_slices(
-    case: Judged, feature_set: FeatureSet,
+    case: EvaluationCase, feature_set: FeatureSet,
     groups: pd.DataFrame,  # declared: one column a way to cut, one row a decision
 ) -> pd.DataFrame:         # of `slices`; the column "found" holds what the tree found
     "Declared groups, and those found by themselves."
     limits = case.limits
     inside = lambda cut, rows: slices(
         cut[rows], case.y[rows], case.decision[rows], case.best.decision[rows], case.costs, case.days[rows],
-        limits.least_group, limits.confidence, limits.draws, case.seed)
+        limits.min_group, limits.confidence, limits.bootstrap_draws, case.seed)
     names = [f.name for f in feature_set.features]
     lost = -savings(case.y, case.decision, case.best.decision, case.costs)
-    words, later = find_slices(case.rows[names], lost, case.days, least=4 * limits.least_group)
+    words, later = find_slices(case.rows[names], lost, case.days, least=4 * limits.min_group)
     tables = [inside(groups, np.ones(len(case.y), bool)), inside(words.to_frame("found"), later)]
     return pd.concat([t for t in tables if len(t)], ignore_index=True)
 
@@ -69,18 +69,18 @@ def fairness(
     y_true: ArrayLike, decision: ArrayLike,
     limit: float,          # largest difference in the share of missed cases
     least: int = 30,       # cases that a group needs to be judged
-    how: Kind = BINARY,
+    task: Task = BINARY,
 ) -> list[dict]:           # one a column: groups, too_small, difference (None: not judged), limit, fair
     "The share of missed cases in each protected group."
-    y, found = np.asarray(y_true, dtype=how.outcome), []
+    y, found = np.asarray(y_true, dtype=task.outcome), []
     def missed(y_true, y_pred):
-        case = how.case(y_true)
+        case = task.case(y_true)
         return float(np.mean(np.asarray(y_true > y_pred)[case])) if case.any() else 0.0
     for column in groups:
         group = groups[column].astype("str")
-        decided = np.asarray(decision, how.outcome)
+        decided = np.asarray(decision, task.outcome)
         frame = MetricFrame(metrics=missed, y_true=y, y_pred=decided, sensitive_features=group)
-        cases = pd.Series(how.case(y)).groupby(group.to_numpy()).sum().to_dict()
+        cases = pd.Series(task.case(y)).groupby(group.to_numpy()).sum().to_dict()
         shares = {str(g): float(share) for g, share in frame.by_group.to_dict().items()}
         enough = {g: share for g, share in shares.items() if cases[g] >= least}
         difference = max(enough.values()) - min(enough.values()) if len(enough) > 1 else None

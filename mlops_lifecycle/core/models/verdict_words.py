@@ -32,7 +32,7 @@ def in_words(
     "The verdict for people."
     unit, month = problem.unit.partition(" a ")[0], verdict["rows"] / verdict["months"]
     if verdict["cost"] is None: return _unknown_in_words(verdict, problem, month)
-    name, saving, best = verdict["candidate"].capitalize(), verdict["saving"], verdict["bar"]
+    name, saving, best = verdict["candidate"].capitalize(), verdict["saving"], verdict["baseline"]
     says = f"{name} {'saves' if saving > 0 else 'loses'} about {money(abs(saving) * month)} {unit} a month"
     says += f" against the cheapest way without a model ({way(best['name'], problem)})"
     says += f", {abs(saving) / best['cost']:.0%} of what that costs." if best["cost"] else "."
@@ -47,7 +47,7 @@ def in_words(
     if kept := verdict.get("interval"):
         says += f" With each answer comes a range that should hold the outcome in {kept['promised']:.0%} of the cases;"
         says += f" it did in {kept['held'][1]:.0%}."
-    (miss, alarm), missed = problem.how.mistakes, verdict["costs"]["missed"]
+    (miss, alarm), missed = problem.task.mistakes, verdict["costs"]["missed"]
     counted = f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen."
     counted += f" {miss.capitalize()} counts {missed:g}, {alarm} {verdict['costs']['needless']:g}"
     if missed and saving > 0 and not failed:
@@ -74,7 +74,7 @@ def _unknown_in_words(verdict: Mapping, problem: Problem, month: float) -> dict[
             f" {verdict['candidate'].capitalize()} picks {verdict['acted']:.1%} of them,"
             f" about {money(verdict['acted'] * month)} a month; people can look at {capacity:.1%}."
             f" It pays once at least one look in {1 + missed / needless if needless else 1:.3g} finds something.")
-    miss, alarm = problem.how.mistakes
+    miss, alarm = problem.task.mistakes
     return {"ship": "Do not ship it." if failed else "Ship it as a trial.", "says": says + _in_the_way(failed),
             "unsure": f"Nobody could judge: {'; '.join(g['gate'] for g in unknown)}.",
             "counted": f"{miss.capitalize()} counts {missed:g}, {alarm} {needless:g}."
@@ -93,7 +93,7 @@ def month_figure(verdict: Mapping, problem: Problem) -> Figure:
     month, unit = verdict["rows"] / verdict["months"], problem.unit.partition(" a ")[0]
     name, cost, acted = verdict["candidate"], verdict["cost"], verdict["acted"]
     if cost is None: ways = {"people can look at": verdict["costs"]["capacity"] * month, name: acted * month}
-    else: ways = {way(n, problem): c * month for n, c in verdict["bar"]["costs"].items()} | {name: cost * month}
+    else: ways = {way(n, problem): c * month for n, c in verdict["baseline"]["costs"].items()} | {name: cost * month}
     if verdict["review"]: ways[f"{name},\na person where in doubt"] = verdict["review"]["cost"] * month
     ordered = sorted(ways, key=lambda n: ways[n], reverse=True); ours = [n.startswith(name) for n in ordered]
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(ways)), layout="constrained"); ax = figure.subplots()

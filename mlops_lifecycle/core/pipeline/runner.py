@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..foundation.errors import Refused
+from ..foundation.errors import UsageError
 from ..foundation.point_in_time import moment
 from .stage_run import Edge, RunRecord, StageRecord, new_run, write_run
 from .staleness import Json, code_of, stale
@@ -40,15 +40,15 @@ def choose(
     first: str | None = None,     # from this stage on
     last: str | None = None,      # up to this one
 ) -> tuple[Stage, ...]:           # in the table's order, never empty
-    "The stages that are meant; raises `Refused`."
+    "The stages that are meant; raises `UsageError`."
     wheels = sorted({s.wheel for s in STAGES})
-    if wheel and wheel not in wheels: raise Refused(f'unknown wheel "{wheel}"; the wheels are {", ".join(wheels)}')
+    if wheel and wheel not in wheels: raise UsageError(f'unknown wheel "{wheel}"; the wheels are {", ".join(wheels)}')
     try: wanted, low, high = {stage(n) for n in names}, stage(first or STAGES[0].name), stage(last or STAGES[-1].name)
-    except ValueError as error: raise Refused(str(error)) from None
+    except ValueError as error: raise UsageError(str(error)) from None
     chosen = tuple(s for s in STAGES if (not wanted or s in wanted)
                    and wheel in (None, s.wheel) and low.number <= s.number <= high.number)
     if not chosen:
-        raise Refused(f"no stage is meant by all of that: {low.name} to {high.name}, "
+        raise UsageError(f"no stage is meant by all of that: {low.name} to {high.name}, "
                       f"wheel {wheel or 'any'}, stages {', '.join(names) or 'any'}")
     return chosen
 
@@ -56,16 +56,16 @@ def choose(
 def declared(
     notebook: Path,  # a stage's notebook
 ) -> dict[str, Json]:  # {name: default}
-    "The parameters that the notebook declares; raises `Refused` when their cell is lost or holds more than literals."
-    if not notebook.exists(): raise Refused(f"there is no notebook {notebook}")
+    "The parameters that the notebook declares; raises `UsageError` when their cell is lost or holds more than literals."
+    if not notebook.exists(): raise UsageError(f"there is no notebook {notebook}")
     try: cells = json.loads(notebook.read_text())["cells"]
-    except (ValueError, KeyError): raise Refused(f"{notebook.name} is no notebook, or only half of one") from None
+    except (ValueError, KeyError): raise UsageError(f"{notebook.name} is no notebook, or only half of one") from None
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    if len(tagged) != 1: raise Refused(f'{notebook.name} must have one cell tagged "parameters", it has {len(tagged)}')
+    if len(tagged) != 1: raise UsageError(f'{notebook.name} must have one cell tagged "parameters", it has {len(tagged)}')
     text = "".join(tagged[0]["source"])
     try: return {name: value for line in ast.parse(text).body for name, value in _assigned(line)}
     except (SyntaxError, ValueError):
-        raise Refused(f'{notebook.name}: its cell tagged "parameters" may hold only lines like seed = 0') from None
+        raise UsageError(f'{notebook.name}: its cell tagged "parameters" may hold only lines like seed = 0') from None
 
 def _assigned(line: ast.stmt) -> Iterator[tuple[str, Json]]:
     "The names that a line like `seed = 0` assigns, with the literal; raises `ValueError` for any other line."
@@ -83,7 +83,7 @@ def typed(
     value: Json,    # text from a command line, or a value
     default: Json,  # the notebook's, whose type counts
 ) -> Json:          # the value in the default's type
-    "A parameter's value as the notebook expects it; raises `Refused`."
+    "A parameter's value as the notebook expects it; raises `UsageError`."
     kind, found = type(default), value
     try:
         if isinstance(value, str) and kind is bool: found = {"true": True, "false": False}[value.lower()]
@@ -94,8 +94,8 @@ def typed(
         if type(found) is not kind or isinstance(found, float) and not math.isfinite(found): raise TypeError
         if name == "as_of" and found: moment(str(found))
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        if name == "as_of": raise Refused(f'"as_of": {error}') from None
-        raise Refused(f'"{name}" must be {KINDS.get(kind, kind.__name__)}, got {value!r}') from None
+        if name == "as_of": raise UsageError(f'"as_of": {error}') from None
+        raise UsageError(f'"{name}" must be {KINDS.get(kind, kind.__name__)}, got {value!r}') from None
     return found
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #21ba8b2e
@@ -104,14 +104,14 @@ def assign(
     chosen: Iterable[Stage],
     notebooks: Path,                # their folder
 ) -> dict[str, dict[str, Json]]:    # {stage: {name: value}}, defaults filled in
-    "What each stage will run with; raises `Refused`."
+    "What each stage will run with; raises `UsageError`."
     found = {s.name: declared(notebooks / f"{s.notebook}.ipynb") for s in chosen}
     allowed = sorted({name for names in found.values() for name in names})
     for name in given:
         plain = name.isidentifier() and not keyword.iskeyword(name)
         if name not in allowed or not plain:
             take = "takes" if len(found) == 1 else "take"
-            raise Refused(f'unknown parameter "{name}"; {", ".join(found)} {take} {", ".join(allowed)}')
+            raise UsageError(f'unknown parameter "{name}"; {", ".join(found)} {take} {", ".join(allowed)}')
     return {s: {name: typed(name, given.get(name, default), default) for name, default in names.items()}
             for s, names in found.items()}
 
@@ -120,13 +120,13 @@ def require_inputs(
     chosen: Iterable[Stage],
     workspace: Workspace,
 ) -> None:
-    "Raises `Refused` when a stage needs what nobody has left, naming who leaves it."
+    "Raises `UsageError` when a stage needs what nobody has left, naming who leaves it."
     there = list(workspace.published()["names"])
     for row in chosen:
         for needed in (name for name in row.reads if not name.endswith("?")):
             if any(covers((needed,), name) or covers((name,), needed) for name in there): continue
             maker = next(s.name for s in STAGES if covers(s.leaves, needed))
-            raise Refused(f'{row.name} reads "{needed}", and there is none yet; run {maker} first')
+            raise UsageError(f'{row.name} reads "{needed}", and there is none yet; run {maker} first')
         there += row.leaves
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #e118e4f1
@@ -383,7 +383,7 @@ def run_stages(
     # as for `Runner`
     force: bool = False, retry: bool = False, tell: Tell = lambda row, record: None, execute: Execute = execute,
 ) -> RunRecord:
-    "Choose stages and run them; raises `Refused` and `Busy`."
+    "Choose stages and run them; raises `UsageError` and `Busy`."
     return Runner(settings, choose(names, wheel, first, last), parameters, force, retry, tell, execute).go()
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #2178a06a

@@ -27,7 +27,7 @@ import pyarrow as pa
 from ..foundation.point_in_time import Gates, moment
 from ..foundation.settings import Settings, load_settings
 from ..foundation.stages import GoBack, Stage, covers, in_words, stage
-from ..foundation.workspace import Events, Version, Workspace, atomic_write, give_back, outside
+from ..foundation.workspace import Events, Version, Workspace, atomic_write, release_memory, resolve_files
 from .notebook_sync import checkout, warn_of_imported
 from .staleness import Json, code_of
 from .versions import open_workspace
@@ -217,7 +217,7 @@ class OutsideInputs:
         "Files from outside; their content is noted as an input."
         if not where.startswith("package:"): where = str(self.root / where)
         self.lineage.note_outside(f"file:{where}")
-        return outside(where, self.root)
+        return resolve_files(where, self.root)
 
     def log(self) -> Path | str:  # a file, or the URL of a PostgreSQL
         "The app's log; how much it holds is noted as an input."
@@ -393,7 +393,7 @@ class StageRun(StageAccess):
     def __enter__(self) -> "StageRun":
         warn_of_imported("mlops_lifecycle", checkout())
         if not self.joined: self.held.enter_context(self.workspace.lock(f"run {self.name}, {self.stage.name}"))
-        give_back()  # what another stage left, where both run in one process
+        release_memory()  # what another stage left, where both run in one process
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

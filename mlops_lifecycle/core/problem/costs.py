@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .tasks import KINDS, Kind, price
+from .tasks import TASKS, Task, price
 
 if TYPE_CHECKING: from mlops_lifecycle.core.foundation.settings import Settings
 
@@ -27,7 +27,7 @@ class Costs:
     kind: str = "binary"  # of the problem, of core.problem.tasks.KINDS
 
     @property
-    def how(self) -> Kind: return KINDS[self.kind]
+    def task(self) -> Task: return TASKS[self.kind]
 
     def __post_init__(self):
         for name, value in {"missed": self.missed, "needless": self.needless, "review": self.review}.items():
@@ -61,8 +61,8 @@ def costs_of(
     kind: str = "binary",  # of the problem
 ) -> Costs:
     "The prices as `settings.ini` has them."
-    if KINDS[kind].amount:
-        under, over = (getattr(settings.costs, name, None) for name in KINDS[kind].prices)
+    if TASKS[kind].amount:
+        under, over = (getattr(settings.costs, name, None) for name in TASKS[kind].prices)
         if under is None or over is None:
             both = f"{under} and {over}"
             raise ValueError(f'[costs] must give "under" and "over" where an amount is decided, got {both}')
@@ -72,7 +72,7 @@ def costs_of(
         if (value := getattr(settings.costs, name, None)) is not None: given[name] = value
     matrix = [[given["quiet"], given["needless"]], [given["missed"], given["caught"]]]
     costs = replace(costs_from(matrix, given["review"]), kind=kind)
-    if not KINDS[kind].blind: return costs
+    if not TASKS[kind].unsupervised: return costs
     capacity = getattr(settings.costs, "capacity", None)
     if capacity is None:
         raise ValueError('[costs] must give "capacity", the share of the decisions at which people can look,'
@@ -101,4 +101,4 @@ def best_threshold(
     costs: Costs,
 ) -> float:                               # act where score >= it; added to a score, where an amount is decided
     "The threshold that would have cost least on these rows."
-    return costs.how.choose(y_true, score, costs)
+    return costs.task.choose(y_true, score, costs)

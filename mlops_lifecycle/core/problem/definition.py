@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ..foundation.source import source_of
-from .tasks import KINDS, Kind
+from .tasks import TASKS, Task
 
 # %% ../../../nbs/core/problem/definition.ipynb #01-f-entity
 class Entity(BaseModel):
@@ -55,7 +55,7 @@ class Rule:
 
     def decide(self, columns: Mapping) -> np.ndarray:  # 1 act, 0 wait; or amounts
         "The decisions of the rule."
-        return KINDS[self.kind].decide(self.score(columns), self.threshold)
+        return TASKS[self.kind].decide(self.score(columns), self.threshold)
 
 # %% ../../../nbs/core/problem/definition.ipynb #01-f-scope-code
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Problem:
     kind: str = "binary"             # one of core.problem.tasks.KINDS
 
     @property
-    def how(self) -> Kind: return KINDS[self.kind]
+    def task(self) -> Task: return TASKS[self.kind]
     @cached_property
     def personal(self) -> tuple[str, ...]: return personal_fields(self.Request)  # fields that lead to a person
 
@@ -123,7 +123,7 @@ class Problem:
 def _fits_together(problem: Problem) -> None:
     "Raise `ValueError` for the first thing that does not fit the others."
     kind, rule, name, fields = problem.kind, problem.rule, problem.Request.__name__, problem.Request.model_fields
-    if kind not in KINDS: raise ValueError(f'"kind" must be one of {", ".join(KINDS)}, got {kind}')
+    if kind not in TASKS: raise ValueError(f'"kind" must be one of {", ".join(TASKS)}, got {kind}')
     if rule.kind != kind: raise ValueError(f'the rule "{rule.name}" is of kind {rule.kind}, the problem of kind {kind}')
     for what, names in {"key": problem.key, "protected": problem.protected}.items():
         for unknown in [n for n in names if n not in fields]:
@@ -132,5 +132,5 @@ def _fits_together(problem: Problem) -> None:
     if bare: raise ValueError(f"each field of {name} needs examples=[…]; missing for {', '.join(bare)}")
     if problem.target in fields:
         raise ValueError(f'"{problem.target}" is the target and cannot be a field of {name}')
-    if problem.metric not in ("cost", *problem.how.metrics):
-        raise ValueError(f'"metric" must be cost, {", ".join(problem.how.metrics)}, got {problem.metric}')
+    if problem.metric not in ("cost", *problem.task.metrics):
+        raise ValueError(f'"metric" must be cost, {", ".join(problem.task.metrics)}, got {problem.metric}')

@@ -23,17 +23,17 @@ def rank_metrics(
 ) -> dict[str, float]:  # by metric: mean of Kendall's tau over the folds, -1 to 1; the best first
     "How well each metric puts the models in the order in which their cost puts them."
     from scipy.stats import kendalltau  # here, so that the app starts without
-    how, known = costs.how, np.isfinite(np.asarray(y_true, dtype=float))
-    y, folds = np.asarray(y_true)[known].astype(how.outcome), np.asarray(folds)[known]
-    found = {name: [] for name in how.metrics}
+    task, known = costs.task, np.isfinite(np.asarray(y_true, dtype=float))
+    y, folds = np.asarray(y_true)[known].astype(task.outcome), np.asarray(folds)[known]
+    found = {name: [] for name in task.metrics}
     scores = {name: np.asarray(score, dtype=float)[known] for name, score in scores.items()}
     for fold in np.unique(folds):
         rows = folds == fold
         if len(set(y[rows])) < 2: continue
         y_fold, of_fold = y[rows], {name: score[rows] for name, score in scores.items()}
-        cheap = [-mean_cost(y_fold, how.decide(score, thresholds[name]), costs) for name, score in of_fold.items()]
+        cheap = [-mean_cost(y_fold, task.decide(score, thresholds[name]), costs) for name, score in of_fold.items()]
         if len(set(cheap)) < 2: continue
-        for name, metric in how.metrics.items():
+        for name, metric in task.metrics.items():
             measured = [metric(y_fold, score, thresholds[model]) for model, score in of_fold.items()]
             tau = cast(float, kendalltau(measured, cheap)[0])
             found[name].append(0.0 if np.isnan(tau) else float(tau))

@@ -155,7 +155,7 @@ def change(
 # %% ../../../nbs/core/quality/drift.ipynb #drift-read
 def changes(
     log: pd.DataFrame,    # of `core.quality.profiles`
-    least_rows: int = 0,  # in a period, below which nothing is told of it
+    min_rows: int = 0,  # in a period, below which nothing is told of it
 ) -> pd.DataFrame:        # table, column ("" for rows, a figure of the table), figure, first (period of the column),
                           # period, change
     "How far each period is from the one before, by each figure."
@@ -164,10 +164,10 @@ def changes(
         before, seen, first = None, set(), series.period.iloc[0]
         for now in series.to_dict("records"):
             now |= {"quantiles": np.array(json.loads(now["quantiles"])), "names": json.loads(now["names"])}
-            if before and before["rows"] >= least_rows:
+            if before and before["rows"] >= min_rows:
                 ratio = now["rows"] / now["days"] / (before["rows"] / before["days"])
                 found.append((table, "", "rows", first, now["period"], abs(np.log(ratio))))
-                figures = change(before, now, seen) if now["rows"] >= least_rows else {}
+                figures = change(before, now, seen) if now["rows"] >= min_rows else {}
                 found += [(table, column, figure, first, now["period"], far) for figure, far in figures.items()]
             before = now; seen |= set(now["names"])
     types = {} if found else {"first": "datetime64[us, UTC]", "period": "datetime64[us, UTC]", "change": float}

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..foundation.stages import stage
-from ..foundation.workspace import give_back
+from ..foundation.workspace import release_memory
 
 if TYPE_CHECKING:  # it takes seconds to import, see below
     from great_expectations.core import ExpectationValidationResult
@@ -153,7 +153,7 @@ def check(
         for group, spoken in few_columns(e for e in mine if e.kind not in SCHEMA):
             named = [c for c in there.columns if c in spoken] or list(there.columns)[:1]
             frame = read(named) if UNIQUE not in group[0].kind else in_short(read(named))
-            if (large := len(frame) > MANY): give_back()
+            if (large := len(frame) > MANY): release_memory()
             found = checkpoint(context, f"{name}: {len(done)}", frame, group)
             if UNIQUE in group[0].kind and found[0].result.get("unexpected_count") != 0:
                 found = checkpoint(context, f"{name}: {len(done)}, texts", read(named), group)
@@ -162,7 +162,7 @@ def check(
             if large:  # the library's objects hold each other, and with them the frame
                 context = quiet_context()
                 gc.collect()
-                give_back()
+                release_memory()
         for e, result in done:
             figure = figure_of(result, bool(private & {*e.column.split(", ")}))
             rows.append((name, e.column, e.kind.removeprefix("Expect"), limit_of(e),

@@ -47,7 +47,7 @@ def _near(path: Path) -> str:
 # %% ../../../nbs/core/reports/summary.ipynb #runner-verdict-code
 def of_verdict(verdict: Mapping[str, Any], unit: str) -> list[str]:
     "What rule and model cost, and what the evaluation says of it."
-    said, rule, words = [], verdict.get("bar", {}).get("costs", {}).get("rule"), verdict.get("words")
+    said, rule, words = [], verdict.get("baseline", {}).get("costs", {}).get("rule"), verdict.get("words")
     model = "" if verdict["cost"] is None else f", the model {verdict['cost']:.3f}"
     if rule is not None: said.append(f"The rule costs {rule:.3f} {unit}{model}.")
     if words: said.append(f"The evaluation says: {words['ship']} {words['says']}")

@@ -26,8 +26,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from ... import __version__
 from . import inference_protocol as v2
 from . import web_form as pages
-from .middleware import Refusal, headers_of, read_body, strict_json, validated
-from .predictor import Answer, FeedbackRequest, Refused, Serving
+from .middleware import ApiError, headers_of, read_body, strict_json, validated
+from .predictor import Answer, FeedbackRequest, RowError, Serving
 from ..models.release import Release
 from ..problem.definition import Entity
 
@@ -165,7 +165,7 @@ def as_json(content: Mapping[str, Any], status: int = 200) -> Response:
 
 async def _sent(serving: Serving, request: HttpRequest, kind: str | None = "application/json") -> bytes:
     "The body of a request, within the settings' limits."
-    return await read_body(request, serving.limits.max_body_bytes, serving.limits.body_seconds, kind)
+    return await read_body(request, serving.limits.max_body_bytes, serving.limits.body_timeout_seconds, kind)
 
 @router.post("/v1/predict", response_model=Prediction, summary="Ask for a decision", tags=["decisions"])
 async def predict(request: HttpRequest, serving: _Asked) -> Response:
@@ -181,8 +181,8 @@ async def predict_batch(request: HttpRequest, serving: _Asked) -> Response:
     clock, body, most = serving.identity.clock_of(request), await _sent(serving, request), serving.limits.max_batch
     rows = (asked := strict_json(body)).get("requests")
     if set(asked) != {"requests"} or not isinstance(rows, list) or not rows:
-        raise Refusal(422, "must be a list of requests, at least one, and stand alone", "requests")
-    if len(rows) > most: raise Refusal(413, f"at most {most:,} requests at a time", "requests")
+        raise ApiError(422, "must be a list of requests, at least one, and stand alone", "requests")
+    if len(rows) > most: raise ApiError(413, f"at most {most:,} requests at a time", "requests")
     await serving.memory.current()
     return as_json({"answers": await serving.predictor.each(rows, clock, body)})
 
@@ -192,9 +192,9 @@ async def give_feedback(request: HttpRequest, serving: _Asked) -> Response:
     clock = serving.identity.clock_of(request)
     given = validated(serving.Feedback, await _sent(serving, request))
     told, value = serving.reactions[given.reaction], getattr(given, "value", None)
-    if told["label"] == "value" and value is None: raise Refusal(422, "must be what it came to", "value")
+    if told["label"] == "value" and value is None: raise ApiError(422, "must be what it came to", "value")
     if told["label"] != "value" and value is not None:
-        raise Refusal(422, "goes with a reaction that tells an amount only", "value")
+        raise ApiError(422, "goes with a reaction that tells an amount only", "value")
     label = told["label"] if value is None else value
     return as_json(await serving.records.noted(given.prediction_id, told["asks"], given.reaction, clock, label))
 
@@ -203,7 +203,7 @@ async def give_feedback(request: HttpRequest, serving: _Asked) -> Response:
             summary="What was decided, and why", tags=["decisions"])
 async def tell_prediction(prediction_id: str, serving: _Asked, explain: bool = False) -> Response:
     told = await serving.records.told(prediction_id, explain) if re.fullmatch("[0-9a-f]{32}", prediction_id) else None
-    if told is None: raise Refusal(404, "no prediction has this id", "prediction_id")
+    if told is None: raise ApiError(404, "no prediction has this id", "prediction_id")
     return as_json(told)
 
 @router.get("/v1/reviews", response_model=Queue, summary="What waits for a person", tags=["what came of it"])
@@ -215,7 +215,7 @@ async def tell_reviews(serving: _Asked, limit: Annotated[int, Field(ge=1, le=100
              summary="Decide as a person", tags=["what came of it"])
 async def decide_review(request: HttpRequest, prediction_id: str, serving: _Asked) -> Response:
     clock, body = serving.identity.clock_of(request), await _sent(serving, request)
-    if serving.problem.how.amount: answer = f"{validated(DecidedAmount, body).decision:g}"
+    if serving.problem.task.amount: answer = f"{validated(DecidedAmount, body).decision:g}"
     else: answer = ("wait", "act")[validated(Decided, body).decision]
     id = prediction_id if re.fullmatch("[0-9a-f]{32}", prediction_id) else ""
     return as_json(await serving.records.noted(id, "review", answer, clock, None))
@@ -229,7 +229,7 @@ class _Change(TypedDict, total=False):
 async def _changed(serving: Serving, **slots: Unpack[_Change]) -> Response:
     "Change the slots, and answer what they are."
     found = await asyncio.to_thread(lambda: serving.log.deployment.set(**slots))
-    await serving.memory.look()
+    await serving.memory.refresh()
     return as_json(found)
 
 @router.post("/v1/admin/deploy", response_model=Deployed,
@@ -245,7 +245,7 @@ async def admin_deploy(request: HttpRequest, serving: _Asked) -> Response:
              summary="Let the canary answer more, or everything", tags=["operation"])
 async def admin_promote(request: HttpRequest, serving: _Asked) -> Response:
     asked, now = validated(Promote, await _sent(serving, request)), await asyncio.to_thread(serving.log.deployment.get)
-    if now["canary"] is None: raise Refusal(409, "there is no canary to promote")
+    if now["canary"] is None: raise ApiError(409, "there is no canary to promote")
     if asked.share < 1: return await _changed(serving, share=asked.share)
     return await _changed(serving, stable=now["canary"], canary=None, share=0.0)
 
@@ -253,8 +253,8 @@ async def admin_promote(request: HttpRequest, serving: _Asked) -> Response:
              summary="Take the canary out, or go back to the release before", tags=["operation"])
 async def admin_rollback(serving: _Asked) -> Response:
     try: found = await asyncio.to_thread(serving.log.deployment.roll_back)
-    except ValueError as error: raise Refusal(409, str(error)) from None
-    await serving.memory.look()
+    except ValueError as error: raise ApiError(409, str(error)) from None
+    await serving.memory.refresh()
     return as_json(found)
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-health
@@ -284,10 +284,10 @@ async def tell_metrics(serving: _Asked) -> Response:
 def _named(
     serving: Serving, name: str, version: str | None = None,
 ) -> list[str]:  # versions that serve, the stable first
-    "Pass where this model serves; raises `Refusal`."
+    "Pass where this model serves; raises `ApiError`."
     versions = [r.version for r in (serving.memory.slots.stable, serving.memory.slots.canary) if r]
-    if name != serving.problem.name: raise Refusal(404, "no such model or version serves", "name")
-    if version not in (None, *versions): raise Refusal(404, "no such model or version serves", "version")
+    if name != serving.problem.name: raise ApiError(404, "no such model or version serves", "name")
+    if version not in (None, *versions): raise ApiError(404, "no such model or version serves", "version")
     return versions
 
 @router.get("/v2", summary="The server", tags=["inference protocol"])
@@ -299,7 +299,7 @@ async def v2_server(serving: _Asked) -> dict[str, Any]:
 async def v2_model(serving: _Asked, name: str, version: str | None = None) -> dict[str, Any]:
     await serving.memory.current()
     versions, schema = _named(serving, name, version), serving.Request.model_json_schema()
-    return v2.metadata_of(name, versions, schema, serving.problem.how.amount)
+    return v2.metadata_of(name, versions, schema, serving.problem.task.amount)
 
 @router.get("/v2/models/{name}/ready", summary="Does the model serve?", tags=["inference protocol"])
 @router.get("/v2/models/{name}/versions/{version}/ready", summary="Does this version?", tags=["inference protocol"])
@@ -316,18 +316,18 @@ async def v2_infer(request: HttpRequest, serving: _Asked, name: str, version: st
     length, clock = request.headers.get("inference-header-content-length"), serving.identity.clock_of(request)
     kind = request.headers.get("content-type", "application/json").partition(";")[0]
     if kind not in ("application/json", "application/octet-stream"):
-        raise Refusal(415, "the content type must be application/json")
+        raise ApiError(415, "the content type must be application/json")
     body = await _sent(serving, request, kind=None)  # the stock client names none
     asked, behind = v2.split_body(body, length)
     optional = [n for n, f in serving.Request.model_fields.items() if not f.is_required()]
     rows = v2.rows_of(asked, behind, optional, serving.limits.max_batch)
-    answer = partial(v2.answer_of, name, versions[0], asked=asked, amount=serving.problem.how.amount)
+    answer = partial(v2.answer_of, name, versions[0], asked=asked, amount=serving.problem.task.amount)
     answer([])                                                              # what is wanted can be given
     for row in rows: validated(serving.Request, json.dumps(row).encode())   # all or nothing
     return as_json(answer([_whole(a) for a in await serving.predictor.each(rows, clock, body)]))
 
-def _whole(answer: Answer | Refused) -> Answer:
-    if "detail" in answer: raise Refusal(422, answer["detail"][0]["message"], errors=answer["detail"])
+def _whole(answer: Answer | RowError) -> Answer:
+    if "detail" in answer: raise ApiError(422, answer["detail"][0]["message"], errors=answer["detail"])
     return answer
 
 # %% ../../../nbs/core/serving/api.ipynb #api-page-code

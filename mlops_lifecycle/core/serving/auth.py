@@ -82,7 +82,7 @@ class Caller:
     left: float = 0.0    # requests in the bucket
     filled: float = 0.0  # when it was, monotonic seconds
 
-    def may_ask(self,
+    def authorize(self,
         per_second: float,  # requests; 0: as many as it likes
         now: float,         # monotonic seconds
     ) -> bool:

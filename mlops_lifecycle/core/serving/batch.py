@@ -20,7 +20,7 @@ import pyarrow as pa
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..data.readers import harmless, read_file
-from ..foundation.errors import Refused
+from ..foundation.errors import UsageError
 from ..foundation.workspace import Workspace, atomic_write, to_arrow
 from ..models.features import FeatureSet, columns_of, missing_row
 from ..models.release import Release, same_features
@@ -52,12 +52,12 @@ def requests_of(
     table: pa.Table,           # of text or of types of its own; a missing cell is null
     Request: type[BaseModel],  # the project's type of request
 ) -> dict[str, Coded]:  # by field, for valid requests only; None where a value is missing
-    "The rows as requests; raises `Refused` naming the first wrong ones."
+    "The rows as requests; raises `UsageError` naming the first wrong ones."
     fields, there = Request.model_fields, table.column_names
     if extra := sorted(set(there) - set(fields)):
-        raise Refused(f"columns that no request has: {', '.join(extra)}; a request has {', '.join(fields)}")
+        raise UsageError(f"columns that no request has: {', '.join(extra)}; a request has {', '.join(fields)}")
     if missing := [name for name, field in fields.items() if field.is_required() and name not in there]:
-        raise Refused(f"columns that are missing: {', '.join(missing)}; there are {', '.join(there)}")
+        raise UsageError(f"columns that are missing: {', '.join(missing)}; there are {', '.join(there)}")
     read = {name: _checked_column(table[name] if name in there else None, len(table), Request, name) for name in fields}
     wrong = [(row, place, words) for place, (_, found) in enumerate(read.values()) for row, words in found]
     if not wrong and _looks_at_rows(Request): wrong = _wrong_rows(table, Request)
@@ -70,7 +70,7 @@ def _refused_rows(
     told: list[str],  # of the first ones; a sixth is not said
 ) -> Exception:
     "The refusal of a file some of whose rows are wrong."
-    return Refused(f"{wrong} of {rows} rows are {what}: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
+    return UsageError(f"{wrong} of {rows} rows are {what}: " + "; ".join(told[:5]) + ("; …" if len(told) > 5 else ""))
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-texts-code
 def _texts_of(
@@ -83,8 +83,8 @@ def _texts_of(
         if pa.types.is_null(column.type): column = column.cast(pa.string())
         coded = column.combine_chunks().dictionary_encode()
         texts = coded.dictionary.cast(pa.string()).to_pylist()
-    except pa.ArrowNotImplementedError: raise Refused(f'"{name}" must hold single values, it holds {kind}') from None
-    except pa.ArrowInvalid: raise Refused(f'"{name}" must hold text in UTF-8, it holds {kind} that is none') from None
+    except pa.ArrowNotImplementedError: raise UsageError(f'"{name}" must hold single values, it holds {kind}') from None
+    except pa.ArrowInvalid: raise UsageError(f'"{name}" must hold text in UTF-8, it holds {kind} that is none') from None
     return texts, coded.indices.fill_null(len(texts)).to_numpy()
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-columns-code
@@ -156,7 +156,7 @@ def whole_features(
     coded: Mapping[str, Coded],  # of `whole_columns`
     log: ServingLog,
     at: np.datetime64,  # now, UTC
-    rule_after: float,  # [serving] of the settings
+    fallback_after_ages: float,  # [serving] of the settings
 ) -> tuple[dict[str, np.ndarray], Flags, Flags]:  # features; rows for which nothing new came; those that no model decides
     "Look up and compute the features of many requests: one join a lookup, of what the app would have found."
     columns = {name: column.array() for name, column in coded.items()}
@@ -170,7 +170,7 @@ def whole_features(
         columns |= rows.columns(found, lookup.values)
         if lookup.max_age is None: continue
         age = np.where(pd.isna(columns[lookup.values[0]]), until - rows.newest(until), 0)
-        stale |= age > lookup.longest; too_old |= age > rule_after * lookup.longest
+        stale |= age > lookup.longest; too_old |= age > fallback_after_ages * lookup.longest
     return features.compute(columns), stale, too_old
 
 def _keys_of(
@@ -191,19 +191,19 @@ def score_requests(
     problem: Problem,
     workspace: Workspace,  # with a deployment
     features: Callable[[], FeatureSet] | None,  # called for a model only
-    rule_after: float = 4,     # as for `whole_features`
+    fallback_after_ages: float = 4,     # as for `whole_features`
     key: bytes | None = None,  # with which the release must be signed
 ) -> pd.DataFrame:  # the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version, review
     "Score many requests with the stable release."
     log, rows = ServingLog(workspace.serving_db), len(next(iter(requests.values())).codes)
-    if not rows: raise Refused("there are no rows to score")
+    if not rows: raise UsageError("there are no rows to score")
     release, declared = _stable_release(log, problem, workspace, features, key)
     at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
     coded = whole_columns(requests, problem, workspace, at)
     columns = {name: column.array() for name, column in coded.items()}
     _all_in_scope(problem, columns, rows)
     values, stale, too_old = columns, *np.zeros((2, rows), dtype=bool)
-    if declared: values, stale, too_old = whole_features(declared, coded, log, at, rule_after)
+    if declared: values, stale, too_old = whole_features(declared, coded, log, at, fallback_after_ages)
     log.close()
     def shown(column):
         values = pd.Series(column.values).array.take(column.codes)
@@ -215,19 +215,19 @@ def score_requests(
 def _stable_release(
     log: ServingLog, problem: Problem, workspace: Workspace, features: Callable[[], FeatureSet] | None, key: bytes | None,
 ) -> tuple[Release, FeatureSet | None]:  # the features of a model
-    "The release that serves; raises `Refused` where none does, or it is not fit to."
+    "The release that serves; raises `UsageError` where none does, or it is not fit to."
     stable = log.deployment.get()["stable"]
-    if stable is None: raise Refused("nothing is deployed; mlops run deploy does it")
+    if stable is None: raise UsageError("nothing is deployed; mlops run deploy does it")
     try:
         release = Release.load(workspace.releases / Path(stable).name, rule=problem.rule, key=key)
         if release.kind != "model": return release, None
         if features is None: raise ValueError("a model needs the features of the package")
         declared = features(); same_features(release, declared)
-    except (ValueError, OSError) as error: raise Refused(f"{stable} cannot serve: {error}") from None
+    except (ValueError, OSError) as error: raise UsageError(f"{stable} cannot serve: {error}") from None
     return release, declared
 
 def _all_in_scope(problem: Problem, columns: Mapping[str, np.ndarray], rows: int) -> None:
-    "Pass where every row may be decided; raises `Refused`."
+    "Pass where every row may be decided; raises `UsageError`."
     outside = np.flatnonzero(~problem.in_scope(columns))
     def why(n): return problem.out_of_scope({name: values[n] for name, values in columns.items()})
     told = [f"row {n + 1}: {why(n)}" for n in outside[:6]]
@@ -264,13 +264,13 @@ def read_rows(
     path: Path,  # .csv, .jsonl or .parquet, or the folder of a Delta table
 ) -> pa.Table:   # of text, or of the types that a Delta table has
     "The rows of a file."
-    if not path.exists(): raise Refused(f"there is no {path}")
+    if not path.exists(): raise UsageError(f"there is no {path}")
     if path.is_dir():
         from deltalake import DeltaTable
-        if not (path / "_delta_log").is_dir(): raise Refused(f"{path} is a folder and no Delta table")
+        if not (path / "_delta_log").is_dir(): raise UsageError(f"{path} is a folder and no Delta table")
         return DeltaTable(path).to_pyarrow_table()
     table, misfits = read_file(path)
-    if misfits: raise Refused(f"{path.name}, row {misfits[0]['row']}: {misfits[0]['reason']}")
+    if misfits: raise UsageError(f"{path.name}, row {misfits[0]['row']}: {misfits[0]['reason']}")
     return table
 
 # %% ../../../nbs/core/serving/batch.ipynb #76a778c1

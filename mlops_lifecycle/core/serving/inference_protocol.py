@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .middleware import Refusal, shown, strict_json
+from .middleware import ApiError, shown, strict_json
 
 # %% ../../../nbs/core/serving/inference_protocol.ipynb #v2-types-code
 TYPES = {"string": "BYTES", "integer": "INT64", "number": "FP64", "boolean": "BOOL"}
@@ -64,29 +64,29 @@ def split_body(
     body: bytes,
     length: str | None,      # the header; None: all of it is JSON
 ) -> tuple[dict[str, Any], bytes]:  # the JSON, and what stands behind it
-    "Tell the JSON from the bytes; raises `Refusal`."
+    "Tell the JSON from the bytes; raises `ApiError`."
     if length is None: return strict_json(body), b""
     if not length.isdigit() or int(length[:12]) > len(body):
-        raise Refusal(400, "must be the length of the JSON in bytes", "Inference-Header-Content-Length")
+        raise ApiError(400, "must be the length of the JSON in bytes", "Inference-Header-Content-Length")
     return strict_json(body[:int(length)]), body[int(length):]
 
 def from_bytes(
     datatype: str,
     content: bytes,
 ) -> list[bool] | list[int] | list[float] | list[str]:  # the tensor's values
-    "Read a tensor; raises `Refusal`."
+    "Read a tensor; raises `ApiError`."
     if datatype in SIZES:
         if len(content) % np.dtype(SIZES[datatype]).itemsize:
-            raise Refusal(400, f"a tensor of {datatype} has a length that does not fit")
+            raise ApiError(400, f"a tensor of {datatype} has a length that does not fit")
         return np.frombuffer(content, SIZES[datatype]).tolist()
-    if datatype != "BYTES": raise Refusal(422, f"a datatype is one of BYTES, {', '.join(SIZES)}", "datatype")
+    if datatype != "BYTES": raise ApiError(422, f"a datatype is one of BYTES, {', '.join(SIZES)}", "datatype")
     found, place = [], 0
     while place < len(content):
         head = place + 4
         if len(content) < head or len(content) < head + (size := struct.unpack_from("<I", content, place)[0]):
-            raise Refusal(400, "a tensor of BYTES breaks off")
+            raise ApiError(400, "a tensor of BYTES breaks off")
         try: found.append(content[place + 4:place + 4 + size].decode())
-        except UnicodeDecodeError: raise Refusal(400, "a tensor of BYTES is not UTF-8") from None
+        except UnicodeDecodeError: raise ApiError(400, "a tensor of BYTES is not UTF-8") from None
         place += 4 + size
     return found
 
@@ -97,24 +97,24 @@ def rows_of(
     optional: Sequence[str] = (),  # fields that may be left out
     most: int = 1_000,        # rows
 ) -> list[dict[str, Any]]:    # one request each
-    "The rows that the tensors hold; raises `Refusal`."
+    "The rows that the tensors hold; raises `ApiError`."
     inputs = asked.get("inputs")
     def is_named(tensor: Any) -> bool: return isinstance(tensor, Mapping) and isinstance(tensor.get("name"), str)
     if not isinstance(inputs, list) or not inputs or not all(map(is_named, inputs)):
-        raise Refusal(422, "must be a list of named tensors", "inputs")
+        raise ApiError(422, "must be a list of named tensors", "inputs")
     columns: dict[str, list[Any]] = {}
     for tensor in inputs:
         name, shape = tensor["name"], tensor.get("shape")
-        if name in columns: raise Refusal(422, "is given twice", shown(name))
-        if not _is_column(shape): raise Refusal(422, "must have the shape [n] or [n, 1]", shown(name))
-        if shape[0] > most: raise Refusal(413, f"at most {most:,} rows at a time")
+        if name in columns: raise ApiError(422, "is given twice", shown(name))
+        if not _is_column(shape): raise ApiError(422, "must have the shape [n] or [n, 1]", shown(name))
+        if shape[0] > most: raise ApiError(413, f"at most {most:,} rows at a time")
         values, behind = _values(tensor, behind)
         if len(values) != shape[0]:
-            raise Refusal(422, f"has {len(values)} values, its shape says {shape[0]}", shown(name))
+            raise ApiError(422, f"has {len(values)} values, its shape says {shape[0]}", shown(name))
         columns[name] = values
-    if behind: raise Refusal(400, "there are bytes behind the last tensor")
+    if behind: raise ApiError(400, "there are bytes behind the last tensor")
     if len({len(v) for v in columns.values()}) > 1 or not all(columns.values()):
-        raise Refusal(422, "all tensors need the same number of rows, at least one", "inputs")
+        raise ApiError(422, "all tensors need the same number of rows, at least one", "inputs")
     missing = lambda name, value: value is None or value != value or (value == "" and name in optional)
     rows = (zip(columns, row) for row in zip(*columns.values()))
     return [{name: value for name, value in row if not missing(name, value)} for row in rows]
@@ -132,10 +132,10 @@ def _values(tensor: Mapping[str, Any], behind: bytes) -> tuple[list[Any], bytes]
         values = tensor.get("data")
         while isinstance(values, list) and values and all(isinstance(v, list) for v in values):
             values = [v for part in values for v in part]
-        if not isinstance(values, list): raise Refusal(422, "has no data", shown(tensor["name"]))
+        if not isinstance(values, list): raise ApiError(422, "has no data", shown(tensor["name"]))
         return values, behind
     if type(size) is not int or not 0 <= size <= len(behind):
-        raise Refusal(400, "says another length than it has", shown(tensor["name"]))
+        raise ApiError(400, "says another length than it has", shown(tensor["name"]))
     return from_bytes(str(tensor.get("datatype")), behind[:size]), behind[size:]
 
 # %% ../../../nbs/core/serving/inference_protocol.ipynb #v2-answer-code
@@ -145,17 +145,17 @@ def answer_of(
     asked: Mapping[str, Any],  # the request: its id, and the outputs it wants
     amount: bool = False,
 ) -> dict[str, Any]:
-    "The answer as tensors; raises `Refusal`."
+    "The answer as tensors; raises `ApiError`."
     wanted = asked.get("outputs") or [{"name": n} for n in OUTPUTS]
     names = [str(o.get("name")) for o in wanted if isinstance(o, Mapping)] if isinstance(wanted, list) else []
     if not names or any(n not in OUTPUTS for n in names):
-        raise Refusal(422, f"may be some of {', '.join(OUTPUTS)}", "outputs")
+        raise ApiError(422, f"may be some of {', '.join(OUTPUTS)}", "outputs")
     types, shape = outputs_of(amount), [len(predictions)]
     tensors = [{"name": n, "datatype": types[n], "shape": shape, "data": [p[n] for p in predictions]} for n in names]
     told = {"model_name": name, "model_version": version, "outputs": tensors}
     return told | ({"id": asked["id"]} if isinstance(asked.get("id"), str) else {})
 
-def failure(refusal: Refusal) -> bytes:
+def failure(refusal: ApiError) -> bytes:
     "A refusal in the protocol's own form."
     said = (f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in refusal.errors)
     return json.dumps({"error": "; ".join(said)}).encode()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Arm', 'arm_of', 'Slots', 'Releases', 'trial_workspace', 'columns_for', 'looked_up', 'features_for',
-           'unknown_categories', 'lookup_ages', 'stale_lookups', 'Memory', 'Identity', 'Case', 'TooOld', 'Finder',
-           'Decider', 'rule_of', 'Chain', 'Decision', 'Answer', 'Refused', 'Pending', 'Desk', 'Crowd',
+           'unknown_categories', 'lookup_ages', 'stale_lookups', 'Memory', 'Identity', 'PredictionContext', 'TooOld',
+           'Finder', 'Decider', 'rule_of', 'Chain', 'Decision', 'Answer', 'RowError', 'Pending', 'Desk', 'Crowd',
            'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor', 'Upkeep', 'Serving']
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-imports
@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 from starlette.requests import Request as HttpRequest
 
-from .middleware import LOG, Door, FieldError, Metrics, Refusal, validated, where
+from .middleware import LOG, ServingMiddleware, FieldError, Metrics, ApiError, validated, where
 from ..models.features import FeatureSet, Row, row_of
 from .auth import KeyRing
 from mlops_lifecycle.core.serving.store import (
@@ -106,14 +106,14 @@ class Releases:
         return Slots(state["generation"], stable, canary, state["share"] if canary else 0.0, "; ".join(faults))
 
     def deployable(self, id: str) -> Release:
-        "The release, loaded; raises `Refusal` where it is unknown, unfit or not approved."
+        "The release, loaded; raises `ApiError` where it is unknown, unfit or not approved."
         folder, published = self.workspace.releases / id, self.workspace.published()["names"]
         if id != Path(id).name or id.startswith(".") or not folder.is_dir():
-            raise Refusal(404, "no release has this id", "release")
+            raise ApiError(404, "no release has this id", "release")
         if "release" in published and self.workspace.load("release").get("pending") == id:
-            raise Refusal(409, "waits for the approval of a person", "release")
+            raise ApiError(409, "waits for the approval of a person", "release")
         try: return self.fit(id)
-        except (ValueError, OSError) as error: raise Refusal(409, f"cannot serve: {error}", "release") from None
+        except (ValueError, OSError) as error: raise ApiError(409, f"cannot serve: {error}", "release") from None
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-trial-code
 def trial_workspace(
@@ -194,11 +194,11 @@ def lookup_ages(
 def stale_lookups(
     features: FeatureSet,
     ages: Mapping[str, int],  # of `lookup_ages`
-    rule_after: float,        # times the allowed age
+    fallback_after_ages: float,        # times the allowed age
 ) -> tuple[list[str], list[str]]:  # lookups of which nothing can be used; those for so long that no model is asked
     "Which lookups nobody renews."
     stale = [v for v in features.lookups if v.name in ages and ages[v.name] > v.longest]
-    return [v.name for v in stale], [v.name for v in stale if ages[v.name] > rule_after * v.longest]
+    return [v.name for v in stale], [v.name for v in stale if ages[v.name] > fallback_after_ages * v.longest]
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-memory-code
 class Memory:
@@ -215,12 +215,12 @@ class Memory:
         self._looking = asyncio.Lock()
 
     async def current(self) -> Release:
-        "The stable release that serves now; raises `Refusal` where none does."
-        if self.replay or not self.FRESH: await self.look()
-        if self.slots.stable is None: raise Refusal(503, "nothing is deployed yet")
+        "The stable release that serves now; raises `ApiError` where none does."
+        if self.replay or not self.FRESH: await self.refresh()
+        if self.slots.stable is None: raise ApiError(503, "nothing is deployed yet")
         return self.slots.stable
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         "Take in what changed since the last look; raises `NotStored` where the log cannot be read."
         async with self._looking:
             marks = await asyncio.to_thread(self.log.marks)
@@ -248,7 +248,7 @@ class Identity:
         try:
             clock = datetime.fromisoformat(told).astimezone(UTC) if datetime.fromisoformat(told).tzinfo else None
         except (ValueError, OverflowError): clock = None
-        if clock is None: raise Refusal(422, "must be a time with an offset, such as 2024-03-01T12:00:00Z", "x-mlops-clock")
+        if clock is None: raise ApiError(422, "must be a time with an offset, such as 2024-03-01T12:00:00Z", "x-mlops-clock")
         return clock
 
     def new_id(self, clock: datetime, body: bytes) -> str:  # 32 hexadecimal digits
@@ -259,12 +259,12 @@ class Identity:
     def own_id(self, request: HttpRequest, own: str) -> str:  # 32 hexadecimal digits
         "The id that follows from a caller's own name for a request; the same name of another caller gives another."
         if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", own):
-            raise Refusal(422, "must be 1 to 100 letters, digits, _ . : or -", "Idempotency-Key")
+            raise ApiError(422, "must be 1 to 100 letters, digits, _ . : or -", "Idempotency-Key")
         return uuid5(NAMESPACE_URL, f"{request.headers.get('authorization', '').split('_')[1:2]} {own}").hex
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-case
 @dataclass(slots=True, eq=False)
-class Case:
+class PredictionContext:
     "A decision on its way: what one release says to one request."
     row: Row              # of `columns_for`
     at: np.datetime64     # now, UTC
@@ -284,22 +284,22 @@ class Finder:
     def __init__(self,
         declared: Callable[[], FeatureSet],  # gives the features of the package
         online: Online,
-        rule_after: float,                   # as for `stale_lookups`
+        fallback_after_ages: float,                   # as for `stale_lookups`
         metrics: Metrics,
     ):
-        self.declared, self.online, self.rule_after, self.metrics = declared, online, rule_after, metrics
+        self.declared, self.online, self.fallback_after_ages, self.metrics = declared, online, fallback_after_ages, metrics
         self.until: int | None = None  # microseconds, up to which the last request could look up
 
     @cached_property
     def features(self) -> FeatureSet: return self.declared()
 
-    def find(self, case: Case) -> None:
+    def find(self, case: PredictionContext) -> None:
         "Look up what a model needs; raises `TooOld`."
         if case.release.kind == "rule": return
         self.until = until = min(microseconds(case.row["decision_time"]), microseconds(case.at))
         case.values = looked_up(self.features, case.row, self.online, until)
         if not (ages := lookup_ages(self.features, self.online, until, case.values)): return
-        stale, too_old = stale_lookups(self.features, ages, self.rule_after)
+        stale, too_old = stale_lookups(self.features, ages, self.fallback_after_ages)
         for name in stale:
             self.metrics.of(self.metrics.stale, name).inc()
             passed = f"{ages[name] / 3.6e9:,.0f} hours"
@@ -319,23 +319,23 @@ class Decider:
         self.fields, self.finder, self.metrics = tuple(Request.model_fields), finder, metrics
 
     @cached_property
-    def steps(self) -> tuple[Callable[[Case], None], ...]:
+    def steps(self) -> tuple[Callable[[PredictionContext], None], ...]:
         return self.finder.find, self.compute, self.score, self.conclude
 
-    def compute(self, case: Case) -> None:
+    def compute(self, case: PredictionContext) -> None:
         "The features, in plain numbers, which are read faster than numpy's; a rule has the request's fields."
         if case.release.kind == "rule": case.values = {name: case.row[name] for name in self.fields}; return
         case.values = values = self.finder.features.compute(case.values)
         for name, value in values.items():
             if type(value) is not float and isinstance(value, np.number): values[name] = value.item()
 
-    def score(self, case: Case) -> None:
+    def score(self, case: PredictionContext) -> None:
         "The score; raises `ArithmeticError` where it is no number."
         if case.release.kind == "model": case.score = case.release.score_one(case.values)
         else: case.score = float(case.release.score(case.row))
         if not isfinite(case.score): raise ArithmeticError(f"{case.release.id} gave a score that is no number")
 
-    def conclude(self, case: Case) -> None:
+    def conclude(self, case: PredictionContext) -> None:
         "The decision, and what is odd about it."
         release, band = case.release, case.release.manifest.get("review")
         for name in unknown_categories(release, case.values) if release.encoder else ():
@@ -344,9 +344,9 @@ class Decider:
         case.decision = release.decision(case.score)
         case.review = bool(case.warnings) or bool(band and band[0] <= case.score < band[1])
 
-    def decide(self, release: Release, row: Row, at: np.datetime64) -> Case:
+    def decide(self, release: Release, row: Row, at: np.datetime64) -> PredictionContext:
         "What one release says to one request."
-        case = Case(row, at, release)
+        case = PredictionContext(row, at, release)
         for step in self.steps: step(case)
         return case
 
@@ -367,7 +367,7 @@ class Chain:
         self.decider, self.rule, self.limit_ms, self.metrics = decider, rule, limit_ms, metrics
         self.rest: dict[str, tuple[int, float]] = {}  # by release: how often it was waited for in vain, and when last
 
-    async def ask(self, release: Release, row: Row, at: np.datetime64) -> Case:
+    async def ask(self, release: Release, row: Row, at: np.datetime64) -> PredictionContext:
         "`decide`, and not for longer than allowed; raises what it raises, or `TimeoutError`."
         if _is_quick(release): return self.decider.decide(release, row, at)
         waits, since = self.rest.get(release.id, (0, 0.0))
@@ -383,8 +383,8 @@ class Chain:
         releases: Sequence[Release],      # that are asked before the rule
         row: Row, at: np.datetime64,
         failed: Exception | None = None,  # why the first of them could not, where it was asked before
-    ) -> tuple[Case, str | None]:         # the error of the first that could not
-        "Let the first decide that can; raises `Refusal` where nobody can."
+    ) -> tuple[PredictionContext, str | None]:         # the error of the first that could not
+        "Let the first decide that can; raises `ApiError` where nobody can."
         error = None
         for release in (*releases, self.rule):
             try:
@@ -400,7 +400,7 @@ class Chain:
                 case.warnings.append(f"the rule decided: the model {self.WHY.get(error, 'failed')}")
             case.review = case.review or error is not None
             return case, error
-        raise Refusal(503, "nobody can decide at the moment")
+        raise ApiError(503, "nobody can decide at the moment")
 
 def _is_quick(release: Release) -> bool: return release.trees is not None or release.kind == "rule"
 
@@ -421,7 +421,7 @@ class Answer(Decision):
     prediction_id: str
     interval: NotRequired[list[float] | None]  # where an amount is decided
 
-class Refused(TypedDict):
+class RowError(TypedDict):
     "Why one row of a batch was refused."
     detail: list[FieldError]
 
@@ -436,7 +436,7 @@ class Pending:
     plain: bool                          # whether it may be stored without looking for an earlier one of its id
     ready: asyncio.Future[str | None]    # done when the answer is on disk, or with None where it is not stored yet
     arm: Arm = "stable"
-    case: Case = field(init=False)       # since it was placed
+    case: PredictionContext = field(init=False)       # since it was placed
     failed: Exception | None = None      # why the first release could not
     seconds: float = 0.0                 # that deciding took
     answer: Answer = field(init=False)
@@ -450,14 +450,14 @@ class Desk:
         self.problem, self.workspace, self.metrics = problem, workspace, metrics
 
     def place(self, one: Pending) -> None:
-        "Pseudonyms, columns, and who is asked first; raises `Refusal` outside of the scope."
+        "Pseudonyms, columns, and who is asked first; raises `ApiError` outside of the scope."
         at = np.datetime64(one.clock.replace(tzinfo=None), "us")
         one.entity, row = columns_for(self.problem, one.entity, self.workspace, at)
-        if reason := self.problem.out_of_scope(row): raise Refusal(422, f"outside of what may be decided: {reason}")
+        if reason := self.problem.out_of_scope(row): raise ApiError(422, f"outside of what may be decided: {reason}")
         if one.slots.share: one.arm = arm_of(one.id, one.slots.share)
         release = one.slots.first(one.arm)
-        if release is None: raise Refusal(503, "nothing is deployed yet")
-        one.case = Case(row, at, release)
+        if release is None: raise ApiError(503, "nothing is deployed yet")
+        one.case = PredictionContext(row, at, release)
 
     def write(self, one: Pending, error: str | None = None) -> None:
         "The answer, and the row that is stored of it."
@@ -470,7 +470,7 @@ class Desk:
             one.clock, id=one.id, key=self.problem.key_of(case.row), decision_time=case.row["decision_time"],
             release=release.id, kind=release.kind, generation=one.slots.generation,
             request=one.entity.model_dump_json(), features=case.values, seconds=one.seconds, error=error, **told)
-        if self.problem.how.amount: one.answer["interval"] = release.interval(case.score)
+        if self.problem.task.amount: one.answer["interval"] = release.interval(case.score)
         one.written = True
 
     def count(self, one: Pending, logging: float) -> None:  # seconds that the log took
@@ -494,14 +494,14 @@ class Crowd:
     def join(self, one: Pending) -> None:
         "Wait with the others; the first one sees to it that they go."
         self.waiting.append(one)
-        if len(self.waiting) == 1 and not self.group.busy: one.ready.get_loop().call_soon(self.together)
+        if len(self.waiting) == 1 and not self.group.busy: one.ready.get_loop().call_soon(self.predict_batch)
 
     def gathered(self, turns: int = 3) -> None:
         "The log has written; after some turns of the loop, in which requests are read, the next crowd goes."
         if turns: asyncio.get_running_loop().call_soon(self.gathered, turns - 1)
-        elif self.waiting: self.together()
+        elif self.waiting: self.predict_batch()
 
-    def together(self) -> None:
+    def predict_batch(self) -> None:
         "Take all that wait through all steps, as far as nobody has to be waited for."
         came = [one for one in self.waiting if not one.ready.done()]  # without those whose caller has gone
         self.waiting, started = [], time.perf_counter()
@@ -561,22 +561,22 @@ class Records:
         self.memory, self.group, self.replay = memory, group, replay
 
     async def once(self, stored: Row, answer: Answer) -> Answer:
-        "Store the answer unless its id was answered before; then give that answer, or a `Refusal` to another request."
+        "Store the answer unless its id was answered before; then give that answer, or a `ApiError` to another request."
         before = await self.group.store(store_once(stored))
         if before is None: return answer
         if self.replay:
             again = stored | {"id": os.urandom(16).hex()}; await self.group.store(again)
             return {**answer, "prediction_id": again["id"]}
-        if before["request"] != stored["request"]: raise Refusal(409, "was used for another request", "Idempotency-Key")
+        if before["request"] != stored["request"]: raise ApiError(409, "was used for another request", "Idempotency-Key")
         told = _decision_of(before | {"warnings": json.loads(before["warnings"])})
         if "interval" in answer: return {"prediction_id": before["id"], **told, "interval": None}
         return {"prediction_id": before["id"], **told}
 
     async def noted(self, id: str, asks: str, answer: str, clock: datetime, label: float | None) -> Reaction:
-        "Store a reaction; raises `Refusal` (404, 409)."
+        "Store a reaction; raises `ApiError` (404, 409)."
         try: row = await self.group.store(reaction(id, asks, answer, clock, label))
-        except UnknownPrediction: raise Refusal(404, "no prediction has this id", "prediction_id") from None
-        except Contradiction: raise Refusal(409, f'"{asks}" was answered before, and otherwise', "reaction") from None
+        except UnknownPrediction: raise ApiError(404, "no prediction has this id", "prediction_id") from None
+        except Contradiction: raise ApiError(409, f'"{asks}" was answered before, and otherwise', "reaction") from None
         return {"prediction_id": row["prediction_id"], "asks": row["asks"],
                 "reaction": row["reaction"], "label": row["label"]}
 
@@ -626,13 +626,13 @@ class Predictor:
         one.seconds = time.perf_counter() - started
         self.desk.write(one, error)
 
-    async def each(self, rows: Sequence[Any], clock: datetime, body: bytes) -> list[Answer | Refused]:  # JSON values
+    async def each(self, rows: Sequence[Any], clock: datetime, body: bytes) -> list[Answer | RowError]:  # JSON values
         "Answer every row of a batch, in its order."
-        async def one(number: int, row: Any) -> Answer | Refused:
+        async def one(number: int, row: Any) -> Answer | RowError:
             try:
                 entity = validated(self.Request, json.dumps(row).encode())
                 return await self.predicted(entity, clock, self.identity.new_id(clock, body + b"%d" % number))
-            except Refusal as refusal:
+            except ApiError as refusal:
                 if refusal.status == 503: raise
                 return {"detail": refusal.errors}
         answers, room = [], 100
@@ -646,7 +646,7 @@ class Upkeep:
     "What a process does beside answering."
     def __init__(self, settings: Settings, memory: Memory, finder: Finder, crowd: Crowd):
         self.settings, self.memory, self.finder, self.crowd = settings, memory, finder, crowd
-        self.door: Door | None = None  # behind which all this stands
+        self.door: ServingMiddleware | None = None  # behind which all this stands
 
     async def follow(self) -> None:
         "Look again and again; drop the days that were kept long enough, once a day."
@@ -654,7 +654,7 @@ class Upkeep:
         while True:
             self.tell_waiting()
             with suppress(NotStored):  # what is loaded serves on; whoever asks for a prediction is told
-                await self.memory.look()
+                await self.memory.refresh()
                 if self.finder.until is not None: await asyncio.to_thread(self.finder.tell_ages)
                 if (now := datetime.now(UTC)).date() != today: today = now.date(); await asyncio.to_thread(self.forget, now)
             await asyncio.sleep(self.memory.FRESH or 0.2)
@@ -667,12 +667,12 @@ class Upkeep:
 
     def forget(self, now: datetime) -> None:
         "Drop the days that were kept long enough and that bronze holds, where the project collects them."
-        log, before = self.memory.log, now - timedelta(days=self.settings.serving.keep_days)
+        log, before = self.memory.log, now - timedelta(days=self.settings.serving.retention_days)
         collects = any(source.where in ("predictions", "feedback") for source in self.settings.source.values())
         log.retention.forget(before, uncollected=not collects)
         late = sum(n for day, n in log.predictions.days().items() if day < f"{before:%Y-%m-%d}")
         if late and not self.memory.replay:
-            LOG.warning("%s predictions are older than keep_days and stay: no collect has taken them", late)
+            LOG.warning("%s predictions are older than retention_days and stay: no collect has taken them", late)
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-serving-code
 class Serving:
@@ -693,7 +693,7 @@ class Serving:
         self.releases = Releases(workspace, problem.rule, features, signing_key(settings))
         self.memory = Memory(self.log, self.releases, self.metrics, replay)
         self.identity = Identity(self.memory, replay)
-        self.finder = Finder(features, self.memory.online, self.limits.rule_after, self.metrics)
+        self.finder = Finder(features, self.memory.online, self.limits.fallback_after_ages, self.metrics)
         self.decider = Decider(self.Request, self.finder, self.metrics)
         self.chain = Chain(self.decider, rule_of(problem), self.limits.decision_limit_ms, self.metrics)
         self.crowd = Crowd(Desk(problem, workspace, self.metrics), self.decider, self.log.database)

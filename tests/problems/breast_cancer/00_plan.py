@@ -21,4 +21,4 @@ plan = Plan(
         harm="A doctor sees every patient.", personal="The sample's number.", groups="None are recorded.",
         consent="The form says so.", misuse="It ranks samples, not people.", off="The ward, at any time."),
     revisit=Revisit(reaction="overruled", share_above=0.3, at_least=20),
-    least_saving=0.0)
+    min_saving=0.0)

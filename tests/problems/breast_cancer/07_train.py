@@ -17,4 +17,4 @@ def small_boosting(categorical: list[bool], seed: int) -> BaseEstimator:
     return HistGradientBoostingClassifier(
         max_iter=60, min_samples_leaf=5, categorical_features=categorical, random_state=seed)
 
-families = {"logistic regression": logistic_regression, "small boosting": small_boosting}
+estimators = {"logistic regression": logistic_regression, "small boosting": small_boosting}

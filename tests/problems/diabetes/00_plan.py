@@ -18,4 +18,4 @@ plan = Plan(
         harm="A doctor sees every patient.", personal="The patient's number.", groups="Men and women.",
         consent="The form says so.", misuse="It plans hours, it does not judge people.", off="The ward, at any time."),
     revisit=Revisit(reaction="overruled", share_above=0.3, at_least=20),
-    least_saving=0.0)
+    min_saving=0.0)

@@ -20,4 +20,4 @@ def forest(categorical: list[bool], seed: int) -> BaseEstimator:
     forest = RandomForestRegressor(n_estimators=60, min_samples_leaf=5, random_state=seed)
     return make_pipeline(SimpleImputer(keep_empty_features=True), forest)
 
-families = {"ridge": ridge, "forest": forest}
+estimators = {"ridge": ridge, "forest": forest}

@@ -21,4 +21,4 @@ plan = Plan(
         harm="A flight without a look goes as it went before.", personal="None.", groups="The three airports.",
         consent="Nobody is judged.", misuse="It ranks flights, not people.", off="The dispatchers, at any time."),
     revisit=Revisit(reaction="overruled", share_above=0.8, at_least=20),
-    least_saving=0.0)
+    min_saving=0.0)

@@ -13,7 +13,7 @@ def isolation_forest(categorical: list[bool], seed: int) -> BaseEstimator:
 
 # %%
 #| export
-families = {
+estimators = {
     "isolation forest": isolation_forest,
     "outside of clusters": lambda categorical, seed: Unusual(random_state=seed),
 }

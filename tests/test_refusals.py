@@ -120,6 +120,6 @@ def test_ops_a_canary_that_costs_more_is_rolled_back(lived, tmp_path):
     silent = write_release(workspace.releases, never_acts, {}, model)
     log.deployment.set(stable=good.id, canary=silent.name, share=0.0)
     workspace.publish({"release": workspace.store("release", workspace.load("release") | {"model": silent.name})})
-    went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "surely more")
+    went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "significantly more")
     served = log.deployment.get(); log.close()
     assert (served["stable"], served["canary"], served["share"]) == (good.id, None, 0)

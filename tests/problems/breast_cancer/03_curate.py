@@ -2,11 +2,13 @@
 # ## Yours: what the biopsy found
 
 # %%
+#| yours TABLES
 #| export
 TABLES = {"samples": Table("the pathology", ("features", "labels", "monitoring", "reports"),
                            rules={"a radius of nothing": lambda t: t.radius <= 0})}
 
 # %%
+#| yours QUESTION
 #| export
 LABEL_COLUMNS = {"samples": {"label_known_at": Column("time", "when the biopsy's result came", source="computed")}}
 LABEL_GATES = {"samples": {"label_known_at": ["malignant"]}}

@@ -5,6 +5,7 @@
 # idea; whether it gains, exploring says.
 
 # %%
+#| yours lookups
 #| export
 def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "Each sample as the request that would ask about it, decided when it was taken."
@@ -17,6 +18,7 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
     return {}
 
 # %%
+#| yours FEATURES
 #| export
 def area(radius):
     "Of a circle with this radius."
@@ -32,4 +34,5 @@ FEATURES = FeatureSet((
     Feature("area", ("radius",), area, unit="µm²")))
 
 # %%
+#| yours FEATURES
 assert "radius" in check_inputs(FEATURES, problem)

@@ -2,6 +2,7 @@
 # ## Yours: what a pathologist expects
 
 # %%
+#| yours EXPECTATIONS
 #| export
 EXPECTATIONS = [
     Expectation("silver.quarantine", "ExpectTableRowCountToBeBetween",
@@ -13,5 +14,6 @@ EXPECTATIONS = [
 ]
 
 # %%
+#| yours EXPLAINED
 #| export
 EXPLAINED = {}

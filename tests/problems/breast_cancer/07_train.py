@@ -2,6 +2,7 @@
 # ## Yours: the families
 
 # %%
+#| yours estimators
 #| export
 def logistic_regression(categorical: list[bool], seed: int) -> BaseEstimator:
     "One weight a category, one a scaled amount."
@@ -11,6 +12,7 @@ def logistic_regression(categorical: list[bool], seed: int) -> BaseEstimator:
     return make_pipeline(prepared, LogisticRegression(random_state=seed))
 
 # %%
+#| yours estimators
 #| export
 def small_boosting(categorical: list[bool], seed: int) -> BaseEstimator:
     "Few rows, small leaves."

@@ -4,6 +4,7 @@
 # How far will the disease have come in a year? The ward plans so many hours of care.
 
 # %%
+#| yours plan
 #| export
 plan = Plan(
     objective="Each patient finds the care that is needed in a year, and little of it stands idle.",

@@ -2,6 +2,7 @@
 # ## Yours: a number, not a yes
 
 # %%
+#| yours Request
 #| export
 class Request(Entity):
     "A patient's measures at the first visit."
@@ -19,6 +20,7 @@ class Request(Entity):
 # The heavier, the further: so much is known before any data. Twenty points more are planned, since too few are dearer.
 
 # %%
+#| yours rule
 #| export
 def by_weight(columns: Mapping) -> np.ndarray:
     "Six points for each of the body mass index."
@@ -27,6 +29,7 @@ def by_weight(columns: Mapping) -> np.ndarray:
 rule = Rule("by weight", "1.0", by_weight, threshold=20.0, kind="regression")
 
 # %%
+#| yours problem
 #| export
 problem = Problem(name="diabetes-progression", entity="patient", target="progression", action="plan care for",
                   unit="hours a patient",

@@ -5,6 +5,7 @@
 # hour after it. The wards are somebody else's table; what changes in it comes as events.
 
 # %%
+#| yours COLUMNS
 #| export
 COLUMNS = {"patients": {
     "patient": Column("text", "number of the patient"),
@@ -24,6 +25,7 @@ COLUMNS = {"patients": {
 }}
 
 # %%
+#| yours GATES
 #| export
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "Add when the outcome came."

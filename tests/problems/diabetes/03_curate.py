@@ -2,6 +2,7 @@
 # ## Yours: what came of it
 
 # %%
+#| yours TABLES
 #| export
 TABLES = {
     "patients": Table("the ward", ("features", "labels", "monitoring", "reports"),
@@ -10,6 +11,7 @@ TABLES = {
 }
 
 # %%
+#| yours QUESTION
 #| export
 LABEL_COLUMNS = {"patients": {"label_known_at": Column("time", "when the outcome came", source="computed")}}
 LABEL_GATES = {"patients": {"label_known_at": ["progression"]}}

@@ -2,6 +2,7 @@
 # ## Yours: the measures as they are, and one of our own
 
 # %%
+#| yours lookups
 #| export
 def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "Each patient as the request that would ask about them, decided at the first visit."
@@ -14,6 +15,7 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
     return {}
 
 # %%
+#| yours FEATURES
 #| export
 def strain(bmi, pressure):
     "Weight and pressure together."
@@ -30,4 +32,5 @@ FEATURES = FeatureSet((
     Feature("strain", ("bmi", "pressure"), strain)))
 
 # %%
+#| yours FEATURES
 assert "bmi" in check_inputs(FEATURES, problem)

@@ -2,6 +2,7 @@
 # ## Yours: what the ward expects
 
 # %%
+#| yours EXPECTATIONS
 #| export
 EXPECTATIONS = [
     Expectation("silver.quarantine", "ExpectTableRowCountToBeBetween",
@@ -13,5 +14,6 @@ EXPECTATIONS = [
 ]
 
 # %%
+#| yours EXPLAINED
 #| export
 EXPLAINED = {}

@@ -2,6 +2,7 @@
 # ## Yours: the families
 
 # %%
+#| yours estimators
 #| export
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
@@ -14,6 +15,7 @@ def ridge(categorical: list[bool], seed: int) -> BaseEstimator:
     return make_pipeline(prepared, Ridge())
 
 # %%
+#| yours estimators
 #| export
 def forest(categorical: list[bool], seed: int) -> BaseEstimator:
     "Few rows, so many small trees."

@@ -4,6 +4,7 @@
 # Dispatchers cannot look at every flight. Nobody has written down so far which flights were late.
 
 # %%
+#| yours plan
 #| export
 plan = Plan(
     objective="The few flights that dispatchers can look at are those that need it.",

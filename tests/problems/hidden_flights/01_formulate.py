@@ -2,6 +2,7 @@
 # ## Yours: unlike the others
 
 # %%
+#| yours Request
 #| export
 class Request(Entity):
     "A flight three hours before it leaves, and the weather at its airport."
@@ -18,6 +19,7 @@ class Request(Entity):
 # Dispatchers look at the evening first: so much is known without any outcome.
 
 # %%
+#| yours rule
 #| export
 def late_in_the_day(columns: Mapping) -> np.ndarray:
     "Share of the day gone by."
@@ -26,6 +28,7 @@ def late_in_the_day(columns: Mapping) -> np.ndarray:
 rule = Rule("late in the day", "1.0", late_in_the_day, threshold=20 / 24, kind="anomaly")
 
 # %%
+#| yours problem
 #| export
 problem = Problem(name="strange-flights", entity="flight", target="late", action="look", unit="looks a flight",
                   Request=Request, rule=rule, key=("flight",), protected=("origin",), kind="anomaly")

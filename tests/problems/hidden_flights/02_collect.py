@@ -5,6 +5,7 @@
 # March on.
 
 # %%
+#| yours COLUMNS
 #| export
 COLUMNS = {"flights": {
     "flight": Column("text", "number of the flight in the table"),
@@ -21,6 +22,7 @@ COLUMNS = {"flights": {
 }}
 
 # %%
+#| yours GATES
 #| export
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "The table brings its times along."

@@ -2,11 +2,13 @@
 # ## Yours: what came of it, where somebody wrote it down
 
 # %%
+#| yours TABLES
 #| export
 TABLES = {"flights": Table("the dispatchers", ("features", "labels", "monitoring", "reports"),
                            rules={"wind above 150 mph": lambda t: t.wind > 150})}
 
 # %%
+#| yours QUESTION
 #| export
 LABEL_COLUMNS = {"flights": {"label_known_at": Column("time", "when it was written down", source="computed")}}
 LABEL_GATES = {"flights": {"label_known_at": ["late"]}}

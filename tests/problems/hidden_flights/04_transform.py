@@ -2,6 +2,7 @@
 # ## Yours: the weather as it is
 
 # %%
+#| yours lookups
 #| export
 def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "Each flight as the request that would ask about it, decided three hours before."
@@ -13,6 +14,7 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
     return {}
 
 # %%
+#| yours FEATURES
 #| export
 def darkness(visibility, rain):
     "Little to see, and wet."
@@ -26,4 +28,5 @@ FEATURES = FeatureSet((
     Feature("darkness", ("visibility", "rain"), darkness)))
 
 # %%
+#| yours FEATURES
 assert "wind" in check_inputs(FEATURES, problem)

@@ -2,6 +2,7 @@
 # ## Yours: what a dispatcher expects
 
 # %%
+#| yours EXPECTATIONS
 #| export
 EXPECTATIONS = [
     Expectation("silver.quarantine", "ExpectTableRowCountToBeBetween",
@@ -11,5 +12,6 @@ EXPECTATIONS = [
 ]
 
 # %%
+#| yours EXPLAINED
 #| export
 EXPLAINED = {}

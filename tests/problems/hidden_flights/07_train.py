@@ -2,6 +2,7 @@
 # ## Yours: two ways to be unlike the others
 
 # %%
+#| yours estimators
 #| export
 from sklearn.ensemble import IsolationForest
 
@@ -12,6 +13,7 @@ def isolation_forest(categorical: list[bool], seed: int) -> BaseEstimator:
     return make_pipeline(SimpleImputer(keep_empty_features=True), IsolationForest(n_estimators=60, random_state=seed))
 
 # %%
+#| yours estimators
 #| export
 estimators = {
     "isolation forest": isolation_forest,

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['RULES', 'QUEUE', 'ANSWER', 'Question', 'items', 'queue', 'AnswerBook', 'LabelError', 'check_answers', 'last_words',
-           'next_for', 'agreement', 'verdict', 'settle', 'put_labels', 'to_csv', 'from_csv', 'as_table', 'LabelForm']
+           'next_for', 'agreement', 'verdict', 'settle', 'put_labels', 'to_csv', 'from_csv', 'as_question', 'LabelForm']
 
 # %% ../../../nbs/core/data/labelling.ipynb #labels-imports
 import csv
-import html
 import io
 import json
 import os
@@ -19,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from .readers import harmless
+from ..foundation.templating import render
 
 # %% ../../../nbs/core/data/labelling.ipynb #labels-question
 RULES = ("majority", "unanimous", "latest")
@@ -243,13 +244,13 @@ def from_csv(
     return answers
 
 # %% ../../../nbs/core/data/labelling.ipynb #labels-form-row
-def as_table(
-    content: dict,
-) -> str:  # HTML
-    "What is known of a row, a line each."
-    lines = (f"<tr><th>{html.escape(str(name))}</th><td>{html.escape('' if value is None else str(value))}</td></tr>"
-             for name, value in content.items())
-    return f"<table>{''.join(lines)}</table>"
+def as_question(
+    asks: str,
+    left: int,      # rows that wait, with this one
+    content: dict,  # what is known of the row
+) -> Markup:
+    "What is asked of a row, and what is known of it, a line each."
+    return render("mlops_lifecycle.core.data", "question.html", asks=asks, left=left, content=content)
 
 # %% ../../../nbs/core/data/labelling.ipynb #labels-form
 class LabelForm:
@@ -274,8 +275,7 @@ class LabelForm:
         "The row in front, or that there is none."
         if not len(self.left): self.shown.value, self.buttons.children = "<p>Nothing waits for you.</p>", (); return
         row, buttons = self.left.iloc[0], []
-        known = as_table(json.loads(row.content))
-        self.shown.value = f"<p><b>{html.escape(row.asks)}</b> ({len(self.left)} to go)</p>{known}"
+        self.shown.value = str(as_question(row.asks, len(self.left), json.loads(row.content)))
         for answer in [*json.loads(row.answers), None]:
             buttons.append(self._button(description="pass" if answer is None else str(answer)))
             buttons[-1].on_click(lambda _, answer=answer: self.answer(answer))

@@ -7,11 +7,11 @@ __all__ = ['money', 'in_words', 'metric_in_words', 'way', 'month_figure', 'page_
 
 # %% ../../../nbs/core/models/verdict_words.ipynb #vw-imports
 from collections.abc import Mapping
-from html import escape
 
 from matplotlib.figure import Figure
 
 from ..foundation.stages import stage
+from ..foundation.templating import render
 from ..problem.definition import Problem
 
 # %% ../../../nbs/core/models/verdict_words.ipynb #08-e-words-code
@@ -111,11 +111,7 @@ def month_figure(verdict: Mapping, problem: Problem) -> Figure:
     return figure
 
 # %% ../../../nbs/core/models/verdict_words.ipynb #08-e-month-page
-def page_of(words: Mapping) -> str:  # HTML
+def page_of(words: Mapping[str, str]) -> str:  # HTML
     "The sentence, as the first thing on a page."
     colour = {"Ship it.": "#00727a", "Ship it as a trial.": "#8a5a00"}.get(words["ship"], "#b3261e")
-    unsure = f'<p>{escape(words["unsure"])}</p>' if words["unsure"] else ""
-    return (f'<div style="border-left:6px solid {colour};padding:.4em 1em;margin:.6em 0">'
-            f'<p style="font-size:1.7em;font-weight:700;color:{colour};margin:.1em 0">{escape(words["ship"])}</p>'
-            f'<p style="font-size:1.15em;margin:.2em 0">{escape(words["says"])}</p>{unsure}'
-            f'<p style="opacity:.75;margin:.2em 0">{escape(words["counted"])}</p></div>')
+    return render("mlops_lifecycle.core.models", "verdict.html", colour=colour, **words)

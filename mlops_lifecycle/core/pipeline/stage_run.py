@@ -8,7 +8,6 @@ __all__ = ['Document', 'Edge', 'StageRecord', 'RunRecord', 'new_run', 'write_run
            'Execution', 'conclude', 'StageRun']
 
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #5cf784fa
-import html
 import json
 import os
 import secrets
@@ -26,7 +25,7 @@ import pyarrow as pa
 
 from ..foundation.point_in_time import Gates, moment
 from ..foundation.settings import Settings, load_settings
-from ..foundation.stages import GoBack, Stage, covers, in_words, stage
+from ..foundation.stages import GoBack, Stage, card, covers, in_words, stage
 from ..foundation.workspace import Events, Version, Workspace, atomic_write, release_memory, resolve_files
 from .notebook_sync import checkout, warn_of_imported
 from .staleness import Json, code_of
@@ -409,12 +408,9 @@ class StageRun(StageAccess):
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #ba45e445
 def _card(notebook: str, outcome: StageOutcome, outputs: Mapping[str, Version]) -> str:
     "An execution of a stage as a card of HTML."
-    figures = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(_short(value))}</td></tr>"
-                      for name, value in outcome.verdict.items() if value not in (None, "", {}, []))
+    figures = {name: _short(value) for name, value in outcome.verdict.items() if value not in (None, "", {}, [])}
     left = ", ".join(f"{name} (version {v})" for name, v in outputs.items())
-    return (f'<div style="border:1px solid #00727a;border-left-width:6px;border-radius:4px;padding:.6em 1em">'
-            f"<b>{notebook} {outcome.status}</b><p>{html.escape(outcome.words)}</p><table>{figures}</table>"
-            f"<small>left {html.escape(left)}</small></div>")
+    return card(f"{notebook} {outcome.status}", outcome.words, figures, "#00727a", foot=f"left {left}")
 
 def _short(value: Json) -> str:
     text = in_words(value)

@@ -7,7 +7,6 @@ __all__ = ['SCHEMA', 'MANY', 'FOUND', 'Expectation', 'limit_of', 'figure_of', 'c
 
 # %% ../../../nbs/core/quality/expectations.ipynb #chk-imports
 import gc
-import html
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..foundation.stages import stage
+from ..foundation.templating import render
 from ..foundation.workspace import release_memory
 
 if TYPE_CHECKING:  # it takes seconds to import, see below
@@ -179,16 +179,13 @@ class Checked:
     def __repr__(self): return f"{int(self.checks.passed.sum())} of {len(self.checks)} expectations hold"
 
     def _repr_html_(self) -> str:
-        tables = self.checks.groupby("table", sort=False)
-        return f"<p>{self!r}.</p>" + "".join(self._fold(str(name), table) for name, table in tables)
+        head = ("", "column", "expectation", "limit", "figure", "what it protects")
+        tables = [(name, int(table.passed.sum()), self._lines(table))
+                  for name, table in self.checks.groupby("table", sort=False)]
+        return render("mlops_lifecycle.core.quality", "checks.html", summary=repr(self), head=head, tables=tables)
 
-    def _fold(self, name: str, table: pd.DataFrame) -> str:
-        cell = lambda value, tag="td": f"<{tag} style='text-align:left'>{html.escape(str(value))}</{tag}>"
-        def verdict(c): return "holds" if c.passed else f"fails, back to {c.back_to}"
-        lines = [(verdict(c), c.column, c.expectation, c.limit, c.figure, c.why)
-                 for c in table.sort_values("passed", kind="stable").itertuples()]
-        rows = "".join(f"<tr>{''.join(map(cell, line))}</tr>" for line in lines)
-        head = "".join(cell(h, "th") for h in ("", "column", "expectation", "limit", "figure", "what it protects"))
-        hold = f"<b>{html.escape(name)}</b>: {int(table.passed.sum())} of {len(table)} hold"
-        return (f"<details{'' if table.passed.all() else ' open'}><summary>{hold}</summary>"
-                f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></details>")
+    def _lines(self, table: pd.DataFrame) -> list[tuple]:
+        "The expectations of a table, those that fail first."
+        return [("holds" if c.passed else f"fails, back to {c.back_to}",
+                 c.column, c.expectation, c.limit, c.figure, c.why)
+                for c in table.sort_values("passed", kind="stable").itertuples()]

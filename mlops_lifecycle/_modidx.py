@@ -863,8 +863,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'mlops_lifecycle/core/models/features.py'),
                                                       'mlops_lifecycle.core.models.features._encoded_row': ( 'core/models/features.html#_encoded_row',
                                                                                                              'mlops_lifecycle/core/models/features.py'),
-                                                      'mlops_lifecycle.core.models.features._microseconds': ( 'core/models/features.html#_microseconds',
-                                                                                                              'mlops_lifecycle/core/models/features.py'),
                                                       'mlops_lifecycle.core.models.features._none': ( 'core/models/features.html#_none',
                                                                                                       'mlops_lifecycle/core/models/features.py'),
                                                       'mlops_lifecycle.core.models.features._single': ( 'core/models/features.html#_single',

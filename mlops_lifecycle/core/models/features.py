@@ -11,7 +11,7 @@ __all__ = ['Columns', 'Row', 'Document', 'Moment', 'Find', 'Value', 'identity', 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property, lru_cache, partial
 from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar, get_args
@@ -20,13 +20,14 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
+from ..foundation.point_in_time import microseconds
 from ..foundation.source import source_of
 
 # %% ../../../nbs/core/models/features.ipynb #feat-types
 Columns: TypeAlias = Mapping[str, Any]   # by name: arrays of one length, or single values
 Row: TypeAlias = dict[str, Any]          # by name: single values
 Document: TypeAlias = dict[str, Any]     # what JSON can hold
-Moment: TypeAlias = datetime | np.datetime64 | int  # UTC; numbers are microseconds since 1970
+Moment: TypeAlias = datetime | np.datetime64 | int  # aware; numpy's is UTC; numbers are microseconds since 1970
 Find: TypeAlias = Callable[[str, tuple, Moment], Mapping[str, Any] | None]  # name of lookup, key, until -> its row
 
 # %% ../../../nbs/core/models/features.ipynb #feat-identity
@@ -171,22 +172,12 @@ def row_of(
     for name, value in vars(request).items():
         if isinstance(value, datetime):
             if (offset := value.utcoffset()) is None: raise TypeError(f'the time "{name}" needs an offset, got {value}')
-            row[name] = np.datetime64(at := _microseconds(value), "us")
+            row[name] = np.datetime64(at := microseconds(value), "us")
             row[f"{name}_local"] = np.datetime64(at + offset // _MICROSECOND, "us")
         elif value is not None: row[name] = value
     return row
 
-def _microseconds(time: Moment) -> int:
-    "Microseconds since 1970: numbers compare ten times as fast as numpy's times."
-    if isinstance(time, int): return time
-    if isinstance(time, np.datetime64):
-        value: Any = time.item()  # a whole number, where it counts nanoseconds; a date, where days
-        moment: datetime = value if type(value) is datetime else np.asarray(time, "datetime64[us]").item()
-    else: moment = time
-    since = moment - (_START if moment.tzinfo is None else _START_UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-_START, _START_UTC, _MICROSECOND = datetime(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
 
 # %% ../../../nbs/core/models/features.ipynb #feat-taking
 def _taking(names: Sequence[str]) -> Callable[[Columns], tuple]:  # columns -> a tuple of those that are named
@@ -231,7 +222,7 @@ class RowSearch:
         until: Moment | None = None,  # the time for `find`, where it is not that of the decision
     ) -> Row:                        # with the looked-up values
         "Join every lookup for one request."
-        row = dict(row); at = _microseconds(row["decision_time"])
+        row = dict(row); at = microseconds(row["decision_time"])
         asked: Moment = row["decision_time"] if until is None else until
         for name, key_of, longest, values, take, missing in self.searches:
             found = None
@@ -239,7 +230,7 @@ class RowSearch:
                 if part is None or part != part: break
             else: found = find(name, key, asked)
             if found is None: row.update(missing); continue
-            if type(known_at := found["known_at"]) is not int: known_at = _microseconds(known_at)
+            if type(known_at := found["known_at"]) is not int: known_at = microseconds(known_at)
             if not 0 <= at - known_at <= longest: row.update(missing); continue
             row.update(zip(values, (np.nan if v is None else v for v in got) if None in (got := take(found)) else got))
         return row

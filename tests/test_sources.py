@@ -227,7 +227,7 @@ def test_a_client_that_is_missing_is_named_with_its_extra(what, tmp_path, monkey
 
 
 def test_an_api_that_pages_fails_stalls_and_breaks_off_gives_every_row(server, tmp_path):
-    api = Api(tmp_path, server, "tries = 4\n")
+    api = Api(tmp_path, server, "max_attempts = 4\n")
     api.change(); api.change()
     server.faults = [503, "stall", None, "cut", 429]
     api.nightly(); api.verify()
@@ -238,7 +238,7 @@ def test_an_api_that_pages_fails_stalls_and_breaks_off_gives_every_row(server, t
 
 
 def test_an_api_that_never_answers_is_given_up_and_nothing_is_stored(server, tmp_path):
-    api = Api(tmp_path, server, "tries = 2\n")
+    api = Api(tmp_path, server, "max_attempts = 2\n")
     api.change(); api.nightly()
     before = api.workspace.published()
     for faults in ([503] * 9, ["stall"] * 9, [404], [None, "cut", "cut"]):
@@ -250,7 +250,7 @@ def test_an_api_that_never_answers_is_given_up_and_nothing_is_stored(server, tmp
 
 
 def test_a_server_is_asked_again_after_a_while_that_grows_or_when_it_says(server, tmp_path):
-    api = Api(tmp_path, server, "tries = 6\n")
+    api = Api(tmp_path, server, "max_attempts = 6\n")
     path = tmp_path / "settings.ini"
     path.write_text(path.read_text().replace("rate = 500", "rate = 50"))
     def waited(*faults):
@@ -285,7 +285,7 @@ def test_no_more_requests_a_second_than_the_settings_say_and_the_token_is_the_en
 
 class Page(Project):
     """A table for people, read whole."""
-    kind, more = "web", "rate = 500\ntimeout = 1\ntries = 2\n"
+    kind, more = "web", "rate = 500\ntimeout = 1\nmax_attempts = 2\n"
 
     @property
     def loans(self): return self.workspace.read("bronze.loans")

@@ -49,8 +49,7 @@ FAULTS = [  # what stands in one module, and what is planted instead
     ('return ["did not pass"]', 'return []'),
     ('if path not in known: return words', 'if path in known: return words'),
 ]
-QUICK = ["tests/test_lessons.py", *(f"tests/test_{name}.py" for name in (
-    "properties", "formulate", "features", "refusals"))]
+QUICK = [f"tests/test_{name}.py" for name in ("lessons", "bad_tables", "sources", "validate")]  # no whole life cycle
 
 
 def checkout(revision: str, folder: Path) -> None:

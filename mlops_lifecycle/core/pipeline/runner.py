@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'QUIET', 'Execute', 'Tell', 'choose', 'declared', 'typed', 'assign', 'require_inputs', 'StageFailed',
            'engine', 'mark', 'kernel_environment', 'execute', 'RunJournal', 'StageExecutor', 'StageQueue', 'cut_off',
-           'Runner', 'run_stages', 'status']
+           'Runner', 'status']
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #892d92b9
 import ast
@@ -373,18 +373,6 @@ def _skipped(row: Stage, workspace: Workspace) -> StageRecord:
     still = StageRecord(**workspace.published()["passed"][row.name])
     still.update({"status": "skipped", "seconds": 0.0, "edges": []})
     return still
-
-# %% ../../../nbs/core/pipeline/runner.ipynb #3a08cc1a
-def run_stages(
-    settings: Settings,
-    # as for `choose`
-    names: Iterable[str] = (), wheel: str | None = None, first: str | None = None, last: str | None = None,
-    parameters: Mapping[str, Json] | None = None,
-    # as for `Runner`
-    force: bool = False, retry: bool = False, tell: Tell = lambda row, record: None, execute: Execute = execute,
-) -> RunRecord:
-    "Choose stages and run them; raises `UsageError` and `Busy`."
-    return Runner(settings, choose(names, wheel, first, last), parameters, force, retry, tell, execute).go()
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #2178a06a
 def status(

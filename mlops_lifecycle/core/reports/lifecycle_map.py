@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['R', 'D', 'TOUCH', 'NODE', 'CROSSING', 'WHEELS', 'WORDS', 'MARKS', 'PALETTE', 'Way', 'loops', 'Place', 'on_loop',
            'places', 'stretches', 'arc', 'strand', 'flow', 'wheels', 'badge', 'State', 'node', 'toward', 'arrow',
-           'style', 'legend', 'draw', 'static_map']
+           'style', 'legend', 'draw']
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-imports
 import math
@@ -258,8 +258,3 @@ def draw(
         arrows=Markup().join(arrow(a, b, "; ".join(why), upright) for (a, b), why in reasons.items()),
         nodes=Markup().join(node(s, places(upright)[s.name], found.get(s.name, {})) for s in STAGES),
         signs=legend(height - top - (68 if upright else 32), upright) if ran else "")
-
-# %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-static
-def static_map() -> str:  # SVG
-    "The knot without verdicts, for `nbs/images/map.svg`."
-    return draw({s.name: {"href": f"../{s.notebook}.ipynb"} for s in STAGES}, []) + "\n"

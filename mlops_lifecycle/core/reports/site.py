@@ -6,8 +6,8 @@
 __all__ = ['Cell', 'SHOWN', 'STOPPED', 'EARLIER', 'ABOVE', 'ROOMS', 'KEPT', 'directives', 'is_setup', 'label', 'values',
            'outputs', 'at_home', 'relink', 'as_read', 'ways_in', 'page_of', 'history', 'standings', 'ways_back',
            'figure', 'mark', 'link', 'lead', 'origin', 'opening', 'table', 'landing', 'catalog_page', 'sources',
-           'how_page', 'write_sources', 'configuration', 'report_style', 'run_sphinx', 'outside_loads', 'front',
-           'put_in_place', 'build_report']
+           'how_page', 'write_sources', 'configuration', 'report_style', 'run_sphinx', 'front', 'put_in_place',
+           'build_report']
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-imports
 import ast
@@ -443,20 +443,6 @@ def run_sphinx(
     if done.returncode: raise RuntimeError(f"the report could not be built: {done.stderr.strip()[-2000:]}")
     for path in [*target.rglob("*.map"), *target.rglob("*webpack-macros.html")]:
         path.unlink()  # the theme's own tools, no part of a site
-
-# %% ../../../nbs/core/reports/site.ipynb #rep-outside
-def outside_loads(site: Path) -> list[str]:  # "page: address"
-    "What a browser would fetch from another host when it opens the pages."
-    outside, found = r"""["'(\s=]((?:https?:)?//[^\s"')>]+)""", []
-    for path in sorted(p for p in site.rglob("*") if p.suffix in (".html", ".css")):
-        text = path.read_text(errors="replace")
-        inline = re.findall(r"<style.*?</style>", text, re.S) + re.findall(r' style="[^"]*"', text)
-        css = text if path.suffix == ".css" else " ".join(inline)
-        loads = re.findall(r"<(?:script|link|img|iframe|source|embed|object)\b[^>]*>", text)
-        loads += re.findall(r"(?:@import|url\()[^;)]*[;)]", css)
-        loads = [load for load in loads if 'rel="canonical"' not in load]
-        found += [f"{path.relative_to(site)}: {address}" for load in loads for address in re.findall(outside, load)]
-    return found
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-front
 def front(

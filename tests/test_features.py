@@ -21,7 +21,7 @@ from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.serving.predictor import columns_for, features_for
-from mlops_lifecycle.core.models.search import CandidateSpec, recipes
+from mlops_lifecycle.core.models.search import CandidateSpec, candidate_specs
 from mlops_lifecycle.train import train
 from mlops_lifecycle.transform import FEATURES, check_inputs, transform
 
@@ -152,7 +152,7 @@ def test_after_an_interrupt_the_next_search_fits_only_what_is_missing(weeks, tmp
 
 def test_recipes_are_tried_in_an_order_that_the_seed_fixes():
     grid = {"line": {"C": tuple(range(1, 30))}}
-    one, two, other = ([r.name for r in recipes({"line": line}, grid, seed)] for seed in (1, 1, 2))
+    one, two, other = ([r.name for r in candidate_specs({"line": line}, grid, seed)] for seed in (1, 1, 2))
     assert one == two != other and sorted(one) == sorted(other) and one[0] == CandidateSpec("line", line).name == "line"
 
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_learned_from_goes_back_to_collect(weeks):
                                train=SimpleNamespace(seed=0, sample=0))
     for examples, words in (
         (weeks.gold.examples.assign(late=0), "0 rows with late = 1"),
-        (weeks.gold.examples[:10], "the window"),
+        (weeks.gold.examples[:10], "set has"),
     ):
         with pytest.raises(GoBack, match=words) as back: train(examples, few, problem, settings, END, {"line": line})
         assert back.value.stage == "collect"

@@ -90,7 +90,7 @@ def test_the_target_among_the_features_is_refused_by_name(gold, past):
         explore(past, ["distance", "late"], problem.target, "MS")
     with pytest.raises(GoBack, match='feature "was" is made from "late"'):
         no_target_inside(FeatureSet((Feature("was", ("late",), lambda late: late),)), "late")
-    with pytest.raises(GoBack, match='the window "train" has'):
+    with pytest.raises(GoBack, match='the "train" set has'):
         enough_labels(split(gold.head(10), "late", "2013-06-01T00:00Z", "MS"), "late")
 
 

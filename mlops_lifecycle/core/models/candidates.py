@@ -32,8 +32,9 @@ from .calibration import conformal_interval, recalibrate, fit_calibration, in_do
 from .ensembles import averaged, log_odds
 from .features import Encoder, Feature
 from .release import calibrated, model_bytes, read_model
-from .search import (
-    Family, Positions, CandidateSpec, Trial, Value, Variations, fingerprint, fold_scores, folds, recipes, remembered, search)
+from mlops_lifecycle.core.models.search import (
+    CandidateSpec, EstimatorFactory, Positions, SearchSpace, Trial, Value, candidate_specs, fingerprint, fold_scores, folds,
+    remembered, search)
 from ..problem.costs import Costs, best_threshold, calibrated_threshold, mean_cost
 from ..problem.tasks import FEW, Task, ask, learn, price, right_order
 
@@ -209,7 +210,7 @@ def _judge_on(
 def find_candidates(
     rows: pd.DataFrame, features: Sequence[Feature], target: str,  # all that may be learned from, in order of time
     end: pd.Timestamp, period: str,  # of the last fold; length of a fold
-    estimators: Mapping[str, Family], search_space: Variations,  # what may be tried
+    estimators: Mapping[str, EstimatorFactory], search_space: SearchSpace,  # what may be tried
     costs: Costs, limits: TrainSettings,  # prices; folds, budget, how many are kept
     seed: int = 0,
     folder: Path | None = None,  # see `remembered`
@@ -221,7 +222,7 @@ def find_candidates(
     y = [rows[target].iloc[judged].to_numpy(task.outcome) for _, judged in pairs]
     judge = _judge_on(pairs, y, costs, lambda recipe, fit, judged, share: fold_scores(
         recipe, rows, fit, judged, features, target, seed, share, folder, data))
-    trials = search(recipes(estimators, search_space, seed), judge, limits.candidates, limits.seconds, limits.keep, tell)
+    trials = search(candidate_specs(estimators, search_space, seed), judge, limits.candidates, limits.seconds, limits.keep, tell)
     kept, encoder = trials[:limits.keep], Encoder.fit(rows, features)
     tell(f"fitting the best {len(kept)} on {len(rows):,} rows")
     whole = {t.recipe.name: fit_whole(t.recipe, rows, encoder, target, seed, folder, data) for t in kept}
@@ -234,10 +235,10 @@ def find_candidates(
 # %% ../../../nbs/core/models/candidates.ipynb #07-t-recall-code
 def estimators_of(
     made: Sequence[RecipeRecord],   # the recipes of a candidate, or of a release
-    estimators: Mapping[str, Family],
-) -> dict[str, Family]:             # one a member
+    estimators: Mapping[str, EstimatorFactory],
+) -> dict[str, EstimatorFactory]:             # one a member
     "The recipes of a candidate as families of their own."
-    found: dict[str, Family] = {}
+    found: dict[str, EstimatorFactory] = {}
     for recipe in made:
         family, changes = recipe["family"], recipe["changes"]
         if family not in estimators:

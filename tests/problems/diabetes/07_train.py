@@ -1,11 +1,17 @@
 # %% [markdown]
-# ## Yours: the families
+# ## Yours: the estimators
 
 # %%
 #| yours estimators
 #| export
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 def ridge(categorical: list[bool], seed: int) -> BaseEstimator:
     "One weight a category, one a scaled amount."
@@ -23,3 +29,4 @@ def forest(categorical: list[bool], seed: int) -> BaseEstimator:
     return make_pipeline(SimpleImputer(keep_empty_features=True), forest)
 
 estimators = {"ridge": ridge, "forest": forest}
+search_space = {}

@@ -4,7 +4,10 @@
 # %%
 #| yours estimators
 #| export
+from sklearn.base import BaseEstimator
 from sklearn.ensemble import IsolationForest
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
 
 from mlops_lifecycle.core.models.cold_start import Unusual
 
@@ -19,3 +22,4 @@ estimators = {
     "isolation forest": isolation_forest,
     "outside of clusters": lambda categorical, seed: Unusual(random_state=seed),
 }
+search_space = {}

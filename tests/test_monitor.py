@@ -1,0 +1,112 @@
+"""Monitoring: the cases that a lesson has no room for."""
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_lifecycle.core.foundation.stages import GoBack
+from mlops_lifecycle.core.models.features import Feature, FeatureSet
+from mlops_lifecycle.core.problem.costs import Costs
+from mlops_lifecycle.monitoring import (
+    ACTIONS, check_health, drift, drift_figure, effective_days, enforce, health, monitor, quality)
+from mlops_lifecycle.plan import answered
+from mlops_lifecycle.release import reference
+
+CANARY = SimpleNamespace(max_error_share=0.01, max_p99_ms=250)
+LIMITS = SimpleNamespace(psi_limit=0.25, calibration_limit=0.05, min_labelled=200, min_days=14, min_rows=500,
+                         go_back_on=("roll back", "hotfix", "review"))
+SETTINGS = SimpleNamespace(monitor=LIMITS, canary=CANARY, train=SimpleNamespace(seed=0),
+                           evaluate=SimpleNamespace(confidence=0.9, bootstrap_draws=500))
+COSTS = Costs(missed=5, needless=1)
+
+
+def month(start, hill=0.5, renewals=(0.4, 0.3, 0.2, 0.1), late=0.25, seed=0, rows=1500):
+    rng = np.random.default_rng(seed)
+    loans = pd.DataFrame({"decision_time": pd.date_range(start, periods=rows, freq="28min", tz="UTC"),
+                          "branch": np.where(rng.random(rows) < hill, "Hill", "Harbour"),
+                          "renewals": rng.choice(4, rows, p=renewals).astype(float)})
+    loans["score"] = np.clip(0.05 + 0.25 * loans.renewals + rng.normal(0, 0.03, rows), 0.01, 0.99)
+    return loans.assign(decision=(loans.score >= 0.2).astype(int), error=None, seconds=0.003,
+                        outcome=(rng.random(rows) < 0.05 + late * loans.renewals).astype(float))
+
+
+MAY, JUNE, JULY = (month(f"2024-0{m}-01", seed=seed) for m, seed in ((5, 1), (6, 2), (7, 3)))
+AUGUST = month("2024-08-01", hill=0.1, renewals=(0.1, 0.2, 0.3, 0.4), late=0.02, seed=4)
+WORLD = reference([MAY, JUNE], FeatureSet((Feature("branch", categorical=True), Feature("renewals"))),
+                  [MAY.score, JUNE.score], "outcome")
+RELEASE = SimpleNamespace(id="model-1", kind="model", reference=WORLD)
+
+
+def test_every_action_but_nothing_names_the_stage_that_does_it():
+    assert set(ACTIONS.values()) - {""} == {"operate", "code", "plan", "train"}
+
+
+def test_quiet_answers_raise_no_alarm_and_no_answers_have_no_latency():
+    assert health(JULY, CANARY)[1] == []
+    assert health(JULY[:0], CANARY)[0]["p99_ms"] is None
+    assert check_health(JULY.drop(columns="error"), CANARY)[2] == "no answers were logged"
+
+
+def test_days_are_counted_by_how_evenly_rows_lie_in_them():
+    hourly = pd.Series(pd.date_range("2024-07-01", periods=28 * 24, freq="h", tz="UTC"))
+    assert effective_days(hourly[:5 * 24]) < 7 < 26 < effective_days(hourly)
+
+
+def test_a_short_stretch_may_move_further_than_a_long_one():
+    ten_days, all_july = (drift(rows, WORLD, 0.0001).set_index("column").limit for rows in (JULY[:500], JULY))
+    assert (ten_days > all_july[ten_days.index]).all()
+
+
+@pytest.mark.parametrize("kind, costs", [("rule", COSTS), ("model", Costs(5, 1, capacity=0.2, kind="anomaly"))])
+def test_a_score_that_is_no_probability_has_no_calibration_gap(kind, costs):
+    assert "calibration gap" not in quality(JULY, kind, costs, 0.05)[0]
+
+
+def test_august_is_worse_than_never_than_the_rule_and_than_its_own_probabilities():
+    found = quality(AUGUST.assign(rule=0), "model", COSTS, 0.05)[1]
+    assert {a["what"]: a["action"] for a in found} == {
+        "saving against never": "retrain", "saving against rule": "roll back", "calibration gap": "retrain"}
+
+
+def test_what_cannot_be_evaluated_is_unknown():
+    assert monitor(AUGUST, RELEASE, COSTS, SETTINGS)["action"] == "retrain"
+    week = monitor(JULY.head(360), RELEASE, COSTS, SETTINGS)
+    assert week["unknown"] == ["drift: 360 predictions, at least 500 are needed",
+                               "quality: outcomes of 7 days, at least 14 are needed to compare costs"]
+    few = monitor(JULY.head(150), RELEASE, COSTS, SETTINGS)["unknown"]
+    assert few[-1] == "quality: 150 outcomes have arrived, at least 200 are needed"
+    rule = SimpleNamespace(id="rule-1.0", kind="rule", reference={})
+    assert monitor(JULY, rule, COSTS, SETTINGS)["unknown"] == ["drift: rule-1.0 has no reference to compare with"]
+    assert json.dumps(week["figures"])
+
+
+PLAN = {
+    "objective": "Books come back in time.", "min_saving": 0,
+    "stakeholders": [{"who": "reader", "wants": "no fines", "fears": "nagging"}],
+    "metrics": [{"name": "cost", "target": 0.7, "unit": "€ a loan"}],
+    "journey": [{"who": "reader", "does": "reads", "gets": "a day"}],
+    "ethics": [e.model_dump() for e in answered()],
+    "reactions": [{"name": "came_late", "asks": "outcome", "label": 1}, {"name": "in_time", "asks": "outcome", "label": 0},
+                  {"name": "helped", "asks": "reminder"}, {"name": "ignored", "asks": "reminder"}],
+    "revisit": {"reaction": "ignored", "share_above": 0.5, "at_least": 20}}
+
+
+def test_ignored_predictions_lead_back_to_the_plan_and_failed_ones_to_the_code():
+    ignored = monitor(JULY, RELEASE, COSTS, SETTINGS, PLAN, {"ignored": 18, "helped": 6, "came_late": 300})
+    assert ignored["action"] == "review"
+    with pytest.raises(GoBack, match="back to plan: review"):
+        enforce(ignored, LIMITS.go_back_on)
+    failing = monitor(JULY.assign(error="KeyError"), RELEASE, COSTS, SETTINGS)
+    with pytest.raises(GoBack, match="back to code: hotfix"):
+        enforce(failing, LIMITS.go_back_on)
+
+
+def test_the_figure_has_what_is_furthest_over_its_limit_on_top():
+    import matplotlib.pyplot as plt
+    _, ax = plt.subplots()
+    moved, allowed = {"score": 3.0, "branch": 0.3, "renewals": 0.1}, {"score": 4.0, "branch": 0.25, "renewals": 0.25}
+    drift_figure(moved, allowed, ax, most=2)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["score", "branch"]
+    plt.close("all")

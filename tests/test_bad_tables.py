@@ -23,7 +23,7 @@ from mlops_lifecycle.curate import curate
 from mlops_lifecycle.explore import rank_features, suspect_leaks
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.train import enough_labels, split
-from mlops_lifecycle.transform import check_inputs, decisions
+from mlops_lifecycle.core.models.examples import check_inputs, decisions
 
 NOW = pd.Timestamp("2024-06-01T00:00Z")
 COLUMNS = {

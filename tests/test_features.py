@@ -23,7 +23,8 @@ from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.serving.predictor import columns_for, features_for
 from mlops_lifecycle.core.models.search import CandidateSpec, candidate_specs
 from mlops_lifecycle.train import train
-from mlops_lifecycle.transform import FEATURES, check_inputs, transform
+from mlops_lifecycle.core.models.examples import check_inputs
+from mlops_lifecycle.transform import FEATURES, transform
 
 END = pd.Timestamp("2013-01-21T05:00Z")
 

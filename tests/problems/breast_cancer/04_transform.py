@@ -20,6 +20,10 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
 # %%
 #| yours FEATURES
 #| export
+import numpy as np
+
+from mlops_lifecycle.core.models.features import Feature
+
 def area(radius):
     "Of a circle with this radius."
     return np.pi * radius**2

@@ -17,6 +17,8 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
 # %%
 #| yours FEATURES
 #| export
+from mlops_lifecycle.core.models.features import Feature
+
 def strain(bmi, pressure):
     "Weight and pressure together."
     return bmi * pressure

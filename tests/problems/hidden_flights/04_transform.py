@@ -16,6 +16,8 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
 # %%
 #| yours FEATURES
 #| export
+from mlops_lifecycle.core.models.features import Feature
+
 def darkness(visibility, rain):
     "Little to see, and wet."
     return (10 - visibility) * (1 + rain)

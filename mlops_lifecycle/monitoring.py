@@ -27,7 +27,7 @@ from .core.models.release import Release
 from .core.models.evaluation_case import savings
 from .core.problem.costs import Costs, mean_cost
 from .operate import surely_more
-from .plan import review_due
+from .core.problem.plan import review_due
 
 # %% ../nbs/15_monitor.ipynb #15-m-watched-code
 def decisions_of(

@@ -6,6 +6,8 @@
 # %%
 #| yours plan
 #| export
+from mlops_lifecycle.core.problem.plan import Metric, Plan, Reaction, Revisit, Stakeholder, Step, answered
+
 plan = Plan(
     objective="Nobody with a malignant tumour is sent home, and few are frightened without need.",
     stakeholders=(Stakeholder(who="patient", wants="to know today", fears="a cancer overlooked"),),

@@ -6,6 +6,8 @@
 # %%
 #| yours plan
 #| export
+from mlops_lifecycle.core.problem.plan import Metric, Plan, Reaction, Revisit, Stakeholder, Step, answered
+
 plan = Plan(
     objective="Each patient finds the care that is needed in a year, and little of it stands idle.",
     stakeholders=(Stakeholder(who="patient", wants="to be cared for", fears="that nobody has time"),),

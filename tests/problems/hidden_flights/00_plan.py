@@ -6,6 +6,8 @@
 # %%
 #| yours plan
 #| export
+from mlops_lifecycle.core.problem.plan import Metric, Plan, Reaction, Revisit, Stakeholder, Step, answered
+
 plan = Plan(
     objective="The few flights that dispatchers can look at are those that need it.",
     stakeholders=(Stakeholder(who="dispatcher", wants="to be sent where it burns", fears="to be sent everywhere"),),

@@ -6,6 +6,10 @@
 #| export
 from typing import Literal
 
+from pydantic import Field
+
+from mlops_lifecycle.core.problem.definition import Entity
+
 class Request(Entity):
     "A cell sample under the microscope; means over its nuclei."
     sample: str = Field(description="number of the sample", pattern=r"^S\d{4}$", examples=["S0001", "S0002", "S0003"])
@@ -23,6 +27,10 @@ class Request(Entity):
 # %%
 #| yours rule
 #| export
+import numpy as np
+
+from mlops_lifecycle.core.problem.definition import Rule
+
 def large_nuclei(columns: Mapping) -> np.ndarray:
     "The radius against one that nobody doubts."
     return np.asarray(columns["radius"]) / 30

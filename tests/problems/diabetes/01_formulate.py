@@ -4,6 +4,10 @@
 # %%
 #| yours Request
 #| export
+from pydantic import Field
+
+from mlops_lifecycle.core.problem.definition import Entity
+
 class Request(Entity):
     "A patient's measures at the first visit."
     patient: str = Field(description="number of the patient", pattern=r"^P\d{4}$", examples=["P0001", "P0002", "P0003"])
@@ -22,6 +26,10 @@ class Request(Entity):
 # %%
 #| yours rule
 #| export
+import numpy as np
+
+from mlops_lifecycle.core.problem.definition import Rule
+
 def by_weight(columns: Mapping) -> np.ndarray:
     "Six points for each of the body mass index."
     return np.asarray(columns["bmi"]) * 6.0

@@ -4,6 +4,10 @@
 # %%
 #| yours Request
 #| export
+from pydantic import Field
+
+from mlops_lifecycle.core.problem.definition import Entity
+
 class Request(Entity):
     "A flight three hours before it leaves, and the weather at its airport."
     flight: str = Field(description="number of the flight in the table", pattern=r"^F\d{6}$",
@@ -21,6 +25,10 @@ class Request(Entity):
 # %%
 #| yours rule
 #| export
+import numpy as np
+
+from mlops_lifecycle.core.problem.definition import Rule
+
 def late_in_the_day(columns: Mapping) -> np.ndarray:
     "Share of the day gone by."
     return np.asarray(columns["hour"]) / 24

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .collect import COLUMNS, GATES, LOG_COLUMNS
+from .collect import AVAILABILITY, COLUMNS
 from .core.data.catalog import Table, catalog_of, comment_of
 from .core.data.change_capture import states
 from .core.data.readers import Column
@@ -26,6 +26,7 @@ from .core.data.privacy import guard
 from .core.data.schema import ASIDE, aside_rows, conform, schema_of
 from .core.foundation.settings import Source
 from .core.foundation.stages import GoBack
+from .core.serving.log_tables import LOG_COLUMNS
 
 # %% ../nbs/03_curate.ipynb #curate-hide
 def hide_people(
@@ -250,7 +251,7 @@ def curate(
     columns: Mapping[str, Mapping[str, Column]] = COLUMNS | LOG_COLUMNS,  # these and all below: what the project declares
     about: Mapping[str, Table] = TABLES,
     label: Label = label, label_columns: Mapping[str, Mapping[str, Column]] = LABEL_COLUMNS,
-    gates: Mapping[str, Mapping] = GATES, label_gates: Mapping[str, Mapping] = LABEL_GATES,
+    gates: Mapping[str, Mapping] = AVAILABILITY, label_gates: Mapping[str, Mapping] = LABEL_GATES,
     question: Question | None = QUESTION,
 ) -> Silver:
     "Clean, label and describe; raises `GoBack` to collect."

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
 
-from mlops_lifecycle.collect import acknowledge, collect, cursors_of, held_of_log, leave
+from mlops_lifecycle.collect import acknowledge, collect, cursors_of, log_in_bronze, write_bronze
 from mlops_lifecycle.core.data.change_capture import latest
 from mlops_lifecycle.core.data.readers import Column
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
@@ -42,8 +42,8 @@ def nightly(folder: Path, columns: dict = COLUMNS) -> StageRun:
     settings = load_settings(folder, environ={})
     workspace = open_workspace(folder / "workspace")
     with StageRun("collect", settings=settings, workspace=workspace) as run:
-        far = dict(cursors=cursors_of(workspace, settings.source), before=held_of_log(workspace, settings.source))
-        leave(run, collect(settings.source, folder, run.log(), columns=columns, times=dict, gates={}, **far))
+        far = dict(cursors=cursors_of(workspace, settings.source), before=log_in_bronze(workspace, settings.source))
+        write_bronze(run, collect(settings.source, folder, run.log(), columns=columns, times=dict, gates={}, **far))
     acknowledge(settings.source, folder, workspace)
     return run
 

@@ -18,7 +18,8 @@ from conftest import ROOT, environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops_lifecycle.collect import Load, collect, files_of, leave, parts_of
+from mlops_lifecycle.collect import collect, write_bronze
+from mlops_lifecycle.core.data.ingestion import Load, files_of, parts_of
 from mlops_lifecycle.core.data.readers import Column, SourceError, blocks_of_csv, fit, plain_types, read_file
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
 from mlops_lifecycle.core.pipeline.versions import open_workspace
@@ -63,7 +64,7 @@ class Library:
 
     def collect(self, **more) -> StageRun:
         with StageRun("collect", settings=self.settings, workspace=self.workspace) as run:
-            leave(run, collect(self.settings.source, self.folder, columns=COLUMNS, times=dict, gates={}, **more))
+            write_bronze(run, collect(self.settings.source, self.folder, columns=COLUMNS, times=dict, gates={}, **more))
         return run
 
     @property

@@ -14,7 +14,7 @@ from kinds import (
     COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table,
     nightly)
 
-from mlops_lifecycle.collect import KINDS
+from mlops_lifecycle.core.data.ingestion import KINDS
 from mlops_lifecycle.core.data.catalog import Table as Described
 from mlops_lifecycle.core.data.change_capture import latest, states
 from mlops_lifecycle.core.data.readers import Column, SourceError

@@ -21,10 +21,10 @@ COLUMNS = {"samples": {
 }}
 
 # %%
-#| yours GATES
+#| yours AVAILABILITY
 #| export
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "Add when the result came."
     return tables | {"samples": tables["samples"].assign(diagnosed_at=tables["samples"].known_at + pd.Timedelta("1h"))}
 
-GATES = {"samples": {"known_at": "*", "diagnosed_at": ["malignant"]}}
+AVAILABILITY = {"samples": {"known_at": "*", "diagnosed_at": ["malignant"]}}

@@ -25,11 +25,11 @@ COLUMNS = {"patients": {
 }}
 
 # %%
-#| yours GATES
+#| yours AVAILABILITY
 #| export
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "Add when the outcome came."
     patients = tables["patients"]
     return tables | {"patients": patients.assign(measured_at=patients.known_at + pd.Timedelta("1h"))}
 
-GATES = {"patients": {"known_at": "*", "measured_at": ["progression"]}}
+AVAILABILITY = {"patients": {"known_at": "*", "measured_at": ["progression"]}}

@@ -22,10 +22,10 @@ COLUMNS = {"flights": {
 }}
 
 # %%
-#| yours GATES
+#| yours AVAILABILITY
 #| export
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "The table brings its times along."
     return tables
 
-GATES = {"flights": {"known_at": "*", "arrived_at": ["late"]}}
+AVAILABILITY = {"flights": {"known_at": "*", "arrived_at": ["late"]}}

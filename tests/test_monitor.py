@@ -11,7 +11,7 @@ from mlops_lifecycle.core.models.features import Feature, FeatureSet
 from mlops_lifecycle.core.problem.costs import Costs
 from mlops_lifecycle.monitoring import (
     ACTIONS, check_health, drift, drift_figure, effective_days, enforce, health, monitor, quality)
-from mlops_lifecycle.plan import answered
+from mlops_lifecycle.core.problem.plan import answered
 from mlops_lifecycle.release import reference
 
 CANARY = SimpleNamespace(max_error_share=0.01, max_p99_ms=250)

@@ -70,7 +70,7 @@ def test_the_verdict_is_a_sentence_a_figure_and_a_table_of_gates(court):
 def test_no_gain_leads_back_to_train(court):
     def by_rule(rows): return np.where(problem.rule.decide(columns_of(rows)) == 1, 0.99, 0.0)
     as_the_rule = court.like("as the rule", by_rule)
-    with pytest.raises(GoBack, match='back to train: as the rule failed "saves significantly against') as back:
+    with pytest.raises(GoBack, match='back to train: as the rule failed "costs significantly less than') as back:
         enforce(court.verdict(as_the_rule))
     assert back.value.parameters == {"sample": 0}
 
@@ -79,7 +79,7 @@ def test_a_leak_leads_back_to_transform_with_its_column(court):
     told = court.examples.assign(gate_closed_at=np.where(court.examples.late.fillna(0) == 1, np.nan, 1.0))
     leaking = FeatureSet((*FEATURES.features, Feature("gate_closed_at")), FEATURES.lookups)
     failed = court.failed(examples=told, features=leaking)
-    assert failed["transform"] == "no feature gives the answer away (most: gate_closed_at)"
+    assert failed["transform"] == "no single feature predicts the outcome (highest AUC: gate_closed_at)"
 
 
 def test_a_weak_group_leads_back_to_collect_with_its_name(court):
@@ -105,7 +105,7 @@ def test_changed_costs_and_a_metric_that_leads_elsewhere_lead_back_to_formulate(
         return SimpleNamespace(name=f"from {threshold} on", score=court.winner.score, metrics=metrics)
     timid = map(at, (0.2, 0.3, 0.4, 0.5, 0.6))
     failed = court.failed(court.winner, *timid, problem=replace(problem, metric="accuracy"))
-    assert failed["formulate"] == "accuracy orders models as the cost does"
+    assert failed["formulate"] == "accuracy ranks models as the cost does"
 
 
 def test_a_model_that_fears_the_morning_leads_back_to_train(court):
@@ -120,7 +120,7 @@ def test_a_model_that_needs_every_table_leads_back_to_transform(court):
         found = court.winner.score(rows)
         return np.where(rows["temperature"].isna(), 0.3 - found, found)
     brittle = court.like("brittle", score)
-    assert "worst day (table weather is missing)" in court.failed(brittle)["transform"]
+    assert "(highest share: table weather is missing)" in court.failed(brittle)["transform"]
 
 
 def test_a_candidate_is_held_against_a_release_when_asked(court, lived, tmp_path):
@@ -128,7 +128,7 @@ def test_a_candidate_is_held_against_a_release_when_asked(court, lived, tmp_path
     released = Workspace(tmp_path / "workspace").load("release")
     done = mlops("run", "evaluate", "-p", f"champion={released['model']}", **settings)
     assert done.returncode == 2
-    assert '"saves what the plan asks for": 0,' in " ".join(done.stdout.split())  # it is the same model
+    assert '"saves at least what the plan asks for": 0,' in " ".join(done.stdout.split())  # it is the same model
     passed(mlops("run", "evaluate", "-p", f"champion={released['rule']}", **settings))
 
 
@@ -143,7 +143,7 @@ def test_a_group_too_small_to_judge_is_said_so_and_never_passed(court):
     assert fair["too_small"] == ["LGA"] and set(fair["groups"]) == {"EWR", "JFK"} and alone["fair"] is None
     slices = pd.DataFrame({"high": [None], "other": [1.0], "weak": [None], "column": ["origin"], "group": ["LGA"]})
     said = group_gates(slices, [alone], court.settings.evaluate)
-    assert [g["passed"] for g in said] == [None, None] and "too small to judge: LGA" in said[1]["gate"]
+    assert [g["passed"] for g in said] == [None, None] and "too few cases: LGA" in said[1]["gate"]
 
 
 def test_each_candidate_is_in_the_experiment_log_with_what_made_it(lived):

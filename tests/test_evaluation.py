@@ -69,19 +69,19 @@ def judge(candidate=INFORMED, examples=LOANS, features=FEATURES, plan=PLAN, libr
 
 
 def test_a_way_back_to_train_asks_for_all_rows():
-    with pytest.raises(GoBack, match='back to train: guessing failed "saves significantly against') as back: judge(GUESSING)
+    with pytest.raises(GoBack, match='back to train: guessing failed "costs significantly less than') as back: judge(GUESSING)
     assert back.value.parameters == {"sample": 0}
 
 
 def test_a_plan_that_asks_for_more_goes_back_to_train():
-    with pytest.raises(GoBack, match='back to train: informed failed "saves what the plan asks for"'):
+    with pytest.raises(GoBack, match='back to train: informed failed "saves at least what the plan asks for"'):
         judge(plan=PLAN | {"min_saving": 2.0})
 
 
 def test_a_champion_that_is_as_good_leaves_nothing_to_gain():
     threshold = INFORMED.metrics["threshold"]
     rival = SimpleNamespace(name="as good", decide=lambda columns: INFORMED.score(pd.DataFrame(columns)) >= threshold)
-    with pytest.raises(GoBack, match='"saves significantly against the champion as good": 0, the limit is 0'):
+    with pytest.raises(GoBack, match='"costs significantly less than the champion as good": 0, the limit is 0'):
         judge(champion=rival)
 
 
@@ -93,13 +93,13 @@ def test_prices_that_were_changed_go_back_to_formulate():
 def test_a_measure_that_leads_elsewhere_goes_back_to_formulate():
     timid = [SimpleNamespace(name=f"from {t} on", score=INFORMED.score, metrics={"cost": 9.0, "threshold": t})
              for t in (0.2, 0.25, 0.3, 0.4, 0.5)]  # more accurate, and costing more
-    with pytest.raises(GoBack, match='back to formulate: informed failed "accuracy orders models as the cost does"'):
+    with pytest.raises(GoBack, match='back to formulate: informed failed "accuracy ranks models as the cost does"'):
         judge(others=timid, library=SimpleNamespace(**vars(LIBRARY) | {"metric": "accuracy"}))
 
 
 def test_a_feature_that_knows_the_answer_is_named():
     told = LOANS.assign(returned_on=np.where(LOANS.late == 1, np.nan, 3.0))
-    with pytest.raises(GoBack, match=r'failed "no feature gives the answer away \(most: returned_on\)'):
+    with pytest.raises(GoBack, match=r'failed "no single feature predicts the outcome \(highest AUC: returned_on\)'):
         judge(examples=told, features=FeatureSet((*FEATURES.features, Feature("returned_on"))))
 
 
@@ -108,7 +108,7 @@ def test_a_group_that_is_harmed_goes_back_to_collect():
     harmful = np.where(JULY.branch == "Hill", ~case.decision, case.decision)
     by_branch = slices(JULY[["branch"]], case.y, harmful, np.ones(len(JULY)), COSTS, case.days)
     gates = group_gates(by_branch, fair=[], limits=LIMITS)
-    with pytest.raises(GoBack, match=r"worst group \(branch Hill\): costs significantly more than without a model"):
+    with pytest.raises(GoBack, match=r"no group costs significantly more than without a model \(highest share: branch Hill\)"):
         enforce({"candidate": "harmful", "gates": gates})
     unjudged = group_gates(by_branch.assign(high=None, weak=None), [], LIMITS)
     assert [g["passed"] for g in unjudged] == [None, None]
@@ -148,14 +148,14 @@ def test_an_amount_is_judged_like_a_probability():
 def test_the_verdict_on_an_amount_has_its_range():
     words = in_words(evaluate(AWAY, [expects(AWAY)], FEATURES, ASKS, PLAN, PRICED, NOW), ASKS)
     assert "a unit too little counts 3" in words["counted"].lower() and "hours a month" in words["says"]
-    assert "range that should hold the outcome in 90% of the cases; it did in 9" in words["says"]
+    assert "interval that should hold the outcome in 90% of the cases; it did in 9" in words["says"]
     assert way("the usual amount", ASKS) == "always the usual amount"
 
 
 def test_a_range_that_does_not_hold_goes_back_to_train():
     narrow = SimpleNamespace(**vars(expects(AWAY)) | {"calibration": {"interval": [-1, 1], "confidence": 0.9}})
     wide = PLAN | {"metrics": [{"name": "cost", "target": 9.0}]}
-    with pytest.raises(GoBack, match='by habit failed "outcomes in the range that promises 90%, at best"'):
+    with pytest.raises(GoBack, match='by habit failed "90% of the outcomes lie in their interval"'):
         enforce(evaluate(AWAY, [narrow], FEATURES, ASKS, wide, PRICED, NOW))
 
 

@@ -78,7 +78,7 @@ def test_data_rows_that_single_somebody_out_are_not_published(lived, tmp_path):
 
 def test_ml_a_model_that_saves_too_little_is_not_passed(lived, tmp_path):
     settings = lived.copy(tmp_path / "workspace") | {"MLOPS_EVALUATE__MIN_GAIN": 3}
-    went_back(mlops("run", "evaluate", **settings), "08_evaluate", "07_train", "saves significantly against", "the limit is 3")
+    went_back(mlops("run", "evaluate", **settings), "08_evaluate", "07_train", "costs significantly less than", "the limit is 3")
     run = last_run(tmp_path / "workspace")
     assert (run["status"], run["edges"][0]["from"], run["edges"][0]["to"]) == ("went_back", "evaluate", "train")
     stood = Workspace(lived.workspace).load("verdict")

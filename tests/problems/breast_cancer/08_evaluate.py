@@ -4,7 +4,7 @@
 # Larger nuclei are more suspect. The area goes with the radius.
 
 # %%
-#| yours declared_groups
+#| yours BEHAVIOURS
 #| export
 BEHAVIOURS = (
     Behaviour("larger nuclei", lambda rows: {"radius": rows["radius"] * 1.4, "area": rows["area"] * 1.4**2}, "higher",

@@ -4,7 +4,7 @@
 # The heavier, the further.
 
 # %%
-#| yours declared_groups
+#| yours BEHAVIOURS
 #| export
 def heavier(rows): return {"bmi": rows["bmi"] + 10, "strain": (rows["bmi"] + 10) * rows["pressure"]}
 

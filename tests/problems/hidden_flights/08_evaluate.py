@@ -4,7 +4,7 @@
 # A storm is unlike other weather.
 
 # %%
-#| yours declared_groups
+#| yours BEHAVIOURS
 #| export
 STORM = {"visibility": 0.5, "wind": 45.0, "rain": 0.4, "humidity": 98.0, "darkness": 13.3}
 BEHAVIOURS = (Behaviour("a storm", lambda rows: STORM, "higher", among=lambda rows: rows["visibility"] >= 9),)

@@ -87,6 +87,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                          'mlops_lifecycle/core/data/change_capture.py'),
                                                           'mlops_lifecycle.core.data.change_capture.batches_of': ( 'core/data/change_capture.html#batches_of',
                                                                                                                    'mlops_lifecycle/core/data/change_capture.py'),
+                                                          'mlops_lifecycle.core.data.change_capture.batches_of_lines': ( 'core/data/change_capture.html#batches_of_lines',
+                                                                                                                         'mlops_lifecycle/core/data/change_capture.py'),
                                                           'mlops_lifecycle.core.data.change_capture.cell_of': ( 'core/data/change_capture.html#cell_of',
                                                                                                                 'mlops_lifecycle/core/data/change_capture.py'),
                                                           'mlops_lifecycle.core.data.change_capture.change_of': ( 'core/data/change_capture.html#change_of',

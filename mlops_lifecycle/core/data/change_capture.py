@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EVENT_COLUMNS', 'LATEST_COLUMNS', 'OPS', 'NOT_SENT', 'SLOT', 'MAKE', 'PEEK', 'ADVANCE', 'is_events', 'cell_of',
            'instant', 'event', 'unreadable', 'event_table', 'values_of', 'latest', 'states', 'Batch', 'Line',
-           'new_lines', 'lsn', 'position_of', 'change_of', 'batches_of', 'changes_of_files', 'client', 'secret_of',
-           'connect', 'events_of_wal', 'slot_of', 'copy_of', 'changes_of_slot', 'ended', 'acknowledge_slot',
-           'reachable', 'quoted']
+           'new_lines', 'lsn', 'position_of', 'change_of', 'batches_of', 'batches_of_lines', 'changes_of_files',
+           'client', 'secret_of', 'connect', 'events_of_wal', 'slot_of', 'copy_of', 'changes_of_slot', 'ended',
+           'acknowledge_slot', 'reachable', 'quoted']
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-imports
 import datetime
@@ -240,20 +240,29 @@ def batches_of(
         if len(held) >= size: yield Batch(event_table(held), cursor); held = []
     yield Batch(event_table(held), cursor)
 
-def changes_of_files(
-    name: str,
+def batches_of_lines(
     source: Source,  # its section of the settings
-    root: Path,   # folder from which relative paths start
+    root: Path,      # folder from which relative paths start
     cursor: dict[str, Any],
+    event_of: Callable[[Line], dict],  # raises `ValueError`, `TypeError` or `AttributeError` for a line that is none
 ) -> Iterator[Batch]:
-    "Debezium's envelopes from files to which lines are added."
+    "The lines that were added to files since, each an event; a line that is none is kept as unreadable."
     def read(line: Line) -> dict:
         now = pd.Timestamp.now("UTC").as_unit("us")
-        try: return change_of(source, object_of(line.content) or {})
+        try: return event_of(line)
         except (ValueError, TypeError, AttributeError) as error:
             return unreadable(line.id, line.number, now, line.content.decode(errors="replace"), str(error))
     lines = new_lines(resolve_files(source.where, root), cursor)
     return batches_of(((read(line), line.cursor) for line in lines if line.content.strip()), cursor)
+
+def changes_of_files(
+    name: str,
+    source: Source,  # its section of the settings
+    root: Path,      # folder from which relative paths start
+    cursor: dict[str, Any],
+) -> Iterator[Batch]:
+    "Debezium's envelopes from files to which lines are added."
+    return batches_of_lines(source, root, cursor, lambda line: change_of(source, object_of(line.content) or {}))
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-client
 def client(

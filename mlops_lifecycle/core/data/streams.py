@@ -16,10 +16,9 @@ from urllib.parse import parse_qsl
 import pandas as pd
 
 from mlops_lifecycle.core.data.change_capture import (
-    OPS, Batch, Line, batches_of, change_of, client, event, new_lines, secret_of, unreadable,
+    OPS, Batch, Line, batches_of, batches_of_lines, change_of, client, event, secret_of, unreadable,
 )
 from .readers import SourceError, object_of
-from ..foundation.workspace import resolve_files
 from ..foundation.settings import Source
 
 if TYPE_CHECKING: from confluent_kafka import Consumer, Message
@@ -33,15 +32,11 @@ def batches_of_log(
 ) -> Iterator[Batch]:
     "The lines that were added to a log since, each an event of its own."
     now = pd.Timestamp.now("UTC").as_unit("us")
-    def read(line: Line) -> dict:
+    def event_of(line: Line) -> dict:
         row = object_of(line.content)
-        try:
-            if row is None: raise ValueError("no JSON object")
-            return event(source, row, "insert", line.number, now, event_id=line.id)
-        except ValueError as error:
-            return unreadable(line.id, line.number, now, line.content.decode(errors="replace"), str(error))
-    lines = new_lines(resolve_files(source.where, root), cursor)
-    return batches_of(((read(line), line.cursor) for line in lines if line.content.strip()), cursor)
+        if row is None: raise ValueError("no JSON object")
+        return event(source, row, "insert", line.number, now, event_id=line.id)
+    return batches_of_lines(source, root, cursor, event_of)
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-message
 def event_of_message(

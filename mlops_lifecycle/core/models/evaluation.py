@@ -19,7 +19,7 @@ from sklearn.tree._tree import Tree
 from ..problem.costs import Costs
 from ..problem.tasks import BINARY, Task, price
 
-Score: TypeAlias = Callable[[pd.DataFrame], ArrayLike]  # a model: rows -> their scores, shape (n,)
+Score: TypeAlias = Callable[[pd.DataFrame], ArrayLike]  # a model: rows -> their scores, shape (n,); the higher, the likelier
 
 # %% ../../../nbs/core/models/evaluation.ipynb #jdg-drawn-code
 def cluster_bootstrap(

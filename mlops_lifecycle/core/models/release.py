@@ -29,8 +29,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..foundation.settings import Settings
+from ..foundation.stages import Document
 from .tree_inference import Trees, quick_form
-from .features import Columns, Document, Encoder, FeatureSet
+from .features import Columns, Encoder, FeatureSet
 from ..problem.definition import Rule
 from ..problem.tasks import TASKS, Task, ask
 

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..foundation.errors import UsageError
 from ..foundation.point_in_time import moment
 from .stage_run import Edge, RunRecord, StageRecord, new_run, write_run
-from .staleness import Json, code_of, stale
+from .staleness import code_of, stale
 from .versions import open_workspace
 from ..foundation.settings import Settings
-from ..foundation.stages import STAGES, Stage, covers, dependents, stage
+from ..foundation.stages import STAGES, Json, Stage, covers, dependents, stage
 from ..foundation.workspace import Workspace
 
 if TYPE_CHECKING: from nbformat import NotebookNode

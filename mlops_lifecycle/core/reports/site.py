@@ -27,10 +27,10 @@ from markupsafe import Markup
 
 from .lifecycle_map import WORDS, State, badge, draw, style
 from ..foundation.settings import Settings
-from ..foundation.stages import STAGES, Stage, stage
+from ..foundation.stages import STAGES, Json, Stage, stage
 from ..foundation.templating import macro, render
 from ..foundation.workspace import Workspace, atomic_write
-from ..pipeline.stage_run import Edge, Json, RunRecord, StageRecord
+from ..pipeline.stage_run import Edge, RunRecord, StageRecord
 
 Cell: TypeAlias = dict[str, Any]  # of a notebook, as its file has it
 _ROOM = "mlops_lifecycle.core.reports"

@@ -32,7 +32,7 @@ from .evaluate import evaluate, enforce
 from .core.problem.costs import Costs, costs_of
 from .core.problem.definition import Problem
 from .monitoring import monitor
-from .operate import run_canary, drawn_means, judge, price
+from .core.operations.canary import bootstrap_means, decision_costs, evaluate_step, run_canary
 from .release import nothing_open, reference, release_model
 from .core.models.candidates import Candidate, write_candidates
 from .train import estimators, split, train
@@ -69,8 +69,8 @@ def admit(
 ) -> tuple[np.ndarray, dict]:     # the decisions made, shape (n,), and the gate's record
     "Give the challenger a growing share of the decisions while the period is played."
     traffic = simulate_traffic(rows.assign(stable=champion.decide(rows), canary=challenger.decide(rows)), seed)
-    judging = partial(judge, costs=costs, limits=limits, seed=seed, confidence=confidence, draws=draws)
-    verdict, steps = run_canary(limits.steps, lambda share: None, traffic.play, judging, costs)
+    check = partial(evaluate_step, costs=costs, limits=limits, seed=seed, confidence=confidence, draws=draws)
+    verdict, steps = run_canary(limits.steps, lambda share: None, traffic.play, check, costs)
     rest = challenger if verdict.action == "next" else champion
     decided = np.concatenate([traffic.decisions.decision.to_numpy(float), rest.decide(rows.iloc[traffic.at:])])
     decided = decided.astype(costs.task.outcome)
@@ -233,10 +233,10 @@ def worth(
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
 ) -> dict:  # saved: in total, cost units; low and high: its interval; decisions: how many
     "What `ours` saves against `theirs` on the rows whose outcome is known."
-    paid = [price(pd.DataFrame({"decision": d, "outcome": outcome}), costs) for d in (theirs, ours)]
+    paid = [decision_costs(pd.DataFrame({"decision": d, "outcome": outcome}), costs) for d in (theirs, ours)]
     saved = (paid[0] - paid[1]).dropna()
     if saved.empty: return {"saved": 0.0, "low": 0.0, "high": 0.0, "decisions": 0}
-    totals = drawn_means(saved, draws, np.random.default_rng(seed)) * len(saved)
+    totals = bootstrap_means(saved, draws, np.random.default_rng(seed)) * len(saved)
     low, high = np.quantile(totals, [(1 - confidence) / 2, (1 + confidence) / 2])
     return {"saved": float(saved.sum()), "low": float(low), "high": float(high), "decisions": len(saved)}
 
@@ -248,7 +248,7 @@ def costs_by_period(
     costs: Costs,
 ) -> pd.DataFrame:                        # one row a period and one "all": rows, and cost a decision by policy
     "What each policy paid."
-    paid = pd.DataFrame({name: price(pd.DataFrame({"decision": decided, "outcome": rows.outcome.to_numpy()}), costs)
+    paid = pd.DataFrame({name: decision_costs(pd.DataFrame({"decision": decided, "outcome": rows.outcome.to_numpy()}), costs)
                          for name, decided in decisions.items()})
     label = np.full(len(rows), "", dtype=object)
     for start, end in spans:

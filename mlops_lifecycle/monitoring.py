@@ -84,9 +84,9 @@ def health(
     p99_ms = float(rows.seconds.quantile(0.99) * 1000) if len(rows) else None
     figures = {"answers": len(rows), "failed": failed, "p99_ms": p99_ms}
     found = []
-    if surely_more(failed, len(rows), limits.max_error_share):
+    if significantly_more(failed, len(rows), limits.max_error_share):
         found.append(alarm("share of errors", "answers", failed / len(rows), limits.max_error_share, "hotfix"))
-    if p99_ms is not None and surely_more(late, len(rows), 0.01):
+    if p99_ms is not None and significantly_more(late, len(rows), 0.01):
         found.append(alarm("99th percentile", "seconds", p99_ms / 1000, limits.max_p99_ms / 1000, "hotfix"))
     return figures, found
 

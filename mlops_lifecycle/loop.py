@@ -33,7 +33,7 @@ from .core.problem.costs import Costs, costs_of
 from .core.problem.definition import Problem
 from .monitoring import monitor
 from .core.operations.canary import bootstrap_means, decision_costs, evaluate_step, run_canary
-from .release import nothing_open, reference, release_model
+from .release import check_ethics, reference, release_model
 from .core.models.candidates import Candidate, write_candidates
 from .train import estimators, split, train
 
@@ -220,7 +220,7 @@ def renew(
                                    None, behaviours, declared))
         record["reason"] = compared(verdict)
     with gate(gates, "release") as record:
-        nothing_open(plan)
+        check_ethics(plan)
         winner = next(candidate for candidate in candidates if candidate.name == verdict["candidate"])
         released = release_winner(winner, verdict, then, feature_set, problem, plan, settings, clock, Path(folder))
         record["reason"] = released.id

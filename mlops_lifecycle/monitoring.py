@@ -26,7 +26,7 @@ from .core.models.evaluation import cluster_bootstrap, interval
 from .core.models.release import Release
 from .core.models.evaluation_case import savings
 from .core.problem.costs import Costs, mean_cost
-from .operate import surely_more
+from .core.operations.canary import significantly_more
 from .core.problem.plan import review_due
 
 # %% ../nbs/15_monitor.ipynb #15-m-watched-code

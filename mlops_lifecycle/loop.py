@@ -248,7 +248,8 @@ def costs_by_period(
     costs: Costs,
 ) -> pd.DataFrame:                        # one row a period and one "all": rows, and cost a decision by policy
     "What each policy paid."
-    paid = pd.DataFrame({name: decision_costs(pd.DataFrame({"decision": decided, "outcome": rows.outcome.to_numpy()}), costs)
+    outcome = rows.outcome.to_numpy()
+    paid = pd.DataFrame({name: decision_costs(pd.DataFrame({"decision": decided, "outcome": outcome}), costs)
                          for name, decided in decisions.items()})
     label = np.full(len(rows), "", dtype=object)
     for start, end in spans:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, cells, directives
 from sklearn.dummy import DummyClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -22,6 +22,7 @@ from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.serving.predictor import columns_for, features_for
 from mlops_lifecycle.core.models.search import CandidateSpec, candidate_specs
+from mlops_lifecycle.release import training_cells
 from mlops_lifecycle.train import train
 from mlops_lifecycle.core.models.examples import check_inputs
 from mlops_lifecycle.transform import FEATURES, transform
@@ -166,3 +167,10 @@ def test_what_cannot_be_learned_from_goes_back_to_collect(weeks):
     ):
         with pytest.raises(GoBack, match=words) as back: train(examples, few, problem, settings, END, {"line": line})
         assert back.value.stage == "collect"
+
+
+@pytest.mark.parametrize("notebook", ["07_train", *(f"core/models/{n}" for n in (
+    "search", "candidates", "calibration", "ensembles"))])
+def test_a_release_names_every_cell_that_made_its_model(notebook):
+    exported = {c["id"] for c in cells(ROOT / f"nbs/{notebook}.ipynb") if {"export", "exporti"} & directives(c["text"])}
+    assert exported and set(training_cells()[f"{notebook}.ipynb"]) == exported

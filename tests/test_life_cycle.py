@@ -12,6 +12,7 @@ from mlops_lifecycle.core.foundation.stages import STAGES
 from mlops_lifecycle.core.foundation.workspace import Workspace, to_arrow
 from mlops_lifecycle.core.problem.definition import example_of
 from mlops_lifecycle.formulate import problem
+from mlops_lifecycle.release import training_cells
 
 STAGE_KEYS = {"stage", "notebook", "wheel", "status", "seconds", "parameters", "inputs", "outputs", "verdict", "report"}
 
@@ -83,6 +84,8 @@ def test_a_prediction_can_be_traced_back_to_notebook_and_file(lived):
         assert {"plan", "formulate", "release"} <= stages.keys()
         for stage in stages.values(): assert (lived.workspace / stage["notebook"]).is_file() and stage["cells"]
     assert {"collect", "curate", "transform", "train", "evaluate"} <= stages.keys()
+    manifest = json.loads((lived.workspace / "releases" / one.release / "manifest.json").read_text())
+    assert manifest["lineage"]["cells"] == training_cells()
     assert any("flights" in name for name in found["sources"])
     assert passed(mlops("trace", one.release, **lived.settings)).stdout
     unknown = mlops("trace", "f" * 32, **lived.settings)

@@ -2649,14 +2649,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mlops_lifecycle.release.release_model': ( 'release.html#release_model',
                                                                                     'mlops_lifecycle/release.py'),
                                          'mlops_lifecycle.release.release_rule': ( 'release.html#release_rule',
-<<<<<<< HEAD
-                                                                                   'mlops_lifecycle/release.py')},
-=======
                                                                                    'mlops_lifecycle/release.py'),
-                                         'mlops_lifecycle.release.tested': ('release.html#tested', 'mlops_lifecycle/release.py'),
                                          'mlops_lifecycle.release.training_cells': ( 'release.html#training_cells',
                                                                                      'mlops_lifecycle/release.py')},
->>>>>>> 442158e (A release names the cells of search, calibration and averaging as well as 07's)
             'mlops_lifecycle.serving': { 'mlops_lifecycle.serving.Contract': ('code.html#contract', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving.ServingApp': ('code.html#servingapp', 'mlops_lifecycle/serving.py'),
                                          'mlops_lifecycle.serving.ServingApp.__init__': ( 'code.html#servingapp.__init__',

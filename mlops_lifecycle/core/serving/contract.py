@@ -54,8 +54,8 @@ def complete_route(
     "Write body, statuses and key of a route into the document."
     sentence = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
     shape = sentence if path.startswith("/v2") and path not in PROBES else {"$ref": "#/components/schemas/Errors"}
-    content, told = {JSON: {"schema": shape}}, sorted(statuses_of(path, bool(body)).items())
-    refusals = {status: {"description": when, "content": content} for status, when in told}
+    content, statuses = {JSON: {"schema": shape}}, sorted(statuses_of(path, bool(body)).items())
+    refusals = {status: {"description": when, "content": content} for status, when in statuses}
     route["responses"] = {s: answer for s, answer in route["responses"].items() if s.startswith("2")} | refusals
     if body: route["requestBody"] = {"required": True, "content": {JSON: {"schema": body[0], "example": body[1]}}}
     if path == "/v1/predict": route["parameters"] = [OWN_NAME]

@@ -167,7 +167,7 @@ def checkpoint(
         return max(0, moved)
 
 def keep_checkpointed(path: Path, stop: threading.Event, every: float = 1.0) -> None:  # seconds
-    "Do so again and again, until told to stop."
+    "Do so again and again, until asked to stop."
     engine = open_engine(path)
     while not stop.wait(every):
         with suppress(SQLAlchemyError, OSError):  # a log that is away comes back, or the workers say so
@@ -194,7 +194,7 @@ def run_server(
     database: Path | None = None,  # the log's SQLite file, if it is one
     start: Callable[[dict[str, Any]], None] = lambda config: uvicorn.run(**config),
 ) -> None:
-    "Serve until told to stop."
+    "Serve until asked to stop."
     chosen = vars(server_config(app))
     options = {name: chosen[name] for name in (
         "factory", "ws", "server_header", "access_log", "proxy_headers", "timeout_keep_alive",

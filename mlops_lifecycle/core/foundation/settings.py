@@ -31,7 +31,7 @@ from pydantic_core import ErrorDetails
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-number
 def number(
-    default: float | None,    # in the unit given; None where nothing need be said
+    default: float | None,    # in the unit given; None where it may be left out
     meaning: str,             # for people, without a full stop
     unit: str,                # spelled out
     low: float, high: float,  # allowed range, both ends included
@@ -107,9 +107,9 @@ class CostSettings(Section):
     @model_validator(mode="after")
     def _mistakes_cost_more(self) -> Self:
         for wrong, right in (("missed", "caught"), ("needless", "quiet")):
-            dear, cheap = getattr(self, wrong), getattr(self, right)
-            if dear < cheap:
-                raise ValueError(f"{wrong} must cost at least as much as {right}, got {dear:g} and {cheap:g}")
+            mistake, correct = getattr(self, wrong), getattr(self, right)
+            if mistake < correct:
+                raise ValueError(f"{wrong} must cost at least as much as {right}, got {mistake:g} and {correct:g}")
         if self.missed + self.needless == self.caught + self.quiet:
             raise ValueError("missed and needless are both 0 above a right decision: "
                              "every decision would be as good as any other")
@@ -125,7 +125,7 @@ class ClockSettings(Section):
     "Where the run stands in time, and how long its periods are."
     as_of: UtcTime = words(..., "now of the run", "RFC 3339 time with an offset, year 1900 to 2200")
     period: Annotated[str, AfterValidator(offset_alias)] = words(
-        "MS", "length of a judged window", "pandas offset alias such as MS, W or 10D")
+        "MS", "length of a test window", "pandas offset alias such as MS, W or 10D")
     periods: int = number(3, "how many the loop replays after as_of", "periods", 1, 120)
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-source-needs
@@ -212,10 +212,10 @@ class TrainSettings(Section):
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-evaluate
 class EvaluateSettings(Section):
-    "How sure a model's gain must be."
+    "The limits that a model has to pass."
     confidence: float = number(0.9, "probability covered by the interval of the gain", "(probability)", 0.5, 0.999)
     min_gain: float = number(
-        0, "what the model must surely save against the bar; below 0: what it may cost more",
+        0, "least significant saving against the baseline; below 0: the most that it may cost more",
         "cost units a decision", -1_000_000, 1_000_000)
     bootstrap_draws: int = number(500, "bootstrap draws", "draws", 50, 100_000)
     fairness_limit: float = number(
@@ -223,19 +223,19 @@ class EvaluateSettings(Section):
     leak_limit: float = number(
         0.99, "above how many pairs in the right order a single feature is taken for a leak; "
         "the area under the ROC curve, for yes and no", "(share)", 0.5, 1)
-    min_group: int = number(30, "outcomes of each kind below which a group is not judged", "decisions", 1, 1_000_000)
+    min_group: int = number(30, "outcomes of each kind below which a group is not evaluated", "decisions", 1, 1_000_000)
     bad_day_limit: float = number(
         0.25,
-        "how much dearer than without a model a decision may surely get while a table is missing or inputs are off",
+        "largest significant increase of the cost of a decision while a table is missing or inputs are off",
         "(share of the cost without a model)", 0, 10)
     group_limit: float = number(
-        0.1, "how much dearer than without a model decisions on a group may surely get",
+        0.1, "largest significant increase of the cost of decisions on a group",
         "(share of the group's cost without a model)", 0, 10)
     metric_limit: float = number(
         0.5, "agreement with the cost that a metric needs to stand for it", "(Kendall's tau)", 0, 1)
 
 class ReleaseSettings(Section):
-    "Who says yes."
+    "Who approves a release."
     approval: Literal["automatic", "person"] = words(
         "automatic", "who approves a release that passed its gates", "automatic or person")
     key_file: str = words(
@@ -256,7 +256,7 @@ class ServingSettings(Section):
     max_concurrent_requests: int = number(
         512, "requests that one worker answers at the same time; more are sent away with 503", "requests", 1, 100_000)
     requests_a_second: float = number(
-        1_000, "what one key may ask of one worker, 0 for as much as it likes", "requests a second", 0, 1_000_000)
+        1_000, "requests that one worker answers for one key, 0 for no limit", "requests a second", 0, 1_000_000)
     log_requests: Literal["none", "refused", "all"] = words(
         "refused", "which requests leave a line in the server's log", "none, refused or all")
     retention_days: int = number(
@@ -274,7 +274,7 @@ def growing_steps(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 class CanarySettings(Section):
-    "How a new release is let in, step by step."
+    "How a new release gets a growing share of the requests."
     steps: Annotated[
         tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(comma_list), AfterValidator(growing_steps)
     ] = words((2, 5, 10, 25, 75, 100), "share of the requests that the new release answers",
@@ -286,22 +286,22 @@ class CanarySettings(Section):
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-watch
 class MonitorSettings(Section):
-    "When the monitor raises its hand."
+    "When the monitor raises an alarm."
     psi_limit: float = number(0.25, "population stability index of an input or of the score", "(no unit)", 0.01, 10)
     calibration_limit: float = number(
         0.05, "distance between mean score and share that came true", "(probability)", 0.001, 1)
-    min_labelled: int = number(200, "outcomes below which nothing is said about quality", "decisions", 1, 1_000_000)
+    min_labelled: int = number(200, "outcomes below which quality is not evaluated", "decisions", 1, 1_000_000)
     min_days: int = number(
         14, "days with outcomes below which costs are not compared: "
-        "days are what is drawn again, and a few of them say too little", "days", 1, 3_660)
+        "days are drawn with replacement, and a few are too few", "days", 1, 3_660)
     min_rows: int = number(
-        500, "predictions below which nothing is said about drift", "predictions", 20, 1_000_000_000)
+        500, "predictions below which drift is not evaluated", "predictions", 20, 1_000_000_000)
     go_back_on: CommaList = words(
         ("roll back", "hotfix", "review"), "findings that stop the run and lead back",
         "any of: roll back, hotfix, review, retrain")
 
 class RunSettings(Section):
-    "How patient the runner is."
+    "Limits of a run."
     max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
     stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
 
@@ -318,9 +318,9 @@ class DriftSettings(Section):
     "When a change of the data is an alarm."
     false_alarms: float = number(
         0.05, "one alarm or more in a period in which nothing is wrong", "(probability)", 1e-6, 0.5)
-    warm_up_days: int = number(56, "how long a column must be known before it is judged", "days", 1, 3_660)
+    warm_up_days: int = number(56, "how long a column must be known before it is checked", "days", 1, 3_660)
     min_rows: int = number(
-        500, "rows of a period below which its distributions are not judged", "rows", 20, 1_000_000_000)
+        500, "rows of a period below which its distributions are not checked", "rows", 20, 1_000_000_000)
     zone: Annotated[str, AfterValidator(zone_name)] = words(
         "UTC", "on whose clock the hours of the day are compared", "IANA name of a time zone")
     go_back_on: Annotated[

@@ -181,7 +181,7 @@ class Published(Folder):
     def version(self,
         name: str,  # "plan", "silver.loans", "file:WHERE", "live:SOURCE", or of a kind in `versions`: "log:serving"
     ) -> Version:
-        "The version of a thing that counts now; raises `KeyError` for a kind that the workspace was not told of."
+        "The version of a thing that counts now; raises `KeyError` for a kind that the workspace was not given."
         kind, named, where = name.partition(":")
         if kind == "file":
             try: files = resolve_files(where, self.root)
@@ -452,7 +452,7 @@ def _ids_between(path: Path, low: int, high: int) -> list[str]:
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #623dcc75
 class Pseudonyms:
-    "A keyed pseudonym for each value; the key is made by whoever is first to need it."
+    "A keyed pseudonym for each value; the key is made when it is first needed."
     def __init__(self, path: Path):  # of the key
         self.path = path
         self._key: bytes | None = None
@@ -474,7 +474,7 @@ class Pseudonyms:
         return None if values is None else one(values)
 
 def _key_in(path: Path) -> bytes:
-    "The key of a workspace, made by whoever is first to need it."
+    "The key of a workspace, made when it is first needed."
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = atomic_write(path.with_suffix(f".{secrets.token_hex(4)}"), secrets.token_bytes(32))

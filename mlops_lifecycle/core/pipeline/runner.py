@@ -162,7 +162,7 @@ def mark(
     notebook: "NotebookNode",  # in the middle of being executed
     name: str, message: str,   # of the error
 ) -> None:
-    "Put an error under the cell that was being executed, before whatever else it said."
+    "Put an error under the cell that was being executed, before its other outputs."
     from nbformat.v4 import new_output
     cell = next(c for c in reversed(notebook.cells) if c.metadata.papermill.start_time)
     cell.metadata.papermill.update(exception=True, status="failed")
@@ -189,9 +189,10 @@ def execute(
     "Execute a notebook in its folder; raises `StageFailed` with the error in one line."
     name = engine()
     import papermill
-    said = copy.with_suffix(".log"); said.parent.mkdir(parents=True, exist_ok=True)
+    output = copy.with_suffix(".log")
+    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(said, "w") as log, tempfile.TemporaryDirectory(prefix="mlops-") as sockets:
+        with open(output, "w") as log, tempfile.TemporaryDirectory(prefix="mlops-") as sockets:
             papermill.execute_notebook(
                 notebook, copy, parameters=parameters, cwd=notebook.parent, engine_name=name, kernel_name="python3",
                 language="python", progress_bar=False, environment=kernel_environment(environment), log=log,
@@ -201,7 +202,7 @@ def execute(
     except Exception as error:
         raise StageFailed(f"the kernel did not start: {type(error).__name__}: {error}") from error
     finally:
-        if not said.stat().st_size: said.unlink()
+        if not output.stat().st_size: output.unlink()
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #run-journal
 class RunJournal:
@@ -226,7 +227,7 @@ class RunJournal:
         write_run(self.folder, self.record)
 
     def close(self) -> None:
-        "Say how the run ended."
+        "Write how the run ended."
         statuses = {s["status"] for s in self.record["stages"]}
         self.record["status"] = next((s for s in ("failed", "went_back") if s in statuses), "passed")
         self.keep()
@@ -321,6 +322,13 @@ def cut_off(
         if any(needed(pattern, leaf) for pattern, leaf in touched): stopped.add(row.name); lost += row.leaves
     return stopped
 
+# %% ../../../nbs/core/pipeline/runner.ipynb #run-skipped-code
+def _skipped(row: Stage, workspace: Workspace) -> StageRecord:
+    "The record that still stands, marked as skipped."
+    still = StageRecord(**workspace.published()["passed"][row.name])
+    still.update({"status": "skipped", "seconds": 0.0, "edges": []})
+    return still
+
 # %% ../../../nbs/core/pipeline/runner.ipynb #28b1ba2a
 class Runner:
     "Executes chosen stages in order; `go` gives the run's record."
@@ -367,12 +375,6 @@ class Runner:
                     at = self.queue.follow(record["edges"][0], len(self.journal.record["edges"]))
             self.journal.close()
         return self.journal.record
-
-def _skipped(row: Stage, workspace: Workspace) -> StageRecord:
-    "The record that still stands, marked as skipped."
-    still = StageRecord(**workspace.published()["passed"][row.name])
-    still.update({"status": "skipped", "seconds": 0.0, "edges": []})
-    return still
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #2178a06a
 def status(

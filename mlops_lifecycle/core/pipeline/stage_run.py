@@ -34,7 +34,7 @@ from .versions import open_workspace
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #run-edge
 Edge = TypedDict("Edge", {
     "from": str,                       # the stage that sends back
-    "to": str,                         # an earlier stage, which can mend it
+    "to": str,                         # an earlier stage, where it can be fixed
     "reason": str,
     "parameters": Mapping[str, Json],  # what that stage should be run with instead
     "followed": NotRequired[str],      # by the runner: "yes", or "no: " and why

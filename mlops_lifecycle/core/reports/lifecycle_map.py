@@ -219,7 +219,7 @@ PALETTE = {
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-style-f
 def style() -> Markup:  # CSS
-    "The knot's style sheet."
+    "The map's style sheet."
     return render(_ROOM, "lifecycle_map.css", palette=PALETTE, wheels=list(WHEELS))
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-legend
@@ -246,7 +246,7 @@ def draw(
     edges: Sequence[Way],                 # ways back that were taken
     upright: bool = False,                # taller than wide, for narrow screens
 ) -> Markup:  # an `<svg>` element, for a file of its own or to stand in a page
-    "The life cycle as a knot; raises `ValueError` for a stage or a status that does not exist."
+    "The life cycle as a figure eight; raises `ValueError` for a stage or a status that does not exist."
     found, reasons = {stage(name).name: state for name, state in states.items()}, {}
     for edge in edges: reasons.setdefault((edge["from"], edge["to"]), {})[edge["reason"]] = None
     ran = any(state.get("status") for state in found.values())

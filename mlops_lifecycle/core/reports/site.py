@@ -112,7 +112,7 @@ def relink(
     known: set[str],  # all pages and pictures, as paths inside the site: "07_train.ipynb", "images/map.svg"
 ) -> str:
     "Markdown whose links all lead somewhere."
-    def mend(found):
+    def rewritten(found):
         picture, words, target = found.groups()
         if re.match(r"[a-z]+:|#", target) and not (picture and ":" in target): return found[0]
         path, _, place = target.partition("#")
@@ -120,7 +120,7 @@ def relink(
         path = "about.ipynb" if path == "index.ipynb" else path
         if path not in known: return words
         return f"{picture}[{words}]({os.path.relpath(path, PurePosixPath(page).parent)}{'#' * bool(place)}{place})"
-    return at_home(re.sub(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)", mend, text))
+    return at_home(re.sub(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)", rewritten, text))
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-cell
 def as_read(
@@ -292,7 +292,7 @@ def landing(
     goal = workspace.load("plan").get("objective", "") if "plan" in workspace.published()["names"] else ""
     return str(render(
         _ROOM, "landing.md", title=title, goal=goal, opening=opening(runs[-1] if runs else None), wide=wide, tall=tall,
-        said=list(outcome(workspace)), back=[(link(stage(e["from"])), link(stage(e["to"])), e["reason"]) for e in edges],
+        summary=list(outcome(workspace)), back=[(link(stage(e["from"])), link(stage(e["to"])), e["reason"]) for e in edges],
         table=table(standing), earlier=Markup(EARLIER),
         sidebars=[Markup(_sidebar(names, heading)) for heading, names in pages.items() if names])).rstrip() + "\n"
 

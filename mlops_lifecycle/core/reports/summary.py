@@ -34,8 +34,7 @@ def in_plain_words(
             edge = s["edges"][0]
             said.append(f"{name} goes back to {edge['to']}: {edge['reason']}.")
             said += [f"  {figure}: {in_words(value)}" for figure, value in s["verdict"].items()]
-            mend = f"Open nbs/{stage(edge['to']).notebook}.ipynb to mend it"
-            said.append(f"{mend}; {_near(copy)} shows how it came about.")
+            said.append(f"Open nbs/{stage(edge['to']).notebook}.ipynb to fix it; {_near(copy)} shows the figures.")
             followed = edge.get("followed", "")
             if followed.startswith("no"): said.append(f"The edge was not followed{followed.removeprefix('no')}.")
     return said if record["status"] != "passed" else outcome(workspace)
@@ -63,7 +62,7 @@ def of_canary(operation: Mapping[str, Any], unit: str) -> str:
     low, middle, high = compared[-1]
     more = f"{abs(middle):.2f} {unit} {'more' if middle > 0 else 'less'} than"
     if f"{abs(middle):.2f}" == "0.00": more = "as much as"
-    unsure = ", so the two cannot be told apart and nothing speaks against it" if low <= 0 <= high else ""
+    unsure = ", so no significant difference was found" if low <= 0 <= high else ""
     return (f"The canary was promoted: over all steps its decisions cost {more} those of the release before it"
             f" (between {low:+.2f} and {high:+.2f}{unsure}).")
 
@@ -77,7 +76,7 @@ def of_monitor(monitoring: Mapping[str, Any]) -> str:
     why = [a["words"] for a in alarms if a["what"] != "drift"]
     if drifted:
         furthest = ", ".join(a["column"] for a in drifted[:3])
-        why.append(f"the values of {len(drifted)} of {len(all_)} columns lie otherwise than where the model was judged,"
+        why.append(f"the values of {len(drifted)} of {len(all_)} columns are distributed otherwise than in the release's reference,"
                    f" furthest {furthest}")
     unknown = f" Not known yet: {'; '.join(monitoring['unknown'])}." if monitoring.get("unknown") else ""
     because = f": {'; '.join(why)}" if why else ""

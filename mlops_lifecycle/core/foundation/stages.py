@@ -45,7 +45,7 @@ STAGES = (  # number, name, wheel, what it does; what it reads, what it leaves, 
           ("problem", "features", "gold.*"), ("exploration",), ("transform",)),
     Stage(7, "train", "ml", "candidates, calibrated and logged",
           ("problem", "features", "validation", "gold.*"), ("candidates",), ("explore", "transform")),
-    Stage(8, "evaluate", "ml", "judged by the cost of mistakes",
+    Stage(8, "evaluate", "ml", "evaluated by the cost of mistakes",
           ("plan", "problem", "features", "candidates", "gold.*"), ("verdict",),
           ("formulate", "collect", "transform", "train")),
     Stage(9, "code", "dev", "the contract and the app",
@@ -65,7 +65,7 @@ STAGES = (  # number, name, wheel, what it does; what it reads, what it leaves, 
           ("release", "deploy")),
     Stage(15, "monitor", "ops", "health, drift, cost on labels that arrived",
           ("plan", "problem", "operation"), ("monitoring",), ("plan", "formulate", "collect", "train", "operate")),
-    Stage(16, "loop", "all", "the knot, month by month",
+    Stage(16, "loop", "all", "the periods that followed, replayed",
           ("plan", "problem", "features", "catalog", "release", "bronze.*"), ("replay",), ("train", "monitor")),
 )
 
@@ -105,7 +105,7 @@ class GoBack(Exception):
     row = staticmethod(stage)
 
     def __init__(self,
-        stage: str,   # an earlier stage, which can mend it
+        stage: str,   # an earlier stage, where it can be fixed
         reason: str,  # what failed, with its figure and its limit
         evidence: Mapping[str, Json] | None = None,    # figures behind the reason: {name: value}
         parameters: Mapping[str, Json] | None = None,  # what that stage should be run with instead: {name: value}

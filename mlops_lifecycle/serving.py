@@ -63,11 +63,31 @@ def _serve_docs(app: FastAPI, title: str) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs(): return HTMLResponse(page, headers={"content-security-policy": policy})
 
+# %% ../nbs/09_code.ipynb #09-c-tell-code
+def _describe_amounts(schemas: dict[str, Any]) -> None:
+    "The answers of a contract, where an amount is decided."
+    own = Amount.model_json_schema()
+    schemas["Prediction"] = own | {"title": "Prediction"}
+    schemas["Told"]["properties"] |= {name: own["properties"][name] for name in ("decision", "score", "threshold")}
+    schemas["Noted"]["properties"]["label"] |= {"anyOf": [{"type": "number"}, {"type": "null"}]}
+
+def _describe_anomalies(schemas: dict[str, Any]) -> None:
+    "The answers of a contract, where unusual rows are looked for."
+    says = "how unlike the others it is; no probability, the higher the more unusual"
+    for name in ("Prediction", "Told"): schemas[name]["properties"]["score"]["description"] = says
+
+def _schemas_and_examples(bodies: Mapping[str, type[BaseModel]]) -> dict[str, tuple[dict, dict]]:
+    "Schema and example of each request body, by path."
+    found = {path: ({"$ref": f"#/components/schemas/{M.__name__}"}, example_of(M)) for path, M in bodies.items()}
+    one, example = found["/v1/predict"]
+    listed = {"requests": {"type": "array", "minItems": 1, "items": one}}
+    many = {"type": "object", "required": ["requests"], "additionalProperties": False, "properties": listed}
+    return found | {"/v1/predict/batch": (many, {"requests": [example]})}
+
 # %% ../nbs/09_code.ipynb #09-c-openapi-code
 def openapi_of(
     problem: Problem,
-    plan: Mapping[str, Any],  # the document that stage 00 left
-    version: str = "1.0",     # of the contract
+    plan: Mapping[str, Any], version: str = "1.0",  # the document that stage 00 left; of the contract
 ) -> dict[str, Any]:
     "The contract as an OpenAPI document."
     document = get_openapi(title=problem.name, version=version, description=plan["objective"], routes=router.routes)
@@ -77,49 +97,35 @@ def openapi_of(
         "/v1/reviews/{prediction_id}": DecidedAmount if problem.task.amount else Decided}
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(Model, "validation") for Model in (*bodies.values(), Errors)]
     _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
-    parts = document.setdefault("components", {}); parts.setdefault("schemas", {}).update(schemas["$defs"])
-    if problem.task.amount: _tell_amounts(parts["schemas"])
-    if problem.task.unsupervised: _tell_unlike(parts["schemas"])
-    written = {path: ({"$ref": f"#/components/schemas/{M.__name__}"}, example_of(M)) for path, M in bodies.items()}
-    one, example = written["/v1/predict"]
-    listed = {"requests": {"type": "array", "minItems": 1, "items": one}}
-    many = {"type": "object", "required": ["requests"], "additionalProperties": False, "properties": listed}
-    written["/v1/predict/batch"] = many, {"requests": [example]}
-    tensors = v2.INFER, v2.example_of(problem.Request.model_json_schema(), example)
+    parts = document.setdefault("components", {})
+    parts.setdefault("schemas", {}).update(schemas["$defs"])
+    if problem.task.amount: _describe_amounts(parts["schemas"])
+    if problem.task.unsupervised: _describe_anomalies(parts["schemas"])
+    written = _schemas_and_examples(bodies)
+    tensors = v2.INFER, v2.example_of(problem.Request.model_json_schema(), written["/v1/predict"][1])
     for path, methods in document["paths"].items():
         for route in methods.values():
             complete_route(route, path, tensors if path.endswith("/infer") else written.get(path))
-    needed = "made with `mlops keys make`; not needed from this machine while there is none"
-    parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": needed}}
+    key = "made with `mlops keys make`; not needed from this machine as long as no key exists"
+    parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": key}}
     return document
 
+# %% ../nbs/09_code.ipynb #09-c-answer-type-code
 def answer_type(problem: Problem) -> type[Prediction] | type[Amount]:
     "What an answer must be."
     return Amount if problem.task.amount else Prediction
-
-# %% ../nbs/09_code.ipynb #09-c-tell-code
-def _tell_amounts(schemas: dict[str, Any]) -> None:
-    "The answers of a contract, where an amount is decided."
-    own = Amount.model_json_schema()
-    schemas["Prediction"] = own | {"title": "Prediction"}
-    schemas["Told"]["properties"] |= {name: own["properties"][name] for name in ("decision", "score", "threshold")}
-    schemas["Noted"]["properties"]["label"] |= {"anyOf": [{"type": "number"}, {"type": "null"}]}
-
-def _tell_unlike(schemas: dict[str, Any]) -> None:
-    "The answers of a contract, where unusual rows are looked for."
-    says = "how unlike the others it is; no probability, the higher the more unusual"
-    for name in ("Prediction", "Told"): schemas[name]["properties"]["score"]["description"] = says
 
 # %% ../nbs/09_code.ipynb #09-c-create-code
 APP = "mlops_lifecycle.serving:create_app"  # for servers that import the app themselves
 
 class ServingApp(ServingMiddleware):
-    "An ASGI app behind its door, and what it holds."
+    "The ASGI app with its middleware, and the state it serves from."
     def __init__(self, app: FastAPI, serving: Serving, replay: bool):
         quick = {("POST", "/v1/predict"): lambda request: predict(request, serving)}
         super().__init__(app, serving.memory.ring, serving.metrics, serving.limits, quick, replay, _formed)
         self.serving, serving.upkeep.door = serving, self
 
+# %% ../nbs/09_code.ipynb #09-c-create-app-code
 def create_app(
     settings: Settings | None = None,      # settings.ini when not given
     workspace: Workspace | None = None,    # the settings' when not given
@@ -135,25 +141,27 @@ def create_app(
     serving = Serving(settings, workspace, problem, plan, feedback_request(plan), partial(_declared, features), replay)
     version = settings.serving.contract
     app = FastAPI(title=problem.name, version=version, lifespan=_lifespan, docs_url=None, redoc_url=None)
-    app.state.serving, document = serving, openapi_of(problem, serving.plan, version)
-    app.openapi = lambda: document
+    document = openapi_of(problem, serving.plan, version)
+    app.state.serving, app.openapi = serving, lambda: document
     schema = serving.Request.model_json_schema()
     app.state.page = web_form.page(
         problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.task.amount)
-    app.include_router(router); _serve_docs(app, problem.name)
+    app.include_router(router)
+    _serve_docs(app, problem.name)
     for kind in (ApiError, NotStored, HTTPException, RequestValidationError): app.add_exception_handler(kind, _refused)
     return ServingApp(app, serving, replay)
 
 # %% ../nbs/09_code.ipynb #09-c-lifespan
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    "Look before the first request, follow from then on, and finish what was begun."
+    "Read the log before the first request, follow it from then on, and finish open work at the end."
     serving: Serving = app.state.serving
     if "MLOPS_WORKER" in os.environ: with_parent(int(os.environ["MLOPS_WORKER"]))
     if serving.log.database.file and (warning := sqlite_warning()): LOG.warning(warning)
     await serving.memory.refresh()
     if not serving.memory.ring.ever and not serving.memory.replay: LOG.warning(NO_KEY)
-    settle(); following = asyncio.create_task(serving.upkeep.follow())
+    settle()
+    following = asyncio.create_task(serving.upkeep.follow())
     yield
     following.cancel()
     with suppress(asyncio.CancelledError): await following
@@ -183,12 +191,13 @@ def _formed(path: str, refusal: ApiError) -> Response:
 
 # %% ../nbs/09_code.ipynb #09-c-call-code
 class Contract(TypedDict):
-    "What was agreed, and what in it is new."
+    "The contract, and what in it breaks clients."
     openapi: dict[str, Any]
     version: str
     sha: str           # of the document, 64 hex digits
     breaks: list[str]  # for people, one a change
 
+# %% ../nbs/09_code.ipynb #09-c-contract-code
 def contract(
     problem: Problem,
     plan: Mapping[str, Any],              # the documents that stages 00
@@ -198,8 +207,8 @@ def contract(
 ) -> Contract:
     "The contract; raises `GoBack` where it is not what was planned, or breaks clients unannounced."
     if problem_document["request"] != json.loads(json.dumps(problem.Request.model_json_schema())):
-        fields = {"fields": list(problem.Request.model_fields)}
-        raise GoBack("formulate", "the request in the package is not the one that was formulated", evidence=fields)
+        raise GoBack("formulate", "the request in the package is not the one that was formulated",
+                     evidence={"fields": list(problem.Request.model_fields)})
     document = openapi_of(problem, plan, version)
     offered = document["components"]["schemas"]["Feedback"]["properties"]["reaction"]["enum"]
     planned = [r["name"] for r in plan["reactions"]]

@@ -14,7 +14,8 @@ from mlops_lifecycle.collect import COLUMNS, ZONES, collect
 from mlops_lifecycle.core.data.catalog import comment_of
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
-from mlops_lifecycle.curate import TABLES, curate, real_values
+from mlops_lifecycle.core.data.table_cleaning import real_values
+from mlops_lifecycle.curate import TABLES, curate
 
 
 def words_of(content: bytes) -> set[str]:

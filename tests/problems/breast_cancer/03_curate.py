@@ -11,7 +11,7 @@ TABLES = {"samples": Table("the pathology", ("features", "labels", "monitoring",
 #| yours QUESTION
 #| export
 LABEL_COLUMNS = {"samples": {"label_known_at": Column("time", "when the biopsy's result came", source="computed")}}
-LABEL_GATES = {"samples": {"label_known_at": ["malignant"]}}
+LABEL_AVAILABILITY = {"samples": {"label_known_at": ["malignant"]}}
 
 def label(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "The table brings its label along; say from when on it is known."

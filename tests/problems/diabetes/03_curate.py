@@ -14,7 +14,7 @@ TABLES = {
 #| yours QUESTION
 #| export
 LABEL_COLUMNS = {"patients": {"label_known_at": Column("time", "when the outcome came", source="computed")}}
-LABEL_GATES = {"patients": {"label_known_at": ["progression"]}}
+LABEL_AVAILABILITY = {"patients": {"label_known_at": ["progression"]}}
 
 def label(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "The table brings its outcome along; say from when on it is known."

@@ -11,7 +11,7 @@ TABLES = {"flights": Table("the dispatchers", ("features", "labels", "monitoring
 #| yours QUESTION
 #| export
 LABEL_COLUMNS = {"flights": {"label_known_at": Column("time", "when it was written down", source="computed")}}
-LABEL_GATES = {"flights": {"label_known_at": ["late"]}}
+LABEL_AVAILABILITY = {"flights": {"label_known_at": ["late"]}}
 
 def label(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "The table brings its outcome along, where there is one."

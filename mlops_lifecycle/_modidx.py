@@ -601,6 +601,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                        'mlops_lifecycle/core/foundation/workspace.py'),
                                                            'mlops_lifecycle.core.foundation.workspace._key_in': ( 'core/foundation/workspace.html#_key_in',
                                                                                                                   'mlops_lifecycle/core/foundation/workspace.py'),
+                                                           'mlops_lifecycle.core.foundation.workspace._version_of_files': ( 'core/foundation/workspace.html#_version_of_files',
+                                                                                                                            'mlops_lifecycle/core/foundation/workspace.py'),
                                                            'mlops_lifecycle.core.foundation.workspace.add_events': ( 'core/foundation/workspace.html#add_events',
                                                                                                                      'mlops_lifecycle/core/foundation/workspace.py'),
                                                            'mlops_lifecycle.core.foundation.workspace.atomic_write': ( 'core/foundation/workspace.html#atomic_write',

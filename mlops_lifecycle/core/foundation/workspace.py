@@ -144,10 +144,19 @@ class Folder:
             file.truncate(0); file.write(f"{who} (process {os.getpid()})"); file.flush()
             yield
 
-# %% ../../../nbs/core/foundation/workspace.ipynb #7fec1464
+# %% ../../../nbs/core/foundation/workspace.ipynb #ws-version-files
 Entry: TypeAlias = dict[str, Any]  # of a document: its version; of a table: version, rows, digest, gates, cursor
 Version: TypeAlias = str | int | None  # None: there is no such thing
 
+def _version_of_files(where: str, root: Path) -> Version:
+    "A digest of the files' names and contents; None where there are none."
+    try:
+        files = resolve_files(where, root)
+    except FileNotFoundError:
+        return None
+    return digest([[p.name, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
+
+# %% ../../../nbs/core/foundation/workspace.ipynb #7fec1464
 class Published(Folder):
     "Which versions count: the one file that names them."
     def __init__(self,
@@ -183,10 +192,7 @@ class Published(Folder):
     ) -> Version:
         "The version of a thing that counts now; raises `KeyError` for a kind that the workspace was not given."
         kind, named, where = name.partition(":")
-        if kind == "file":
-            try: files = resolve_files(where, self.root)
-            except FileNotFoundError: return None
-            return digest([[p.name, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
+        if kind == "file": return _version_of_files(where, self.root)
         if kind == "live": return secrets.token_hex(6)
         if not named: return self.published()["names"].get(name, {}).get("version")
         if kind in self.versions: return self.versions[kind](self)

@@ -333,8 +333,7 @@ def _skipped(row: Stage, workspace: Workspace) -> StageRecord:
 class Runner:
     "Executes chosen stages in order; `go` gives the run's record."
     def __init__(self,
-        settings: Settings,
-        chosen: Iterable[Stage],
+        settings: Settings, chosen: Iterable[Stage],
         parameters: Mapping[str, Json] | None = None,  # {name: value}, for every stage that declares the name
         force: bool = False,                           # run also what did not change
         retry: bool = False,                           # follow edges back that change something

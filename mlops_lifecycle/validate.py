@@ -15,6 +15,7 @@ import pandas as pd
 from .core.data.change_capture import EVENT_COLUMNS, is_events
 from .core.quality.expectations import Expectation, check
 from .core.quality.profiles import describe_table, entries
+from .core.quality.alerts import Alarm
 from .core.quality.drift import ZONES, alarms, changes, judge
 from .core.problem.tasks import BINARY, Task
 from .core.foundation.stages import GoBack, stage
@@ -145,7 +146,7 @@ def hidden_columns(catalog: Catalog) -> set[str]:
 def drift_alerts(
     log: pd.DataFrame,  # of core.quality.profiles, this run's entries among them
     limits: DriftSettings,
-) -> list[dict]:        # alarms, the oldest first
+) -> list[Alarm]:       # the oldest first
     "Which tables changed more than they do."
     return alarms(judge(changes(log, limits.min_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
 

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import chisquare, ks_2samp, kstwo, norm
 
-from .profiles import MOST, Values, newest, places
+from .alerts import Alarm
+from .profiles import MOST, Distribution, Values, newest, places
 
 # %% ../../../nbs/core/quality/drift.ipynb #drift-psi
 def psi(
@@ -211,7 +212,7 @@ MEASURES = ("psi", "jensen_shannon", "kolmogorov_smirnov", "chi_squared")  # of 
 
 def alarms(
     judged: pd.DataFrame,  # of `judge`
-) -> list[dict]:           # period, table, column, figure, change, limit, stage, words, also
+) -> list[Alarm]:
     "What to tell people, the oldest first: one alarm a period and table, in the earliest zone that shows it."
     whole = judged.figure.isin(MEASURES)
     agree = judged[whole].groupby(["table", "column", "period"]).over.transform("all")
@@ -221,9 +222,9 @@ def alarms(
         zone=[list(ZONES).index(_zone(name)) for name in raised.table],
         telling=[list(FIGURES).index(figure) for figure in raised.figure],
         excess=-raised.change / raised.limit)
-    found = []
+    found: list[Alarm] = []
     for _, together in raised.sort_values(["period", "zone", "telling", "excess"]).groupby("period"):
-        told = []
+        told: list[tuple[Alarm, set[str]]] = []
         for _, table in together.groupby("table", sort=False):
             zone, moved = _zone(table.table.iloc[0]), set(table.figure)
             before = [a for a, figures in told if _zone(a["table"]) != zone and figures & moved]
@@ -238,7 +239,7 @@ def _zone(table: str) -> str: return table.partition(".")[0]
 def _words(row) -> str:
     return f"{row.figure} of {row.table} {row.column}".rstrip() + f" is {row.change:.3g}, the limit is {row.limit:.3g}"
 
-def _alarm(first: pd.Series, others: pd.DataFrame) -> dict:
+def _alarm(first: pd.Series, others: pd.DataFrame) -> Alarm:
     "The most telling figure of a table in a period, and what moved with it."
     return {"period": f"{first.period:%Y-%m-%d}", "table": first.table, "column": first.column, "figure": first.figure,
             "change": float(first.change), "limit": float(first.limit), "stage": ZONES[_zone(first.table)],
@@ -247,10 +248,10 @@ def _alarm(first: pd.Series, others: pd.DataFrame) -> dict:
 
 # %% ../../../nbs/core/quality/drift.ipynb #drift-usual
 def usual(
-    cut: Mapping, values: Values,  # of `distribution`, with its shares
-    times: pd.Series,              # of each value
-    least: int = 100,              # values that a stretch needs
-) -> dict[str, float]:             # {"1", "7", "28"}: days of a stretch, and its largest population stability index
+    cut: Distribution, values: Values,
+    times: pd.Series,   # of each value
+    least: int = 100,   # values that a stretch needs
+) -> dict[str, float]:  # {"1", "7", "28"}: days of a stretch, and its largest population stability index
     "How far stretches of a column are from the whole of it."
     (place, parts), found = places(cut, values), {}
     day = ((times - times.min()) / pd.Timedelta("1D")).to_numpy().astype(int)

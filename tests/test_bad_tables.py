@@ -20,7 +20,8 @@ from mlops_lifecycle.core.foundation.settings import Source, load_settings
 from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.curate import curate
-from mlops_lifecycle.explore import rank_features, suspect_leaks
+from mlops_lifecycle.core.quality.exploration import rank_features
+from mlops_lifecycle.explore import suspect_leaks
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.train import enough_labels, split
 from mlops_lifecycle.core.models.examples import check_inputs, decisions

@@ -101,7 +101,7 @@ def test_an_idea_that_gains_takes_the_way_back_and_one_that_does_not_is_refused(
     told = past.assign(how_the_day_goes=past.groupby(day).late.transform("mean").astype(float),
                        last_digit=(past.flight % 10).astype(float))
     ideas = [Feature("how_the_day_goes"), Feature("last_digit")]
-    tried = try_ideas(told, list(SOME), ideas, problem.target, COSTS, most=6000)
+    tried = try_ideas(told, list(SOME), ideas, problem.target, COSTS, max_rows=6000)
     assert tried.set_index("idea").gains.to_dict() == {"how_the_day_goes": True, "last_digit": False}
     with pytest.raises(GoBack, match='the idea "how_the_day_goes" saves significantly') as back: take_ideas(tried)
     assert (back.value.stage, back.value.parameters) == ("transform", {"ideas": "how_the_day_goes"})

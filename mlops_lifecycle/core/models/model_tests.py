@@ -114,7 +114,7 @@ def behavioural_tests(
 def feature_importance(
     case: EvaluationCase, candidates: Iterable[Scorer], feature_set: FeatureSet, problem: Problem,
 ) -> tuple[pd.DataFrame, dict[str, float]]:  # of `importance`; of `rank_metrics`
-    "What the cost hangs on, and which metrics follow it."
+    "Importance of each feature for the cost, and which metrics rank models as the cost does."
     place = case.sample(); rows, y = case.rows.iloc[place], case.y[place]
     names = [f.name for f in feature_set.features]
     without = shuffled_scores(case.winner.score, rows, names, case.seed)

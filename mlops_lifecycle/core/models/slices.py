@@ -27,7 +27,7 @@ def slices(
     least: int = 30,         # outcomes of each kind that a group needs to be judged
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
 ) -> pd.DataFrame:           # a row a group: rows, share, cost, other, low, high, weak (None: not judged)
-    "What a decision costs in each group, and whether that is surely more than with theirs."
+    "What a decision costs in each group, and whether that is significantly more than with theirs."
     y, saved, found = np.asarray(y_true, dtype=costs.task.outcome), savings(y_true, ours, theirs, costs), []
     cut = [(c, g, (groups[c].astype("str") == g).to_numpy(bool))
            for c in groups for g in sorted(groups[c].dropna().astype("str").unique())]

@@ -27,14 +27,14 @@ def curve_figures(case: EvaluationCase, unit: str) -> Figure:
     "Cost over the threshold, calibration, gain, and cost over time, with intervals; else the scores alone."
     if case.unknown: return _score_figure(case)
     figure = Figure(figsize=(11, 7.2), layout="constrained"); (cost, calibration), (gain, time) = figure.subplots(2, 2)
-    drawn = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.bootstrap_draws, seed=case.seed)
-    _cost_curve(case, unit, cost, drawn); _calibration_curve(case, calibration, drawn)
-    _gain_curve(case, gain, drawn); days_figure(case, unit, time)
+    bootstrap = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.bootstrap_draws, seed=case.seed)
+    _cost_curve(case, unit, cost, bootstrap); _calibration_curve(case, calibration, bootstrap)
+    _gain_curve(case, gain, bootstrap); days_figure(case, unit, time)
     return figure
 
-def _cost_curve(case: EvaluationCase, unit: str, ax: Axes, drawn: dict) -> None:  # how: the drawn days, see `over_threshold`
+def _cost_curve(case: EvaluationCase, unit: str, ax: Axes, bootstrap: dict) -> None:  # as `over_threshold` takes it
     kind, best, chosen = case.costs.task, case.best, mean_cost(case.y, case.decision, case.costs)
-    at = over_threshold(case.y, case.score, case.costs, task=kind, **drawn)
+    at = over_threshold(case.y, case.score, case.costs, task=kind, **bootstrap)
     band(ax, at.threshold, at.cost, at.low, at.high, OURS)
     ax.axvline(case.threshold, ls="--", color="0.4", label="threshold")
     ax.axhline(best.cost, ls=":", color=THEIRS, label=f"without: {best.name}")
@@ -43,9 +43,9 @@ def _cost_curve(case: EvaluationCase, unit: str, ax: Axes, drawn: dict) -> None:
            xlim=(None, np.quantile(kind.places(case.y, case.score), 0.995)))
     ax.legend(frameon=False)
 
-def _calibration_curve(case: EvaluationCase, ax: Axes, drawn: dict) -> None:
+def _calibration_curve(case: EvaluationCase, ax: Axes, bootstrap: dict) -> None:
     amount = case.costs.task.amount; shown = case.score if amount else np.clip(case.score, 0, 1)
-    bins = calibration_table(case.y, shown, **drawn); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
+    bins = calibration_table(case.y, shown, **bootstrap); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
     ax.plot([0, top], [0, top], color="0.6", lw=1)
     errors = [bins.happened - bins.low, bins.high - bins.happened]
     ax.errorbar(bins.predicted, bins.happened, errors, fmt="o-", color=OURS, capsize=3)
@@ -55,8 +55,8 @@ def _calibration_curve(case: EvaluationCase, ax: Axes, drawn: dict) -> None:
            ylabel=f"{'mean' if amount else 'share'} that happened")
 
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #08-e-curve-gain
-def _gain_curve(case: EvaluationCase, ax: Axes, drawn: dict) -> None:
-    met = gain_table(case.y, case.score, **drawn); third = float(np.interp(0.3, met.acted, met.met))
+def _gain_curve(case: EvaluationCase, ax: Axes, bootstrap: dict) -> None:
+    met = gain_table(case.y, case.score, **bootstrap); third = float(np.interp(0.3, met.acted, met.met))
     first, whole = ("highest", "the sum") if case.costs.task.amount else ("most suspect", "all cases")
     band(ax, met.acted, met.met, met.low, met.high, OURS); ax.plot([0, 1], [0, 1], color="0.6", lw=1)
     ax.set(title=f"The {first} 30 % hold {third:.0%} of {whole}", xlim=(0, 1), ylim=(0, 1.02),

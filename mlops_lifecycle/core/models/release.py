@@ -386,7 +386,7 @@ def same_features(
     trained = release.manifest.get("features") or {}
     if (there := features.describe()["source"]) != trained.get("source"):
         was = f"{release.id} was trained on features {trained.get('source')}"
-        raise ValueError(f"{was}, the package has {there}; make a new one: mlops run --from transform")
+        raise ValueError(f"{was}, the package has {there}; make a new one: mlops run")
 
 # %% ../../../nbs/core/models/release.ipynb #rel-explain-code
 def usual_value(

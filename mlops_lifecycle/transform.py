@@ -172,11 +172,11 @@ def lookups(
     yield "landed", last_outcomes(landed, "arrived_at", ("tail_number",), LANDED)
 
 # %% ../nbs/04_transform.ipynb #tf-yours-features
-def hour_of_day(time: np.ndarray) -> np.ndarray:  # wall clock
+def hour_of_day(time):   # wall clock
     "Hours since midnight, with minutes as a fraction."
     return (time - time.astype("datetime64[D]")).astype("timedelta64[m]").astype(float) / 60
 
-def day_of_week(time: np.ndarray) -> np.ndarray:  # wall clock
+def day_of_week(time):   # wall clock
     "0 is Monday, 6 is Sunday."
     return (time.astype("datetime64[D]").astype("int64") + 3) % 7
 
@@ -186,7 +186,7 @@ from pandas.tseries.holiday import USFederalHolidayCalendar
 HOLIDAYS = USFederalHolidayCalendar().holidays("1990-01-01", "2060-12-31").to_numpy("datetime64[D]")
 DAYS = np.arange("1989-12-01", "2061-02-01", dtype="datetime64[D]")  # told once, looked up ever after
 
-def holiday_distance(days: np.ndarray) -> np.ndarray:
+def holiday_distance(days):
     "Days from the nearest public holiday, negative before it; 9 where none is within three days."
     place = np.searchsorted(HOLIDAYS, days)
     after, before = ((days - HOLIDAYS[np.clip(i, 0, len(HOLIDAYS) - 1)]).astype(float) for i in (place, place - 1))
@@ -195,23 +195,21 @@ def holiday_distance(days: np.ndarray) -> np.ndarray:
 
 FROM_HOLIDAY = holiday_distance(DAYS)
 
-def from_holiday(time: np.ndarray) -> np.ndarray:  # wall clock
+def from_holiday(time):  # wall clock
     "Days from the nearest public holiday, negative before it; 9 where none is within three days."
     day = (time.astype("datetime64[D]") - DAYS[0]).astype("int64")
     return FROM_HOLIDAY[np.minimum(np.maximum(day, 0), len(DAYS) - 1)]
 
 # %% ../nbs/04_transform.ipynb #tf-yours-aircraft
-def hours_since(time: np.ndarray, hour: np.ndarray) -> np.ndarray:  # UTC; hours since 1970
+def hours_since(time, hour):  # UTC; hours since 1970
     "Hours between a moment and a later time."
     return time.astype("datetime64[us]").astype("int64") / HOUR - hour
 
-def turnaround(
-    time: np.ndarray, hour: np.ndarray, minutes: np.ndarray,  # UTC; when the aircraft left, hours since 1970; length of that leg
-) -> np.ndarray:
+def turnaround(time, hour, minutes):  # UTC; when the aircraft left, hours since 1970; length of that leg
     "Minutes that remain of the time since the aircraft left, less the way there and back."
     return 60 * hours_since(time, hour) - 2 * minutes
 
-def planned_turnaround(time: np.ndarray, hour: np.ndarray, minutes: np.ndarray, delay: np.ndarray) -> np.ndarray:
+def planned_turnaround(time, hour, minutes, delay):
     "The same, had the aircraft left on time."
     return turnaround(time, hour, minutes) + delay
 

@@ -18,14 +18,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def checkout(revision: str, folder: Path) -> None:
-    """The files of a commit, or of this work tree, in an empty folder."""
-    folder.mkdir()
-    command = ["git", "archive", revision] if revision != "." else ["sh", "-c", "git ls-files -z | tar --null -T - -c"]
-    packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-x", "-C", folder], input=packed, check=True)
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+from planted_faults import checkout
 
 
 def measured(tree: Path, benchmark: str, arguments: list[str]) -> dict[str, tuple[float | None, str]]:
@@ -47,7 +41,9 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="against-") as folder:
         trees = {given.revision: Path(folder) / "earlier", "this": Path(folder) / "this"}
-        for revision, tree in trees.items(): checkout("." if revision == "this" else revision, tree)
+        for revision, tree in trees.items():
+            tree.mkdir()
+            checkout("." if revision == "this" else revision, tree)
         runs = {name: [] for name in trees}
         for _ in range(given.times):
             for name, tree in trees.items(): runs[name].append(measured(tree, given.benchmark, given.arguments))

@@ -22,8 +22,8 @@ test: export OMP_NUM_THREADS := 1
 test: $(READY) tracer browser database clean-tree    ## everything: exported code, lessons, whole runs, browser
 	$(BIN)/ruff check mlops_lifecycle tests benchmarks
 	$(BIN)/nbdev-test
-	$(BIN)/python -m pytest tests/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
-	$(BIN)/python -m pytest tests --ignore=tests/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=95
+	$(BIN)/python -m pytest tests/project/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
+	$(BIN)/python -m pytest tests --ignore=tests/project/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=95
 
 lab: $(READY)    ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -264,7 +264,7 @@ def delta(rounds: int) -> None:
 
 def faults(rounds: int) -> None:
     """Each fault in each month after the warm-up, and the honest year; nothing is timed, so once is enough."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+    sys.path[:0] = [str(ROOT / "tests" / "template" / "support"), str(ROOT)]
     import pandas as pd
     from year import FAULTS, STAGE, honest, raised, with_fault
 

@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+TESTS = Path(__file__).parent.parent / "tests"
+sys.path[:0] = [str(TESTS / "project"), str(TESTS / "template" / "support")]
 
 from kinds import Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Server, Slot, Stream, Table
 from under_load import killed_under_load, postgresql

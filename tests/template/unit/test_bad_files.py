@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, environment
+from helpers import ROOT, environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -269,7 +270,7 @@ from pathlib import Path
 import pandas, pyarrow.csv, deltalake
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_bad_files import COLUMNS
 from mlops_lifecycle.collect import collect
 import mlops_lifecycle.core.data.readers as files
@@ -285,7 +286,7 @@ print(entry["rows"], int(status["VmHWM"].split()[0]) * 1024)
 
 
 def test_a_table_larger_than_memory_is_never_held(library):
-    program = MEMORY.format(tests=str(ROOT / "tests"), folder=str(library.folder))
+    program = MEMORY.format(tests=[str(Path(__file__).parent), str(ROOT / "tests" / "project")], folder=str(library.folder))
     def peak(rows, size):
         branch = "by the river " * 30
         lines = (f"{n},{n % 997:04d},{branch}{n},2024-03-01T09:{n % 60:02d}:00Z,{n % 13}.5\n" for n in range(rows))

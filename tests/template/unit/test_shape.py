@@ -1,5 +1,4 @@
-"""The template's shape: the expected folders and only those, imports one way, nothing of one problem or one machine."""
-import filecmp
+"""The template's shape: the expected folders and only those, nothing of one problem or one machine, a small app."""
 import re
 import subprocess
 import sys
@@ -7,15 +6,8 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
-from conftest import NOTEBOOKS, ROOT, cells, copy_project, environment, owned
+from helpers import NOTEBOOKS, ROOT, cells, copy_project, environment, owned, tracked
 from packaging.requirements import Requirement
-
-from mlops_lifecycle.core.pipeline import notebook_sync
-from mlops_lifecycle.core.pipeline.notebook_sync import StaleModuleWarning, export_changed, write_readme
-from mlops_lifecycle.core.pipeline.stage_run import StageRun
-from mlops_lifecycle.core.foundation.settings import load_settings
-from mlops_lifecycle.core.foundation.stages import STAGES
-from mlops_lifecycle.core.foundation.workspace import Workspace
 
 TOP = {
     ".ci", ".gitattributes", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
@@ -24,38 +16,8 @@ TOP = {
 }
 
 
-def tracked():
-    """Files that git tracks or would track."""
-    command = ["git", "ls-files", "-co", "--exclude-standard"]
-    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [line for line in out.splitlines() if (ROOT / line).exists()]
-
-
 def test_the_top_level_is_the_expected_one():
     assert {path.split("/")[0] for path in tracked()} == TOP
-
-
-def test_each_stage_has_its_notebook_and_each_notebook_its_stage():
-    found = {p.stem for p in (ROOT / "nbs").glob("*.ipynb")}
-    assert found == {s.notebook for s in STAGES} | {"index", "cli"}
-
-
-def test_imports_point_one_way():
-    """The contracts of pyproject.toml: the command line, stages by falling number, the rooms from the top down."""
-    linter = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT,
-                            env=environment(), capture_output=True, text=True)
-    assert linter.returncode == 0, linter.stdout
-
-
-def test_stages_link_the_glossary_and_its_names_exist():
-    glossary = "\n".join(cell["text"] for cell in cells(ROOT / "nbs" / "core" / "glossary.ipynb"))
-    for stage in STAGES:
-        assert "(core/glossary.ipynb)" in "".join(c["text"] for c in cells(ROOT / "nbs" / f"{stage.notebook}.ipynb")), stage
-    named = re.findall(r"\[`(\w+)`\]\(([\w./]+)\.ipynb\)", glossary)
-    assert len(named) > 15
-    for name, notebook in named:
-        code = "\n".join(c["text"] for c in cells((ROOT / "nbs" / "core" / notebook).with_suffix(".ipynb").resolve()))
-        assert re.search(rf"^(def|class) {name}\b|^{name}\b.*=", code, re.M), f"{name} of {notebook}"
 
 
 WORDS = re.compile(
@@ -74,11 +36,6 @@ def test_no_word_of_the_example_problem_outside_yours(notebook):
                                f'{cell["text"][:200]}')
 
 
-def test_notebooks_carry_no_outputs():
-    dirty = [n.name for n in NOTEBOOKS for c in cells(n) if c.get("outputs") or c.get("execution_count")]
-    assert not dirty
-
-
 INSTALLS = re.compile(r"(\.lock|\.toml|\.sh|\.ya?ml)$|^(Makefile|deploy/|\.ci/|\.github/)")  # files that say what is installed
 
 
@@ -91,26 +48,6 @@ def test_no_registry_and_no_machine_is_named():
         found = re.search(named, text)
         assert not found, f"{path} names {found[0]}"
         assert f"{ROOT}/" not in text, f"{path} names a path of this machine"
-
-
-def test_the_package_and_the_readme_say_what_the_notebooks_say():
-    export_changed(ROOT, check=True)
-    write_readme(ROOT, check=True)
-
-
-def differences(one: Path, other: Path) -> list[str]:
-    """Files that are not the same in two folders."""
-    files = lambda root: {p.relative_to(root) for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-    unlike = [p for p in files(one) & files(other) if not filecmp.cmp(one / p, other / p, shallow=False)]
-    return sorted(map(str, files(one) ^ files(other))) + list(map(str, unlike))
-
-
-def test_clean_and_export_leave_no_diff(tmp_path):
-    before, after = copy_project(tmp_path / "before"), copy_project(tmp_path / "after")
-    for command in ("nbdev-clean", "nbdev-export"):
-        subprocess.run([Path(sys.executable).parent / command], cwd=after, env=environment(after),
-                       check=True, capture_output=True)
-    assert not differences(before, after)
 
 
 def test_clean_tree_finds_a_template_that_is_not_what_its_notebook_says(tmp_path):
@@ -126,12 +63,6 @@ def test_clean_tree_finds_a_template_that_is_not_what_its_notebook_says(tmp_path
     notebook.write_text(notebook.read_text().replace("it stays in this tab", "it remains in this tab"))
     assert (done := clean_tree()).returncode and "these files are not what the notebooks say" in done.stderr
     assert re.findall(r"^ (\S+)", done.stdout, re.M)[:1] == ["mlops_lifecycle/core/serving/templates/web_form.html"]
-
-
-def test_each_template_stands_in_a_notebook():
-    """None is left over in the package after its block has gone."""
-    told = {path for notebook in NOTEBOOKS for path in notebook_sync.exported(notebook, ROOT) if path.parent.name == "templates"}
-    assert told and told == {Path(path) for path in tracked() if Path(path).parent.name == "templates"}
 
 
 HEAVY = {"jupyter", "jupyterlab", "ipykernel", "ipython", "mlflow", "mlflow_skinny", "great_expectations", "papermill",
@@ -170,14 +101,3 @@ def test_the_lock_pins_hashes_and_names_no_index():
     pinned = re.findall(r"^[A-Za-z0-9][\w.\-\[\],]*==\S+.*(?:\n[ #].*)*", lock, re.M)
     assert len(pinned) > 50 and all("--hash=sha256:" in one for one in pinned)
     assert not re.search(r"https?://|^-i |index-url|^-f ", lock, re.M)
-
-
-def test_a_person_whose_modules_lag_behind_their_notebooks_is_warned_as_a_run_opens(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook_sync, "interactive", lambda: True)
-    lags = "mlops_lifecycle.core.pipeline.stage_run"
-    notebook = "nbs/core/pipeline/stage_run.ipynb"
-    monkeypatch.setattr(notebook_sync, "stale", lambda module, root: [notebook] * (module == lags))
-    with pytest.warns(StaleModuleWarning, match=f"{lags} is not what {notebook} says") as told:
-        with StageRun("plan", settings=load_settings(ROOT, environ={}), workspace=Workspace(tmp_path)) as run:
-            run.passed("planned")
-    assert len(told) == 1

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from conftest import ROOT, cells, copy_project, environment, owned, last_run, mlops, passed, replace_yours, yours
+from helpers import ROOT, cells, copy_project, environment, owned, last_run, mlops, passed
+from other_problems import replace_yours, yours
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.dummy import DummyRegressor
 
@@ -18,7 +19,7 @@ from mlops_lifecycle.core.models.release import Release, write_release
 from mlops_lifecycle.core.foundation.stages import STAGES
 from mlops_lifecycle.core.foundation.workspace import Workspace, resolve_files
 
-PROBLEMS = ROOT / "tests" / "problems"
+PROBLEMS = Path(__file__).parent
 
 
 def with_yours(problem: str) -> dict[str, list[dict]]:

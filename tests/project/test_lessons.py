@@ -9,7 +9,7 @@ import inspect
 import re
 
 import pytest
-from conftest import NOTEBOOKS, ROOT, cells, directives
+from helpers import NOTEBOOKS, ROOT, cells, directives
 
 EXPORTED = {"export", "exporti", "exports"}
 

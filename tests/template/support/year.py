@@ -15,7 +15,7 @@ from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.transform import transform
 
-SETTINGS = load_settings(Path(__file__).parent.parent / "settings.ini", environ={})
+SETTINGS = load_settings(Path(__file__).resolve().parents[3] / "settings.ini", environ={})
 SOURCES = {name: source for name, source in SETTINGS.source.items() if source.kind != "log"}
 PERSONAL = {"tailnum", *problem.personal}
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from deltalake import DeltaTable
 from playwright.sync_api import expect
 from seen import Seen, chromium

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, environment, passed
+from helpers import ROOT, environment, passed
 from deltalake import DeltaTable, write_deltalake
 from typer.testing import CliRunner
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 MODULES = [path for path in sorted((ROOT / "mlops_lifecycle").rglob("*.py")) if path.name != "_modidx.py"]
 ANYTHING = {  # parameters that take a value of any kind

@@ -4,7 +4,7 @@ import json
 import httpx
 import pandas as pd
 import pytest
-from conftest import MLOPS, ROOT, Started, environment, free_port, mlops, passed
+from helpers import MLOPS, ROOT, Started, environment, free_port, mlops, passed
 from deltalake import write_deltalake
 
 from mlops_lifecycle.core.serving.store import ServingLog

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from confluent_kafka import TopicPartition
+from helpers import ROOT
 from kinds import (
     COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table,
     nightly)
@@ -56,6 +57,7 @@ def test_killed_at_random_nothing_is_lost_and_nothing_doubled(what, tmp_path, re
     assert Nights(project, seed=len(what)).run(kills=3).count(-signal.SIGKILL) == 3
 
 
+SUPPORT = ROOT / "tests" / "template" / "support"
 FULL = """
 import resource, sys
 from pathlib import Path
@@ -74,7 +76,7 @@ def test_where_the_disk_takes_no_more_everything_stays_and_the_next_run_goes_on(
         before = project.workspace.published()
         for _ in range(20): project.change()
         command = [sys.executable, "-c", FULL, str(tmp_path), str(limit)]
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=SUPPORT, capture_output=True, text=True)
         assert done.returncode == 1 and "File too large" in done.stderr, done.stderr
         assert project.workspace.published() == before
         assert len(project.events) == before["names"]["bronze.loans"]["rows"]

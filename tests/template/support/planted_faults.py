@@ -1,7 +1,7 @@
 """Plants thirty small faults in the package, one at a time, and counts how many the tests notice.
 
-    python tests/support/planted_faults.py            # this work tree
-    python tests/support/planted_faults.py REV .      # an earlier commit, and this work tree
+    python tests/template/support/planted_faults.py            # this work tree
+    python tests/template/support/planted_faults.py REV .      # an earlier commit, and this work tree
 
 Each fault is planted in a copy of the exported package, where the text of a line stands in exactly one module. Then
 the tests run: the lessons of the notebook that the module comes from, and where these notice nothing, all lessons and
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FAULTS = [  # what stands in one module, and what is planted instead
     ('if type == "time" and kind(values.dtype):', 'if type == "time" and not kind(values.dtype):'),
     ('if pair not in CONVERSIONS:', 'if pair in CONVERSIONS:'),
@@ -49,8 +49,7 @@ FAULTS = [  # what stands in one module, and what is planted instead
     ('return ["did not pass"]', 'return []'),
     ('if path not in known: return words', 'if path in known: return words'),
 ]
-QUICK = [f"tests/test_{name}.py" for name in (  # of these, the ones that a commit has; none needs a whole life cycle
-    "lessons", "sources", "code", "evaluation", "loop", "monitor", "operate")]
+QUICK = ("lessons", "sources", "code", "evaluation", "loop", "monitor", "operate")  # none needs a whole life cycle
 
 
 def checkout(revision: str, folder: Path) -> None:
@@ -60,10 +59,15 @@ def checkout(revision: str, folder: Path) -> None:
     subprocess.run(["tar", "-x", "-C", folder], input=packed, check=True)
 
 
+def tests_of(folder: Path, names: tuple[str, ...]) -> list[str]:
+    """The files of tests with these names, wherever a commit keeps them; not each commit has all."""
+    found = {path.stem: path.relative_to(folder).as_posix() for path in (folder / "tests").rglob("test_*.py")}
+    return [found[f"test_{name}"] for name in names if f"test_{name}" in found]
+
+
 def tests_fail(folder: Path, selected: list[str]) -> bool:
     """Whether the tests notice something; a run that could not start is an error and no finding."""
-    there = [name for name in selected if (folder / name.partition("::")[0]).exists()]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *there]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *selected]
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode not in (0, 1):
@@ -72,10 +76,10 @@ def tests_fail(folder: Path, selected: list[str]) -> bool:
     return done.returncode != 0
 
 
-def lesson(module: Path) -> str:
+def lesson(folder: Path, module: Path) -> str:
     """The test of the lessons that belong to a module."""
     notebook = re.search(r"nbs/(\S+)\.ipynb\.$", module.read_text(encoding="utf-8"), re.M)
-    return f"tests/test_lessons.py::test_lessons_hold_against_the_package[{notebook[1]}]"
+    return f"{tests_of(folder, ('lessons',))[0]}::test_lessons_hold_against_the_package[{notebook[1]}]"
 
 
 def planted(folder: Path, before: str, after: str) -> dict:
@@ -85,7 +89,7 @@ def planted(folder: Path, before: str, after: str) -> dict:
     if len(holders) != 1: raise RuntimeError(f"{before!r} must stand in one module, it stands in {len(holders)}")
     module, text = holders[0], holders[0].read_text(encoding="utf-8")
     module.write_text(text.replace(before, after), encoding="utf-8")
-    try: found = tests_fail(folder, [lesson(module)]) or tests_fail(folder, QUICK)
+    try: found = tests_fail(folder, [lesson(folder, module)]) or tests_fail(folder, tests_of(folder, QUICK))
     finally: module.write_text(text, encoding="utf-8")
     return {"module": module.relative_to(folder).as_posix(), "planted": after, "noticed": found}
 
@@ -98,7 +102,7 @@ def main() -> None:
     for revision in parser.parse_args().revisions:
         with tempfile.TemporaryDirectory(prefix="planted-") as folder:
             checkout(revision, Path(folder))
-            if tests_fail(Path(folder), QUICK): raise RuntimeError(f"the tests of {revision} fail without a fault")
+            if tests_fail(Path(folder), tests_of(Path(folder), QUICK)): raise RuntimeError(f"the tests of {revision} fail without a fault")
             found = []
             for before, after in FAULTS:
                 found.append(planted(Path(folder), before, after))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, mlops, passed
+from helpers import ROOT, mlops, passed
 
 from mlops_lifecycle.core.models.features import Feature, FeatureSet, columns_of
 from mlops_lifecycle.core.foundation.settings import load_settings

@@ -1,7 +1,7 @@
 """What is refused at once, and the gates: one of each wheel, seen failing on what really has the fault."""
 
 import pytest
-from conftest import last_run, mlops
+from helpers import last_run, mlops
 
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release

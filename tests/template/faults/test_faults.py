@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import MLOPS, ROOT, environment, last_run, mlops, passed
+from helpers import MLOPS, ROOT, environment, last_run, mlops, passed
 
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import verify

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import MLOPS, ROOT, environment, free_port
+from helpers import MLOPS, ROOT, environment, free_port
 
 from mlops_lifecycle.core.serving.store import ServingLog, feedback, keys, predictions
 from mlops_lifecycle.core.foundation.workspace import Workspace

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
-from conftest import MLOPS, Started, copy_project, environment, free_port
+from helpers import MLOPS, Started, copy_project, environment, free_port
 from playwright.sync_api import TimeoutError, expect
 from seen import Seen, chromium
 

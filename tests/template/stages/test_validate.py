@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import mlops, passed
+from helpers import mlops, passed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp

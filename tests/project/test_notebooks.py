@@ -1,0 +1,37 @@
+"""The notebooks of a project: one a stage, without outputs, imports one way, words that the glossary explains."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import NOTEBOOKS, ROOT, cells, environment
+
+from mlops_lifecycle.core.foundation.stages import STAGES
+
+
+def test_each_stage_has_its_notebook_and_each_notebook_its_stage():
+    found = {p.stem for p in (ROOT / "nbs").glob("*.ipynb")}
+    assert found == {s.notebook for s in STAGES} | {"index", "cli"}
+
+
+def test_imports_point_one_way():
+    """The contracts of pyproject.toml: the command line, stages by falling number, the rooms from the top down."""
+    linter = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT,
+                            env=environment(), capture_output=True, text=True)
+    assert linter.returncode == 0, linter.stdout
+
+
+def test_stages_link_the_glossary_and_its_names_exist():
+    glossary = "\n".join(cell["text"] for cell in cells(ROOT / "nbs" / "core" / "glossary.ipynb"))
+    for stage in STAGES:
+        assert "(core/glossary.ipynb)" in "".join(c["text"] for c in cells(ROOT / "nbs" / f"{stage.notebook}.ipynb")), stage
+    named = re.findall(r"\[`(\w+)`\]\(([\w./]+)\.ipynb\)", glossary)
+    assert len(named) > 15
+    for name, notebook in named:
+        code = "\n".join(c["text"] for c in cells((ROOT / "nbs" / "core" / notebook).with_suffix(".ipynb").resolve()))
+        assert re.search(rf"^(def|class) {name}\b|^{name}\b.*=", code, re.M), f"{name} of {notebook}"
+
+
+def test_notebooks_carry_no_outputs():
+    dirty = [n.name for n in NOTEBOOKS for c in cells(n) if c.get("outputs") or c.get("execution_count")]
+    assert not dirty

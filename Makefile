@@ -39,8 +39,8 @@ report: $(READY)    ## the site again, from what is there
 bench: $(READY)    ## every benchmark (hours)
 	@for figures in benchmarks/*.py; do $(BIN)/python $$figures || exit 1; done
 
-readme: $(READY)    ## README.md from nbs/index.ipynb
-	$(BIN)/python -c 'from mlops_lifecycle.core.pipeline.notebook_sync import write_readme; write_readme(".")'
+readme: $(READY)    ## README.md from nbs/index.ipynb, and the hooks in CONTRIBUTING.md
+	$(BIN)/python -c 'from mlops_lifecycle.core.pipeline import notebook_sync, yours; notebook_sync.write_readme("."); yours.write_hook_table(".")'
 
 # Extras are kept: pip, asked for coverage[toml], looks past a pin of coverage alone as soon as there is a newer one.
 PIN := pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"

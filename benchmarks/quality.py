@@ -21,7 +21,9 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from mlops_lifecycle.collect import collect
+from mlops_lifecycle.core.data.hooks import CollectHooks, CurateHooks
 from mlops_lifecycle.core.foundation.point_in_time import known
+from mlops_lifecycle.core.models.feature_hooks import TransformHooks
 from mlops_lifecycle.core.models.features import columns_of
 from mlops_lifecycle.core.models.release import model_bytes
 from mlops_lifecycle.core.foundation.settings import load_settings
@@ -30,9 +32,10 @@ from mlops_lifecycle.curate import curate
 from mlops_lifecycle.core.problem.costs import costs_of, mean_cost
 from mlops_lifecycle.core.problem.baselines import baseline
 from mlops_lifecycle.formulate import problem
-from mlops_lifecycle.train import training_rows, train, search_space
+from mlops_lifecycle.train import estimators, search_space, train, training_rows
 from mlops_lifecycle.transform import FEATURES, transform
 
+DECLARED, CURATED, TRANSFORMED = CollectHooks.of_project(), CurateHooks.of_project(), TransformHooks.of_project()
 ROOT = Path(__file__).parent.parent
 BARS = {7: (0.790, 0.545), 9: (0.800, 0.350), 12: (0.765, 0.615)}  # area under the ROC curve, cost
 BEFORE = {7: (0.774, 0.558), 9: (0.785, 0.376), 12: (0.752, 0.644)}  # of an untuned model on fewer features
@@ -71,13 +74,13 @@ def expected_calibration_error(y: np.ndarray, probability: np.ndarray, bins: int
     return float(sum(abs(y[at].mean() - probability[at].mean()) * at.mean() for at in bins_there))
 
 
-def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int, named: tuple[str, ...]) -> pd.DataFrame:
+def shuffled(table: pd.DataFrame, availability: dict, moment: pd.Timestamp, seed: int, named: tuple[str, ...]) -> pd.DataFrame:
     """The table with what became known after the moment dealt anew among its rows; `named` columns, its names, stay."""
     table, rng = table.copy(), np.random.default_rng(seed)
-    for column, gated in gates.items():
+    for column, gated in availability.items():
         later, order = np.flatnonzero(~(table[column] <= moment).to_numpy(bool)), np.arange(len(table))
         order[later] = rng.permutation(later)
-        of_gates = {c for g in gates.values() if g != "*" for c in g}
+        of_gates = {c for g in availability.values() if g != "*" for c in g}
         amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and c not in {*named, *of_gates}]
         for name in (amounts if gated == "*" else [column, *gated]): table[name] = table[name].iloc[order].array
     return table
@@ -87,17 +90,18 @@ class Year:
     """The year's bronze, and what the package makes of it."""
     def __init__(self, folder: str):
         self.settings, self.workspace = load_settings(ROOT, environ={}), Workspace(folder)
-        self.bronze, self.costs = collect(self.settings.source, ROOT), costs_of(self.settings)
+        self.bronze, self.costs = collect(self.settings.source, ROOT, DECLARED), costs_of(self.settings)
         self.tables = {name: table[[c for c in table if not c.startswith("_")]]  # as a workspace gives them
                        for name, table in self.bronze.tables.items()}
 
     def gold(self, tables: dict[str, pd.DataFrame], as_of: pd.Timestamp = END):
-        read = {name: known(table, as_of, self.bronze.gates[name]) for name, table in tables.items()}
-        return transform(curate(read, self.settings.source, self.workspace.pseudonyms).tables, as_of)
+        read = {name: known(table, as_of, self.bronze.availability[name]) for name, table in tables.items()}
+        silver = curate(read, self.settings.source, self.workspace.pseudonyms, DECLARED, CURATED).tables
+        return transform(silver, as_of, problem, TRANSFORMED)
 
     def shuffled(self, moment: pd.Timestamp) -> dict[str, pd.DataFrame]:
         clock = ("sched_dep_time", "sched_arr_time", "hour", "minute")  # curating holds them against the schedule
-        return {name: shuffled(table, self.bronze.gates[name], moment, 7, (*self.settings.source[name].key, *clock))
+        return {name: shuffled(table, self.bronze.availability[name], moment, 7, (*self.settings.source[name].key, *clock))
                 for name, table in self.tables.items()}
 
 
@@ -124,7 +128,7 @@ def judge(year: Year, examples: pd.DataFrame, month: int, rivals: bool = True) -
     """All figures of a month; whether it costs no more than FLAML."""
     first, end = first_and_next(month)
     start = time.perf_counter()
-    candidates = train(examples, FEATURES, problem, year.settings, end, search_space=search_space)
+    candidates = train(examples, FEATURES, problem, year.settings, end, estimators, search_space=search_space)
     seconds = time.perf_counter() - start
     best = min(candidates, key=lambda c: c.metrics["cost"])
     def inside(a, b):
@@ -159,7 +163,7 @@ def honest(year: Year, examples: pd.DataFrame, month: int) -> None:
     """Nothing sees what it could not have known."""
     first, end = first_and_next(month)
     def made(of):
-        candidates = train(of, FEATURES, problem, year.settings, end, search_space=search_space)
+        candidates = train(of, FEATURES, problem, year.settings, end, estimators, search_space=search_space)
         best = min(candidates, key=lambda c: c.metrics["cost"])
         about = json.dumps([best.calibration, best.metrics["threshold"], best.encoder.to_dict()])
         return hashlib.sha256(model_bytes(best.estimator) + about.encode()).hexdigest()

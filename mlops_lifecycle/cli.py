@@ -6,7 +6,7 @@
 __all__ = ['app', 'REFUSALS', 'COLOURS', 'keys', 'labels', 'one_line_errors', 'console', 'pairs', 'stage_line', 'run', 'watch',
            'finish', 'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'project_features', 'score',
            'report', 'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
-           'labels_import']
+           'labels_import', 'yours_table', 'yours']
 
 # %% ../nbs/cli.ipynb #a7069662
 import gc
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlops_lifecycle.core.models.features import FeatureSet
     from mlops_lifecycle.core.pipeline.runner import Runner
     from mlops_lifecycle.core.pipeline.stage_run import RunRecord
+    from mlops_lifecycle.core.pipeline.yours import HookRow
     from mlops_lifecycle.core.reports.lineage import Trace
     from mlops_lifecycle.core.serving.store import ServingLog
 
@@ -42,7 +43,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 def _program() -> None: ...
 
 # %% ../nbs/cli.ipynb #a89785a8
-REFUSALS = {"UsageError", "SettingsError", "Busy", "SourceError", "LabelError"}
+REFUSALS = {"UsageError", "HookError", "SettingsError", "Busy", "SourceError", "LabelError"}
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -132,6 +133,8 @@ def watch(
         except Exception as error:
             raise _refused(f"the notebooks cannot be exported: {type(error).__name__}: {error}") from error
         for name in exported: show.print(f"exported {name}", style="bright_black", markup=False)
+        from mlops_lifecycle.core.pipeline.yours import check_hooks
+        check_hooks(stage.name for stage in runner.chosen)
     with show.status("") as going:
         def tell(row, record):
             if record is None: going.update(f"{row.number:02d} {row.name}: {row.does}")
@@ -216,6 +219,8 @@ def serve(
         if "plan" not in workspace.published()["names"]:
             first = "mlops run plan formulate code build test release deploy"
             raise Busy(f"nothing to serve in {workspace.root}; {first} makes a first product")
+        from mlops_lifecycle.core.problem.hooks import FormulateHooks
+        FormulateHooks.of_project()  # a project that lacks something is refused here, and not by each worker
     from mlops_lifecycle.core.serving.store import ServingLog
     from mlops_lifecycle.core.serving.server import run_server
     from mlops_lifecycle.serving import APP
@@ -269,8 +274,8 @@ def revoke(id: Annotated[str, typer.Argument(metavar="ID", help="The eight digit
 # %% ../nbs/cli.ipynb #a4ba4ee0
 def project_features() -> "FeatureSet":
     "The features that stage 04 defines; a project that has only its rule needs none."
-    from mlops_lifecycle.transform import FEATURES
-    return FEATURES
+    from mlops_lifecycle.core.models.feature_hooks import TransformHooks
+    return TransformHooks.of_project().FEATURES
 
 # %% ../nbs/cli.ipynb #5d86e6ad
 @app.command()
@@ -286,10 +291,10 @@ def score(
         from mlops_lifecycle.core.foundation.settings import load_settings
         from mlops_lifecycle.core.foundation.workspace import Workspace
         from mlops_lifecycle.core.serving.batch import read_rows, requests_of, score_requests, write_rows
-        from mlops_lifecycle.formulate import problem
+        from mlops_lifecycle.core.problem.hooks import FormulateHooks
         if target.suffix not in (".csv", ".parquet", ""):
             raise _refused(f"{target.name} must end in .csv or .parquet, or be a folder")
-        settings = load_settings()
+        settings, problem = load_settings(), FormulateHooks.of_project().problem
         workspace = Workspace(settings.workspace_path)
         if not workspace.has_log: raise _refused("nothing is deployed; mlops run deploy does it")
         try: key = signing_key(settings)
@@ -360,14 +365,14 @@ _At = Annotated[str, typer.Option(help="When it was answered, RFC 3339; now when
 
 def label_queue() -> "tuple[pd.DataFrame, AnswerBook, Question]":  # the queue, what was answered, the question
     "The queue, the answers so far, and the question of the project."
+    from mlops_lifecycle.core.data.hooks import CurateHooks
     from mlops_lifecycle.core.data.labelling import AnswerBook
     from mlops_lifecycle.core.foundation.settings import load_settings
     from mlops_lifecycle.core.foundation.workspace import Workspace
-    from mlops_lifecycle.curate import QUESTION
-    workspace = Workspace(load_settings().workspace_path)
-    if QUESTION is None: raise _refused("the project asks people nothing: QUESTION of stage 03 is None")
+    workspace, question = Workspace(load_settings().workspace_path), CurateHooks.of_project().QUESTION
+    if question is None: raise _refused("the project asks people nothing: QUESTION of stage 03 is None")
     if workspace.version("silver.queue") is None: raise _refused("there is no queue yet; mlops run curate makes one")
-    return workspace.read("silver.queue"), AnswerBook(workspace.root / "labels.jsonl"), QUESTION
+    return workspace.read("silver.queue"), AnswerBook(workspace.root / "labels.jsonl"), question
 
 def take_answers(answers: list[dict], waiting: "pd.DataFrame", book: "AnswerBook") -> int:  # how many were new
     "Check answers and write them down, all or none."
@@ -428,3 +433,32 @@ def labels_import(path: Annotated[Path, typer.Argument(help="The table, filled i
         given = from_csv(path.read_text(encoding="utf-8-sig"), question.table, annotator, moment_of(at))
         new = take_answers(given, waiting, book)
     typer.echo(f"{new} answers taken")
+
+# %% ../nbs/cli.ipynb #cli-yours
+def yours_table(
+    rows: "list[HookRow]",  # of `core.pipeline.yours.hook_rows`
+) -> "Table":
+    "What a project defines, as a table."
+    from rich.table import Table
+    table = Table("name", "notebook", "defined", "lines", "what the project says with it", box=None, pad_edge=False)
+    colours = {"own": "green", "default": "bright_black", "missing": "red"}
+    for row in rows:
+        lines = str(row["lines"]) if row["lines"] else ""
+        table.add_row(row["name"], row["notebook"], row["defined"], lines, row["says"], style=colours[row["defined"]])
+    return table
+
+@app.command()
+def yours(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One name, with its type and an example.")] = None,
+    as_json: _Json = False,
+):
+    "What a project defines: each name, where, its own or the default, in how many lines."
+    with one_line_errors():
+        from mlops_lifecycle.core.foundation.settings import load_settings
+        from mlops_lifecycle.core.pipeline.yours import hook_rows
+        rows = [row for row in hook_rows(load_settings().root) if name in (None, row["name"])]
+        if not rows: raise _refused(f'no stage takes "{name}" from a project; mlops yours lists what they take')
+    if as_json: typer.echo(json.dumps(rows, indent=1))
+    elif name is None: console().print(yours_table(rows))
+    else:
+        for label, value in rows[0].items(): console().print(f"{label:<9}{value}", markup=False)

@@ -6,24 +6,12 @@
 __all__ = ['BEHAVIOURS', 'late_lately', 'declared_groups', 'evaluation_case', 'gate', 'group_gates', 'gates_of', 'plain',
            'evaluate', 'enforce', 'verdict_without_outcomes']
 
-# %% ../nbs/08_evaluate.ipynb #08-e-imports
-from collections.abc import Callable, Iterable, Mapping
-
+# %% ../nbs/08_evaluate.ipynb #08-e-yours-code
 import numpy as np
 import pandas as pd
 
-from .core.foundation.settings import EvaluateSettings, Settings
-from .core.foundation.stages import GoBack
-from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covered, build_case, reviewed, savings
-from .core.models.features import FeatureSet, columns_of
-from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, robustness
-from .core.models.slices import all_slices, fairness
-from .core.problem.costs import costs_of, mean_cost
-from .core.problem.definition import Problem
-from .core.problem.metrics import choose_metric
-from .train import split, temporal_split
+from .core.models.model_tests import Behaviour
 
-# %% ../nbs/08_evaluate.ipynb #08-e-yours-code
 def late_lately(rows: pd.DataFrame, share: float) -> dict[str, float]:
     "Sets every feature that counts late flights of the last hours."
     lately = ("late_lately", "late_1h", "late_2h", "late_3h", "late_8h")
@@ -42,6 +30,23 @@ def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:  # one column a way to 
     "Groups, beside the protected fields, for which the model must work equally well."
     flown = np.select([rows["distance"] < 500, rows["distance"] < 1200], ["short", "middle"], "long")
     return pd.DataFrame({"distance flown": flown}, index=rows.index)
+
+# %% ../nbs/08_evaluate.ipynb #08-e-imports
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from .core.foundation.settings import EvaluateSettings, Settings
+from .core.foundation.stages import GoBack
+from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covered, build_case, reviewed, savings
+from .core.models.features import FeatureSet, columns_of
+from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, robustness
+from .core.models.slices import all_slices, fairness
+from .core.problem.costs import costs_of, mean_cost
+from .core.problem.definition import Problem
+from .core.problem.metrics import choose_metric
+from .train import split, temporal_split
 
 # %% ../nbs/08_evaluate.ipynb #08-e-judged-let
 def evaluation_case(

@@ -5,13 +5,6 @@
 # %% auto #0
 __all__ = ['rule', 'problem', 'Request', 'share_of_day', 'three_hours_before', 'formulate']
 
-# %% ../nbs/01_formulate.ipynb #01-f-imports
-from collections.abc import Mapping
-
-from .core.foundation.stages import GoBack
-from .core.problem.costs import Costs
-from .core.problem.definition import Problem, personal_fields
-
 # %% ../nbs/01_formulate.ipynb #01-f-yours-request
 from pydantic import Field
 
@@ -37,6 +30,8 @@ class Request(Entity):
         examples=["N00001", "N00002", None], json_schema_extra={"personal": True})
 
 # %% ../nbs/01_formulate.ipynb #01-f-yours-rule-code
+from collections.abc import Mapping
+
 import numpy as np
 
 from .core.problem.definition import Rule
@@ -49,7 +44,7 @@ def share_of_day(columns: Mapping) -> np.ndarray:  # 0 at local midnight to just
 rule = Rule("later in the day", "1.0", share_of_day, threshold=15 / 24)
 
 # %% ../nbs/01_formulate.ipynb #01-f-yours-problem
-from .core.problem.definition import Scope
+from .core.problem.definition import Problem, Scope
 
 def three_hours_before(columns: Mapping) -> np.ndarray:  # UTC
     "The time of the decision: three hours before scheduled departure."
@@ -61,6 +56,13 @@ problem = Problem(
     decision_time=three_hours_before,
     scope=(Scope("models have only seen flights out of EWR, JFK and LGA", lambda columns: (
         (columns["origin"] == "EWR") | (columns["origin"] == "JFK") | (columns["origin"] == "LGA"))),))
+
+# %% ../nbs/01_formulate.ipynb #01-f-imports
+from collections.abc import Mapping
+
+from .core.foundation.stages import GoBack
+from .core.problem.costs import Costs
+from .core.problem.definition import Problem, personal_fields
 
 # %% ../nbs/01_formulate.ipynb #01-f-call-code
 def formulate(

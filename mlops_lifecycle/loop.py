@@ -35,7 +35,8 @@ from .monitoring import monitor
 from .core.operations.canary import bootstrap_means, decision_costs, evaluate_step, run_canary
 from .release import check_ethics, reference, release_model
 from .core.models.candidates import Candidate, write_candidates
-from .train import estimators, split, train
+from .core.models.search import EstimatorFactory
+from .train import split, train
 
 # %% ../nbs/16_loop.ipynb #16-l-spans-code
 Span: TypeAlias = tuple[pd.Timestamp, pd.Timestamp]  # start, and end which is excluded
@@ -206,7 +207,7 @@ def renew(
     examples: pd.DataFrame, times: dict,  # gold.examples as known at the end of all, and when its values became known
     feature_set: FeatureSet, problem: Problem, plan: Mapping, settings: Settings,
     folder: Path,                         # for models and releases
-    estimators: Mapping[str, Callable] = estimators,
+    estimators: Mapping[str, EstimatorFactory],
     behaviours: Iterable[Behaviour] = (),  # that 08 tests
     declared: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: pd.DataFrame(index=rows.index),  # groups, likewise
 ) -> Decider:

@@ -6,33 +6,28 @@
 __all__ = ['later_rows', 'operate', 'enforce', 'canary_table', 'draw_canary']
 
 # %% ../nbs/14_operate.ipynb #14-o-imports
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .core.foundation.settings import Source
 from .core.foundation.stages import GoBack
 from .core.operations.canary import EvaluateStep, run_canary
 from .core.operations.traffic_replay import Traffic
 from .core.problem.costs import Costs
 from .core.problem.definition import Problem
 from .core.serving.store import ServingLog
-from .curate import Silver, curate
-from .transform import Gold, transform
+from .transform import Gold
 
 # %% ../nbs/14_operate.ipynb #14-o-later-code
 def later_rows(
-    bronze: dict[str, pd.DataFrame],   # as known at the later moment
-    sources: Mapping[str, Source], pseudonyms: Callable[[pd.Series], pd.Series],  # as `curate` takes them
+    gold: Gold,             # as known at a later moment
     problem: Problem,
-    as_of: pd.Timestamp, until: pd.Timestamp,  # now, and the later moment
-    curate: Callable[..., Silver] = curate, transform: Callable[..., Gold] = transform,  # of stages 03 and 04
+    as_of: pd.Timestamp,    # now
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:  # rows for `Traffic`; looked-up values that became known after as_of
-    "What was decided after `as_of`, and what came of it, as known at `until`."
-    gold = transform(curate(bronze, sources, pseudonyms).tables, until)
+    "What was decided after `as_of`, and what came of it."
     rows = gold.examples[gold.examples.decision_time >= as_of].rename(columns={problem.target: "outcome"})
     return rows.reset_index(drop=True), {name: table[table.known_at > as_of] for name, table in gold.lookups.items()}
 

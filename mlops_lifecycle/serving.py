@@ -37,6 +37,7 @@ from mlops_lifecycle.core.serving.api import (
 )
 from .core.serving.contract import breaking_changes, complete_route
 from .core.serving.middleware import LOG, ServingMiddleware, FieldError, ApiError, refusal_for, shown
+from .core.models.feature_hooks import TransformHooks
 from .core.models.features import FeatureSet
 from .core.serving.store import NotStored, sqlite_warning
 from .core.serving.server import settle, with_parent
@@ -45,6 +46,7 @@ from .core.foundation.settings import Settings, load_settings
 from .core.foundation.stages import GoBack
 from .core.foundation.workspace import Workspace
 from .core.problem.definition import Problem, example_of
+from .core.problem.hooks import FormulateHooks
 
 # %% ../nbs/09_code.ipynb #09-c-page-code
 def _serve_docs(app: FastAPI, title: str) -> None:
@@ -133,7 +135,7 @@ def create_app(
     features: FeatureSet | None = None,    # those of stage 04 when not given
 ) -> ServingApp:
     "The app on what is deployed in the workspace."
-    if problem is None: from mlops_lifecycle.formulate import problem
+    if problem is None: problem = FormulateHooks.of_project().problem
     settings = settings or load_settings()
     workspace = workspace or Workspace(settings.workspace_path)
     replay = os.environ.get("MLOPS_REPLAY") == "1"
@@ -170,8 +172,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 # %% ../nbs/09_code.ipynb #09-c-refused
 def _declared(features: FeatureSet | None) -> FeatureSet:
     "Those of stage 04 where none were given; an app that serves the rule never imports them."
-    if features is None: from mlops_lifecycle.transform import FEATURES as features
-    return features
+    return TransformHooks.of_project().FEATURES if features is None else features
 
 NO_KEY = ("no API key exists yet: requests from this machine are answered without one, all others are refused; "
           "`mlops keys make` makes a key")

@@ -7,27 +7,6 @@ __all__ = ['estimators', 'search_space', 'logistic_regression', 'gradient_boosti
            'labelled_before', 'split', 'enough_labels', 'no_target_inside', 'check_estimators', 'training_rows',
            'train']
 
-# %% ../nbs/07_train.ipynb #07-t-imports
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import MappingProxyType
-from typing import TypedDict
-
-import pandas as pd
-from pandas.tseries.frequencies import to_offset
-from sklearn.base import is_classifier, is_outlier_detector
-
-from .core.foundation.point_in_time import moment
-from .core.foundation.settings import Settings
-from .core.foundation.stages import GoBack
-from .core.models.candidates import Candidates, find_candidates
-from .core.models.features import FeatureSet
-from .core.models.search import EstimatorFactory, SearchSpace
-from .core.problem.baselines import how_to_learn
-from .core.problem.costs import costs_of
-from .core.problem.definition import Problem
-from .core.problem.tasks import BINARY, TASKS, Task
-
 # %% ../nbs/07_train.ipynb #07-t-yours-logistic
 from typing import Any
 
@@ -62,6 +41,8 @@ def extra_trees(categorical: list[bool], seed: int, **changes: Any) -> BaseEstim
     return make_pipeline(SimpleImputer(strategy="constant", fill_value=-999, keep_empty_features=True), trees)
 
 # %% ../nbs/07_train.ipynb #07-t-yours-boosting
+from .core.models.search import SearchSpace
+
 def gradient_boosting(categorical: list[bool], seed: int, **changes: Any) -> BaseEstimator:
     "Few, small steps; a split looks at a seventh of the columns, a leaf holds at least a hundred rows."
     usual = {
@@ -75,6 +56,27 @@ estimators = {
     "extra trees": extra_trees,
     "dummy": lambda categorical, seed: DummyClassifier()}
 search_space: SearchSpace = {"gradient boosting": {"learning_rate": (0.05, 0.1), "max_leaf_nodes": (31, 63)}}
+
+# %% ../nbs/07_train.ipynb #07-t-imports
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypedDict
+
+import pandas as pd
+from pandas.tseries.frequencies import to_offset
+from sklearn.base import is_classifier, is_outlier_detector
+
+from .core.foundation.point_in_time import moment
+from .core.foundation.settings import Settings
+from .core.foundation.stages import GoBack
+from .core.models.candidates import Candidates, find_candidates
+from .core.models.features import FeatureSet
+from .core.models.search import EstimatorFactory, SearchSpace
+from .core.problem.baselines import how_to_learn
+from .core.problem.costs import costs_of
+from .core.problem.definition import Problem
+from .core.problem.tasks import BINARY, TASKS, Task
 
 # %% ../nbs/07_train.ipynb #07-t-windows-code
 class Periods(TypedDict):
@@ -190,7 +192,7 @@ def train(
     examples: pd.DataFrame,     # gold.examples
     feature_set: FeatureSet, problem: Problem, settings: Settings,
     as_of: pd.Timestamp | str,  # now
-    estimators: Mapping[str, EstimatorFactory] = estimators,
+    estimators: Mapping[str, EstimatorFactory],
     sample: int = 0,            # most rows to fit on; 0 takes the settings'
     seed: int = -1,             # -1 takes the settings'
     search_space: SearchSpace = MappingProxyType({}),

@@ -167,10 +167,10 @@ def with_arrival(
 # %% ../../../nbs/core/data/ingestion.ipynb #ingestion-untimed
 def split_untimed(
     table: pd.DataFrame,
-    gates: Mapping,  # of the table: {column of times: what is available from then on}
+    availability: Mapping,  # of the table: {column of times: what is available from then on}
 ) -> tuple[pd.DataFrame, list[dict]]:  # the rows that have a time; the others
     "Split off the rows whose own time is missing."
-    times = [c for c, gated in gates.items() if gated == "*"]
+    times = [c for c, gated in availability.items() if gated == "*"]
     lost = table[times].isna().any(axis=1) if times else pd.Series(False, index=table.index)
     if not lost.any(): return table.reset_index(drop=True), []
     reason = f"no {' or '.join(times)}: when it became known cannot be told"
@@ -181,12 +181,12 @@ def split_untimed(
 # %% ../../../nbs/core/data/ingestion.ipynb #ingestion-drop-untimed
 def drop_untimed(
     parts: Iterator[pd.DataFrame],
-    gates: Mapping,  # of the table
+    availability: Mapping,  # of the table
     load: Load,      # counts the rows without a time
 ) -> Iterator[pd.DataFrame]:
     "The parts without the rows whose own time is missing."
     for part in parts:
-        kept, lost = split_untimed(part, gates)
+        kept, lost = split_untimed(part, availability)
         load.rows -= len(lost)
         load.set_aside("", lost)
         yield kept

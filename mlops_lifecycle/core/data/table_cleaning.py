@@ -101,10 +101,10 @@ def clean_table(
     key: tuple[str, ...],           # columns that name a row
     columns: Mapping[str, Column], about: Table,  # what is declared
     pseudonyms: Callable[[pd.Series], pd.Series],  # of the workspace
-    gates: Mapping = {},            # availability, see core.foundation.point_in_time
+    availability: Mapping = {},            # availability, see core.foundation.point_in_time
 ) -> Clean:
     "Replace personal values, fit types, convert units, set aside, drop copies and fill gaps."
-    if early := sorted({*about.fills} & {c for gated in gates.values() if gated != "*" for c in gated}):
+    if early := sorted({*about.fills} & {c for gated in availability.values() if gated != "*" for c in gated}):
         raise ValueError(f'table "{name}" fills {early}, which are missing until they are known: '
                          "that would invent them")
     columns = {n: replace(d, type="text") if d.personal else d for n, d in columns.items()}

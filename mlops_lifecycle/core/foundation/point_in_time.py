@@ -14,25 +14,25 @@ import numpy as np
 if TYPE_CHECKING: import pandas as pd  # the serving log counts microseconds and opens without pandas
 
 # %% auto #0
-__all__ = ['Gates', 'EPOCH', 'known', 'moment', 'microseconds', 'nullable', 'arrive']
+__all__ = ['Availability', 'EPOCH', 'known', 'moment', 'microseconds', 'nullable', 'arrive']
 
 # %% ../../../nbs/core/foundation/point_in_time.ipynb #9b0ddf09
-Gates: TypeAlias = Mapping[str, str | Sequence[str]]  # {column of times: "*" or the values that it gates}
+Availability: TypeAlias = Mapping[str, str | Sequence[str]]  # {column of times: "*" or the values that it gates}
 
 def known(
-    frame: pd.DataFrame,        # with the columns that `gates` names
+    frame: pd.DataFrame,        # with the columns that `availability` names
     as_of: pd.Timestamp | str,  # now; a time without a zone is refused
-    gates: Gates,
+    availability: Availability,
 ) -> pd.DataFrame:
     "What was known of `frame` at `as_of`; raises `ValueError` on a missing column or a time without zone."
     as_of = moment(as_of)
-    wanted = [c for column, gated in gates.items() for c in [column, *([] if gated == "*" else gated)]]
+    wanted = [c for column, gated in availability.items() for c in [column, *([] if gated == "*" else gated)]]
     missing = [c for c in wanted if c not in frame]
     if missing: raise ValueError(f"the gate names columns that the table lacks: {', '.join(missing)}")
-    whole = [frame[c] <= as_of for c, gated in gates.items() if gated == "*"]
+    whole = [frame[c] <= as_of for c, gated in availability.items() if gated == "*"]
     here = np.logical_and.reduce(whole or [np.ones(len(frame), bool)])
     frame = (frame if here.all() else frame[here]).reset_index(drop=True)
-    for column, gated in gates.items():
+    for column, gated in availability.items():
         if gated == "*": continue
         later = ~(frame[column] <= as_of).to_numpy(bool)
         for name in [*gated, column]: frame[name] = nullable(frame[name]).mask(later)

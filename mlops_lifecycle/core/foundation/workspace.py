@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
 import numpy as np
 import pandas as pd
 
-from .point_in_time import Gates, known, nullable
+from .point_in_time import Availability, known, nullable
 
 if TYPE_CHECKING:  # Arrow is imported where it is used: the application that answers does without
     import pyarrow as pa
@@ -252,7 +252,7 @@ ColumnReader: TypeAlias = Callable[[list[str]], pd.DataFrame]  # some columns ->
 
 def column_reader(
     lake: "Dataset",                    # a version of a table
-    gates: Gates,                       # of the table
+    availability: Availability,          # of the table
     as_of: pd.Timestamp | str | None,   # now, for the gates; None reads all of it
 ) -> ColumnReader:
     "What reads a version of a table, some columns at a time."
@@ -261,14 +261,14 @@ def column_reader(
     def asked(times: tuple[str, ...]) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         "Rows that are known, None for all; of each gated column, where it is withheld."
         there = frame_of(lake, list(times))
-        every, gated = len(there), [t for t in times if gates[t] != "*"]
-        there = there.assign(_row=np.arange(every), **{c: True for t in gated for c in gates[t] if c not in times})
-        told = known(there, as_of, {t: gates[t] for t in times})
+        every, gated = len(there), [t for t in times if availability[t] != "*"]
+        there = there.assign(_row=np.arange(every), **{c: True for t in gated for c in availability[t] if c not in times})
+        told = known(there, as_of, {t: availability[t] for t in times})
         rows = told.pop("_row").to_numpy()
-        withheld = {c: told[c].isna().to_numpy() for t in gated for c in (t, *gates[t])}
+        withheld = {c: told[c].isna().to_numpy() for t in gated for c in (t, *availability[t])}
         return None if len(rows) == every else rows, withheld
     def read(columns: list[str]) -> pd.DataFrame:
-        times = tuple(t for t, gated in gates.items() if gated == "*" or {*columns} & {t, *gated})
+        times = tuple(t for t, gated in availability.items() if gated == "*" or {*columns} & {t, *gated})
         rows, withheld = asked(times) if times else (None, {})
         frame = frame_of(lake, list(dict.fromkeys(columns)))
         if rows is not None: frame = frame.take(rows).reset_index(drop=True)
@@ -380,7 +380,7 @@ class Storing(ReadingInParts):
     def store(self,
         name: str,  # "silver.loans" for a table, "plan" for a document
         content: pd.DataFrame | Iterator[pd.DataFrame] | dict[str, Any],  # a table larger than memory comes as an iterator of its parts
-        gates: Gates | None = None,           # of a table: when its values became known
+        availability: Availability | None = None,  # of a table: when its values became known
         schema: "pa.Schema | None" = None,    # of a table: the Arrow schema it must have, with comments; None takes what comes
     ) -> Entry:                               # the entry for `publish`: version, and what a reader needs
         "Write a new version that nobody sees yet."
@@ -393,10 +393,10 @@ class Storing(ReadingInParts):
         from deltalake import DeltaTable, write_deltalake
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not isinstance(content, pd.DataFrame): return {"gates": gates or {}} | store_parts(path, content, before)
+        if not isinstance(content, pd.DataFrame): return {"gates": availability or {}} | store_parts(path, content, before)
         table = to_arrow(content)
         if schema is not None: table = table.cast(schema)
-        entry = {"digest": digest(table), "rows": len(content), "gates": gates or {}}
+        entry = {"digest": digest(table), "rows": len(content), "gates": availability or {}}
         if before.get("digest") == entry["digest"]: return entry | {"version": before["version"]}
         write_deltalake(path, table, mode="overwrite", schema_mode="overwrite")
         return entry | {"version": DeltaTable(path).version()}
@@ -404,17 +404,17 @@ class Storing(ReadingInParts):
     def append(self,
         name: str,                   # "gold.distributions"
         rows: pd.DataFrame,
-        gates: Gates | None = None,  # when its values became known
+        availability: Availability | None = None,  # when its values became known
     ) -> Entry:                      # the entry for `publish`
         "Add rows to a table; nobody sees them yet."
         from deltalake import DeltaTable, write_deltalake
         before = self.published()["names"].get(name)
-        if before is None: return self.store(name, rows, gates)
+        if before is None: return self.store(name, rows, availability)
         path, table = self._path(name), to_arrow(rows)
         if (lake := DeltaTable(path)).version() != before["version"]: lake.restore(before["version"])
         write_deltalake(path, table, mode="append", schema_mode="merge")
         return {"digest": digest([before["digest"], digest(table)]), "rows": before["rows"] + len(rows),
-                "gates": gates or {}, "version": DeltaTable(path).version()}
+                "gates": availability or {}, "version": DeltaTable(path).version()}
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #ws-events
 class Events(Protocol):
@@ -505,11 +505,11 @@ class Workspace(Storing):
     def append_events(self,
         name: str,                   # a table with the columns `event_id` and `position`
         batches: Iterator[Events],
-        gates: Gates | None = None,
+        availability: Availability | None = None,
     ) -> Entry:                      # the entry for `publish`, with the last cursor
         "Append what is new of the batches; nobody sees it yet."
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         entry = self.published()["names"].get(name, {})
         if "cursor" not in entry: entry = {}  # it was written whole, or never
-        return add_events(path, batches, entry | {"gates": gates or {}})
+        return add_events(path, batches, entry | {"gates": availability or {}})

@@ -23,7 +23,7 @@ from typing import Any, NotRequired, TypedDict, overload
 import pandas as pd
 import pyarrow as pa
 
-from ..foundation.point_in_time import Gates, moment
+from ..foundation.point_in_time import Availability, moment
 from ..foundation.settings import Settings, load_settings
 from ..foundation.stages import Document, GoBack, Json, Stage, card, covers, in_words, stage
 from ..foundation.workspace import Events, Version, Workspace, atomic_write, release_memory, resolve_files
@@ -234,7 +234,7 @@ class StageOutputs:
     def write(self,
         name: str,                                     # "silver.loans"
         frame: pd.DataFrame | Iterator[pd.DataFrame],  # the table, or its parts
-        known: Gates | None = None,                    # when its values became known
+        known: Availability | None = None,                    # when its values became known
         schema: pa.Schema | None = None,               # that it must have, see `core.data.schema`
     ) -> None:
         "Leave a table."
@@ -250,7 +250,7 @@ class StageOutputs:
     def append(self,
         name: str,                   # a log: "gold.distributions"
         rows: pd.DataFrame,
-        known: Gates | None = None,
+        known: Availability | None = None,
     ) -> None:
         "Leave rows under those that earlier runs left."
         self.lineage.note_output(name, self.workspace.append(name, rows, dict(known or {})))
@@ -258,7 +258,7 @@ class StageOutputs:
     def append_events(self,
         name: str,                      # "bronze.returns"
         batches: Iterator[Events],
-        known: Gates | None = None,
+        known: Availability | None = None,
     ) -> None:
         "Add to a table of events what is new, and remember up to where its source was read."
         self.lineage.note_output(name, self.workspace.append_events(name, batches, dict(known or {})))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
-from ..foundation.point_in_time import Gates
+from ..foundation.point_in_time import Availability
 
 # %% ../../../nbs/core/quality/profiles.ipynb #dist-periods
 def period_edges(
@@ -145,12 +145,12 @@ def whole(
 def settled_by(
     name: str,                # of the table, with its zone: "gold.examples"
     columns: Iterable[str],
-    gates: Gates,             # of the table
+    availability: Availability,             # of the table
 ) -> list[tuple[list[str], list[str]]]:  # times, and the columns that are known when all of these have passed
     "By which times each column of a table is known."
-    if not gates or not name.startswith("gold."): return [(list(gates), list(columns))]
-    own = {c: (time,) for time, gated in gates.items() if gated != "*" for c in [time, *gated]}
-    usual = tuple(time for time, gated in gates.items() if gated == "*")
+    if not availability or not name.startswith("gold."): return [(list(availability), list(columns))]
+    own = {c: (time,) for time, gated in availability.items() if gated != "*" for c in [time, *gated]}
+    usual = tuple(time for time, gated in availability.items() if gated == "*")
     times = {c: own.get(c, usual) for c in columns}
     return [(list(by), [c for c in times if times[c] == by]) for by in dict.fromkeys(times.values())]
 
@@ -162,13 +162,13 @@ def latest(times: pd.DataFrame) -> pd.Series:  # UTC, missing where one of them 
 # %% ../../../nbs/core/quality/profiles.ipynb #dist-table-describe
 def describe_table(
     read: Callable[[list[str]], pd.DataFrame],  # gives some columns of the table, as known now
-    name: str, columns: Iterable[str], gates: Gates, rows: int,  # as published
+    name: str, columns: Iterable[str], availability: Availability, rows: int,  # as published
     as_of: pd.Timestamp, period: str,
     hidden: Collection[str] = (), zone: str = "UTC",
 ) -> pd.DataFrame:
     "`describe`, by what is known of the table's times."
     found = []
-    for times, mine in settled_by(name, columns, gates):
+    for times, mine in settled_by(name, columns, availability):
         periods = periods_of(latest(read(times)), period, as_of) if times else whole(rows, as_of)
         found += [describe(read([column]), periods, hidden, zone) for column in mine if periods]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

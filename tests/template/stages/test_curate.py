@@ -8,14 +8,15 @@ import pytest
 from helpers import ROOT
 from deltalake import DeltaTable
 from playwright.sync_api import expect
+from own_stages import collect_own, curate_own
 from seen import Seen, chromium
 
-from mlops_lifecycle.collect import COLUMNS, ZONES, collect
+from mlops_lifecycle.collect import COLUMNS, ZONES
 from mlops_lifecycle.core.data.catalog import comment_of
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.data.table_cleaning import real_values
-from mlops_lifecycle.curate import TABLES, curate
+from mlops_lifecycle.curate import TABLES
 
 
 def words_of(content: bytes) -> set[str]:
@@ -59,9 +60,9 @@ def test_wall_clocks_agree_with_instants_in_the_nights_of_the_changes(flights, t
     nights = flights[(flights.month + "-" + flights.day).isin(["3-10", "11-3"])]
     nights.to_csv(tmp_path / "flights.csv", index=False)
     settings = load_settings(environ={"MLOPS_SOURCE__FLIGHTS__WHERE": str(tmp_path / "flights.csv")})
-    collected = collect(settings.source, settings.root).tables
+    collected = collect_own(settings.source, settings.root).tables
     tables = {n: t[[c for c in t if not c.startswith("_")]] for n, t in collected.items()}  # as a reader finds them
-    silver = curate(tables, settings.source, Workspace(tmp_path).pseudonyms)
+    silver = curate_own(tables, settings.source, Workspace(tmp_path).pseudonyms)
     table = silver.tables["flights"]
     assert len(table) == len(nights) and not (silver.quarantine.source == "flights").any()
     local, utc = table.scheduled_departure_local, table.scheduled_departure.dt.tz_localize(None)
@@ -69,7 +70,7 @@ def test_wall_clocks_agree_with_instants_in_the_nights_of_the_changes(flights, t
     assert offset.groupby(table.month).unique().map(set).to_dict() == {3: {-4.0}, 11: {-5.0}}
     later = tables["flights"].scheduled_departure_local + pd.Timedelta("1h")
     moved = tables["flights"].assign(scheduled_departure_local=later)
-    wrong = curate({**tables, "flights": moved}, settings.source, Workspace(tmp_path).pseudonyms).quarantine
+    wrong = curate_own({**tables, "flights": moved}, settings.source, Workspace(tmp_path).pseudonyms).quarantine
     said = '"scheduled_departure_local" is not what the clock of America/New_York showed at "scheduled_departure"'
     assert (wrong[wrong.source == "flights"].reason == said).sum() == len(nights)
 
@@ -107,7 +108,7 @@ def test_delta_tells_the_same_as_the_catalog(lived):
 def test_times_computed_from_schedule_and_delay_show_the_recorded_clock():
     """All arrivals of the year but one, in the night in which the clocks changed."""
     sources = load_settings(ROOT, environ={}).source
-    tables = collect({name: sources[name] for name in ("flights", "airports", "weather")}, ROOT).tables
+    tables = collect_own({name: sources[name] for name in ("flights", "airports", "weather")}, ROOT).tables
     parts = [tables["flights"]] if isinstance(tables["flights"], pd.DataFrame) else tables["flights"]
     flights = pd.concat(parts, ignore_index=True)
     zone = flights.dest.map(tables["airports"].dropna().set_index("faa").tzone.to_dict() | ZONES)

@@ -6,26 +6,25 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROOT, cells, directives
+from own_stages import collect_own, curate_own, transform_own
 from sklearn.dummy import DummyClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from mlops_lifecycle.collect import collect
 from mlops_lifecycle.core.foundation.point_in_time import known
 from mlops_lifecycle.core.models.features import Feature, FeatureSet, Lookup, as_of_join, within_reach
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.foundation.workspace import Workspace
-from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.serving.predictor import columns_for, features_for
 from mlops_lifecycle.core.models.search import CandidateSpec, candidate_specs
 from mlops_lifecycle.release import training_cells
 from mlops_lifecycle.train import train
 from mlops_lifecycle.core.models.examples import check_inputs
-from mlops_lifecycle.transform import FEATURES, transform
+from mlops_lifecycle.transform import FEATURES
 
 END = pd.Timestamp("2013-01-21T05:00Z")
 
@@ -37,10 +36,10 @@ def weeks(flights, tmp_path_factory):
     flights[(flights.month == "1") & (flights.day.astype(int) <= 20)].to_csv(folder / "flights.csv", index=False)
     here = {"MLOPS_SOURCE__FLIGHTS__WHERE": str(folder / "flights.csv")}
     settings, workspace = load_settings(ROOT, environ=here), Workspace(folder / "workspace")
-    bronze = collect(settings.source, ROOT)
-    read = {name: known(table[[c for c in table if not c.startswith("_")]], END, bronze.gates[name])
+    bronze = collect_own(settings.source, ROOT)
+    read = {name: known(table[[c for c in table if not c.startswith("_")]], END, bronze.availability[name])
             for name, table in bronze.tables.items()}
-    gold = transform(curate(read, settings.source, workspace.pseudonyms).tables, END)
+    gold = transform_own(curate_own(read, settings.source, workspace.pseudonyms).tables, END)
     return SimpleNamespace(gold=gold, flights=read["flights"], workspace=workspace, settings=settings)
 
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from email.utils import formatdate
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -15,6 +14,7 @@ from kinds import (
     COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table,
     nightly)
 
+from mlops_lifecycle.core.data.hooks import CollectHooks, CurateHooks
 from mlops_lifecycle.core.data.ingestion import KINDS
 from mlops_lifecycle.core.data.catalog import Table as Described
 from mlops_lifecycle.core.data.change_capture import latest, states
@@ -367,15 +367,14 @@ def test_deletes_reach_silver_as_tombstones_and_silver_then_says_what_was_known_
     for _ in range(3): project.change(); project.nightly()
     project.verify()
     moment = project.events.known_at.sort_values().iloc[30]
-    mine = dict(about={"loans": Described("the desk", ("features",))}, label=lambda tables: tables,
-                label_columns={}, gates={}, label_gates={}, question=None)
+    hooks = CurateHooks(TABLES={"loans": Described("the desk", ("features",))})
     def silver(as_of):
         tables, columns, aside = states({"loans": project.workspace.read("bronze.loans", as_of)}, COLUMNS)
         assert not len(aside)
         sources = {"loans": SimpleNamespace(key=("loan",))}
-        return curate(tables, sources, project.workspace.pseudonyms, columns=columns, **mine)
+        return curate(tables, sources, project.workspace.pseudonyms, CollectHooks(COLUMNS=columns), hooks)
     now, then = silver("2030-01-01T00:00Z"), silver(moment)
-    assert sorted(now.tables["loans"].query("deleted").loan) == [3, 13, 23] and now.gates["loans"] == {"known_at": "*"}
+    assert sorted(now.tables["loans"].query("deleted").loan) == [3, 13, 23] and now.availability["loans"] == {"known_at": "*"}
     assert len(then.tables["loans"]) < len(now.tables["loans"]) and then.tables["loans"].known_at.max() <= moment
     assert {"deleted", "position", "known_at"} <= set(now.catalog["loans"])
 

@@ -101,8 +101,8 @@ def test_an_alarm_stops_the_run_and_is_told_once_and_the_log_only_grows(lived, t
     threading.Thread(target=server.serve_forever, daemon=True).start()
     flights = workspace.read("bronze.flights")
     may = flights.scheduled_departure >= "2013-05-01"
-    half, gates = flights[~may | (flights.index % 2 == 0)], workspace.published()["names"]["bronze.flights"]["gates"]
-    workspace.publish({"bronze.flights": workspace.store("bronze.flights", half, gates)})
+    half, availability = flights[~may | (flights.index % 2 == 0)], workspace.published()["names"]["bronze.flights"]["gates"]
+    workspace.publish({"bronze.flights": workspace.store("bronze.flights", half, availability)})
     before, log = workspace.published(), files(workspace.root)
     for _ in range(2):
         room = f"http://127.0.0.1:{server.server_port}/room"

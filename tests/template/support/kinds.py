@@ -25,6 +25,7 @@ import pandas as pd
 
 from mlops_lifecycle.collect import acknowledge, collect, cursors_of, log_in_bronze, write_bronze
 from mlops_lifecycle.core.data.change_capture import latest
+from mlops_lifecycle.core.data.hooks import CollectHooks
 from mlops_lifecycle.core.data.readers import Column
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
 from mlops_lifecycle.core.pipeline.versions import open_workspace
@@ -43,7 +44,7 @@ def nightly(folder: Path, columns: dict = COLUMNS) -> StageRun:
     workspace = open_workspace(folder / "workspace")
     with StageRun("collect", settings=settings, workspace=workspace) as run:
         far = dict(cursors=cursors_of(workspace, settings.source), before=log_in_bronze(workspace, settings.source))
-        write_bronze(run, collect(settings.source, folder, run.log(), columns=columns, times=dict, gates={}, **far))
+        write_bronze(run, collect(settings.source, folder, CollectHooks(COLUMNS=columns), run.log(), **far))
     acknowledge(settings.source, folder, workspace)
     return run
 

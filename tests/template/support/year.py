@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from own_stages import collect_own, curate_own, transform_own
 
-from mlops_lifecycle.collect import collect
 from mlops_lifecycle.core.foundation.point_in_time import known
 from mlops_lifecycle.core.quality.profiles import describe_table, entries
 from mlops_lifecycle.core.quality.drift import alarms, changes, judge
 from mlops_lifecycle.core.foundation.settings import load_settings
-from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
-from mlops_lifecycle.transform import transform
 
 SETTINGS = load_settings(Path(__file__).resolve().parents[3] / "settings.ini", environ={})
 SOURCES = {name: source for name, source in SETTINGS.source.items() if source.kind != "log"}
@@ -28,26 +26,27 @@ def secret(values):
 
 @cache
 def bronze():
-    return collect(SOURCES, SETTINGS.root)
+    return collect_own(SOURCES, SETTINGS.root)
 
 
 def lived(as_of: pd.Timestamp, bronze_fault=None, silver_fault=None, gold_fault=None) -> pd.DataFrame:
     """The log of distributions of all zones at `as_of`; a fault takes the tables of its zone and gives them back."""
     def broken(tables, fault): return tables | fault(tables) if fault else tables
     sources = bronze()
-    came = {n: known(t[[c for c in t if not c.startswith("_")]], as_of, sources.gates.get(n, {}))
+    came = {n: known(t[[c for c in t if not c.startswith("_")]], as_of, sources.availability.get(n, {}))
             for n, t in sources.tables.items()}
     came = broken(came, bronze_fault)
-    silver = curate(came, SOURCES, secret, as_of)
+    silver = curate_own(came, SOURCES, secret, as_of)
     clean = broken(dict(silver.tables), silver_fault)
-    gold = transform(clean, as_of)
+    gold = transform_own(clean, as_of)
     made = broken({"examples": gold.examples}, gold_fault)
-    zones = {"bronze": (came, sources.gates), "silver": (clean, silver.gates), "gold": (made, {"examples": gold.gates})}
-    def described(name, table, gates):
-        return describe_table(lambda columns: table[columns], name, list(table), gates, len(table), as_of, "MS",
+    zones = {"bronze": (came, sources.availability), "silver": (clean, silver.availability),
+             "gold": (made, {"examples": gold.availability})}
+    def described(name, table, availability):
+        return describe_table(lambda columns: table[columns], name, list(table), availability, len(table), as_of, "MS",
                               PERSONAL, SETTINGS.drift.zone)
-    seen = {f"{zone}.{n}": described(f"{zone}.{n}", t, gates[n])
-            for zone, (tables, gates) in zones.items() for n, t in tables.items() if gates.get(n)}
+    seen = {f"{zone}.{n}": described(f"{zone}.{n}", t, availability[n])
+            for zone, (tables, availability) in zones.items() for n, t in tables.items() if availability.get(n)}
     return entries(seen, "run", as_of)
 
 

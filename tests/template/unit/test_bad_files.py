@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import collect, write_bronze
+from mlops_lifecycle.core.data.hooks import CollectHooks
 from mlops_lifecycle.core.data.ingestion import Load, files_of, parts_of
 from mlops_lifecycle.core.data.readers import Column, SourceError, blocks_of_csv, fit, plain_types, read_file
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
@@ -65,7 +66,7 @@ class Library:
 
     def collect(self, **more) -> StageRun:
         with StageRun("collect", settings=self.settings, workspace=self.workspace) as run:
-            write_bronze(run, collect(self.settings.source, self.folder, columns=COLUMNS, times=dict, gates={}, **more))
+            write_bronze(run, collect(self.settings.source, self.folder, CollectHooks(COLUMNS=COLUMNS), **more))
         return run
 
     @property
@@ -273,12 +274,13 @@ from mlops_lifecycle.core.foundation.workspace import Workspace
 sys.path[:0] = {tests!r}
 from test_bad_files import COLUMNS
 from mlops_lifecycle.collect import collect
+from mlops_lifecycle.core.data.hooks import CollectHooks
 import mlops_lifecycle.core.data.readers as files
 folder = Path({folder!r})
 files.BLOCK = 1 << 20
 files.blocks_of.__defaults__ = files.READERS[".csv"].__defaults__ = (1 << 20,)
 sources = load_settings(folder, environ={{}}).source
-bronze = collect(sources, folder, columns=COLUMNS, times=dict, gates={{}}, size=int(sys.argv[1]))
+bronze = collect(sources, folder, CollectHooks(COLUMNS=COLUMNS), size=int(sys.argv[1]))
 entry = Workspace(folder / "workspace").store("bronze.loans", bronze.tables["loans"])
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(entry["rows"], int(status["VmHWM"].split()[0]) * 1024)

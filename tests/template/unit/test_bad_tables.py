@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from own_stages import curate_own
 
 from mlops_lifecycle.collect import collect
 from mlops_lifecycle.core.data.catalog import Table
+from mlops_lifecycle.core.data.hooks import CollectHooks, CurateHooks
 from mlops_lifecycle.core.serving.batch import read_rows, write_rows
 from mlops_lifecycle.core.data.readers import Column, SourceError
 from mlops_lifecycle.core.models.features import Feature, FeatureSet, Lookup, check_lookup
@@ -40,7 +42,7 @@ GOOD = {"loan": "1", "reader": "R0007", "branch": "NA", "fee": "1.5", "copies": 
         "lent": "2024-03-01T09:00:00Z", "back": "2024-03-08T09:00:00Z"}
 LABEL = {"late": Column("integer", "1 when it came back late", source="computed"),
          "label_known_at": Column("time", "from when on that is known", source="computed")}
-GATES, LABEL_GATES = {"loans": {"known_at": "*"}}, {"loans": {"label_known_at": ["late"]}}
+AVAILABILITY, LABEL_AVAILABILITY = {"loans": {"known_at": "*"}}, {"loans": {"label_known_at": ["late"]}}
 
 
 def late(tables):
@@ -52,6 +54,9 @@ def late(tables):
 
 def known_when_lent(tables):
     return tables | {"loans": tables["loans"].assign(known_at=tables["loans"].lent)}
+
+
+DECLARED = CollectHooks(COLUMNS={"loans": COLUMNS}, add_known_at=known_when_lent, AVAILABILITY=AVAILABILITY)
 
 
 class Library:
@@ -69,16 +74,16 @@ class Library:
 
     def bronze(self, *rows: dict, **more):
         (self.folder / "loans.csv").write_text(self.text(*rows, **more))
-        return collect(self.sources, self.folder, columns={"loans": COLUMNS}, times=known_when_lent, gates=GATES)
+        return collect(self.sources, self.folder, DECLARED)
 
     def curated(self, bronze, about=None, label=late, label_columns=LABEL, now=NOW):
         tables = {**bronze.tables, "quarantine": bronze.quarantine}
         store = self.workspace.store
-        self.workspace.publish({f"bronze.{n}": store(f"bronze.{n}", t, bronze.gates.get(n)) for n, t in tables.items()})
+        self.workspace.publish({f"bronze.{n}": store(f"bronze.{n}", t, bronze.availability.get(n)) for n, t in tables.items()})
         return curate(
-            {n: self.workspace.read(f"bronze.{n}", now) for n in tables}, self.sources, self.workspace.pseudonyms, now,
-            columns={"loans": COLUMNS}, about=about or self.about, label=label, label_columns={"loans": label_columns},
-            gates=GATES, label_gates=LABEL_GATES, question=None)
+            {n: self.workspace.read(f"bronze.{n}", now) for n in tables}, self.sources, self.workspace.pseudonyms, DECLARED,
+            CurateHooks(TABLES=about or self.about, label=label, LABEL_COLUMNS={"loans": label_columns},
+                        LABEL_AVAILABILITY=LABEL_AVAILABILITY), now)
 
     def silver(self, *rows: dict, **more):
         return self.curated(self.bronze(*rows), **more)
@@ -293,7 +298,7 @@ def test_a_refusal_leaves_every_published_version_as_it_was(lived, tmp_path):
         bronze = run.tables("bronze")
         hour = bronze["weather"].time_hour[0]
         twice = bronze["weather"].head(2).assign(temp=[1.0, 2.0], time_hour=hour, origin="EWR")
-        silver = curate(bronze | {"weather": twice}, options.source, workspace.pseudonyms, run.as_of)
+        silver = curate_own(bronze | {"weather": twice}, options.source, workspace.pseudonyms, run.as_of)
         for name, table in silver.tables.items(): run.write(f"silver.{name}", table)
     assert workspace.published() == before and lake() == files
     assert json.loads((run.folder / "record.json").read_text())["status"] == "went_back"

@@ -5,18 +5,17 @@ import pytest
 from helpers import ROOT
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from own_stages import collect_own, curate_own, transform_own
 
-from mlops_lifecycle.collect import collect
 from mlops_lifecycle.core.foundation.point_in_time import known
 from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet, Lookup, Slices, add_features, as_of_join
 from mlops_lifecycle.core.serving.batch import Coded, whole_features
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace, from_arrow, to_arrow
-from mlops_lifecycle.curate import curate
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.serving.predictor import columns_for, features_for
-from mlops_lifecycle.transform import FEATURES, transform
+from mlops_lifecycle.transform import FEATURES
 
 START, END = pd.Timestamp("2013-02-07T06:00Z"), pd.Timestamp("2013-02-11T12:00Z")  # snow, and many delays
 # a whole life cycle of four days is no smaller with another number
@@ -28,15 +27,15 @@ class Days:
     def __init__(self, flights: pd.DataFrame, folder):
         flights[(flights.month == "2") & flights.day.isin(["7", "8", "9", "10"])].to_csv(folder / "flights.csv", index=False)
         self.settings = load_settings(ROOT, environ={"MLOPS_SOURCE__FLIGHTS__WHERE": str(folder / "flights.csv")})
-        self.workspace, self.bronze = Workspace(folder / "workspace"), collect(self.settings.source, ROOT)
+        self.workspace, self.bronze = Workspace(folder / "workspace"), collect_own(self.settings.source, ROOT)
 
     def gold(self, tables: dict, as_of: pd.Timestamp):
         """Published, read back through the gate, curated and transformed."""
-        store, gates = self.workspace.store, self.bronze.gates
-        named = {f"bronze.{name}": store(f"bronze.{name}", table, gates[name]) for name, table in tables.items()}
+        store, availability = self.workspace.store, self.bronze.availability
+        named = {f"bronze.{name}": store(f"bronze.{name}", table, availability[name]) for name, table in tables.items()}
         self.workspace.publish(named)
         read = {name: self.workspace.read(f"bronze.{name}", as_of=as_of) for name in tables}
-        return transform(curate(read, self.settings.source, self.workspace.pseudonyms).tables, as_of)
+        return transform_own(curate_own(read, self.settings.source, self.workspace.pseudonyms).tables, as_of)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +43,11 @@ def days(flights, tmp_path_factory):
     return Days(flights, tmp_path_factory.mktemp("days"))
 
 
-def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int) -> pd.DataFrame:
+def shuffled(table: pd.DataFrame, availability: dict, moment: pd.Timestamp, seed: int) -> pd.DataFrame:
     """The table with all that became known after the moment dealt anew among its rows."""
     table, rng = table.copy(), np.random.default_rng(seed)
-    timed = {c for gated in gates.values() if gated != "*" for c in gated}
-    for column, gated in gates.items():
+    timed = {c for gated in availability.values() if gated != "*" for c in gated}
+    for column, gated in availability.items():
         later, order = np.flatnonzero(~(table[column] <= moment).to_numpy(bool)), np.arange(len(table))
         order[later] = rng.permutation(later)
         amounts = [c for c in table if pd.api.types.is_numeric_dtype(table[c]) and c not in timed]
@@ -60,11 +59,11 @@ def shuffled(table: pd.DataFrame, gates: dict, moment: pd.Timestamp, seed: int) 
 @given(hours=st.integers(20, 90), seed=st.integers(0, 2**32 - 1))
 def test_shuffling_what_became_known_later_changes_nothing(days, hours, seed):
     moment, true = START + pd.Timedelta(hours, unit="h"), days.bronze.tables
-    other = {name: shuffled(table, days.bronze.gates[name], moment, seed) for name, table in true.items()}
+    other = {name: shuffled(table, days.bronze.availability[name], moment, seed) for name, table in true.items()}
     assert not other["flights"].equals(true["flights"]) and not other["weather"].equals(true["weather"])
     for as_of in (moment, END):  # asked then, and asked afterwards about then
         one, two = days.gold(true, as_of), days.gold(other, as_of)
-        pd.testing.assert_frame_equal(known(one.examples, moment, one.gates), known(two.examples, moment, two.gates))
+        pd.testing.assert_frame_equal(known(one.examples, moment, one.availability), known(two.examples, moment, two.availability))
         for name in one.lookups:
             first, second = (known(gold.lookups[name], moment, {"known_at": "*"}) for gold in (one, two))
             pd.testing.assert_frame_equal(first, second)
@@ -96,10 +95,10 @@ def test_what_the_stage_leaves_in_parts_is_what_it_makes_in_memory(lived):
     workspace = Workspace(lived.workspace)
     published = workspace.published()
     as_of = pd.Timestamp(published["passed"]["transform"]["as_of"])
-    made = transform({name: workspace.read(f"silver.{name}", as_of=as_of) for name in ("flights", "weather")}, as_of)
+    made = transform_own({name: workspace.read(f"silver.{name}", as_of=as_of) for name in ("flights", "weather")}, as_of)
     for name, table in {"examples": made.examples, **{f"lookup_{n}": t for n, t in made.lookups.items()}}.items():
         pd.testing.assert_frame_equal(workspace.read(f"gold.{name}"), from_arrow(to_arrow(table)), check_exact=True)
-    assert len(made.examples) > 10_000 and published["names"]["gold.examples"]["gates"] == made.gates
+    assert len(made.examples) > 10_000 and published["names"]["gold.examples"]["gates"] == made.availability
 
 
 times = st.integers(0, 50)

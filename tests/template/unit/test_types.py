@@ -13,6 +13,7 @@ MODULES = [path for path in sorted((ROOT / "mlops_lifecycle").rglob("*.py")) if 
 ANYTHING = {  # parameters that take a value of any kind
     "as_text(value)", "cell_of(value)", "harmless(cell)", "in_cell(value)", "with_unit(value)",  # what stands in a cell
     "prediction_row(row)", "Predictions.append(row)",  # columns by name, each of its own type
+    "type_fault(value)", "type_fault(declared)", "spelled(declared)", "shown(value)",  # a hook's value, and any type
     "render(values)",  # what a template asks for
     "cells_of(table)",  # an element of lxml, which declares no types
     "learn(estimator)", "ask(estimator)",  # scikit-learn declares neither fit nor predict on its common class

@@ -27,6 +27,8 @@ class Request(Entity):
 # %%
 #| yours rule
 #| export
+from collections.abc import Mapping
+
 import numpy as np
 
 from mlops_lifecycle.core.problem.definition import Rule
@@ -40,6 +42,8 @@ rule = Rule("large nuclei", "1.0", large_nuclei, threshold=0.45)
 # %%
 #| yours problem
 #| export
+from mlops_lifecycle.core.problem.definition import Problem
+
 problem = Problem(
     name="malignant-tumours", entity="sample", target="malignant", action="take a biopsy", unit="biopsies a sample",
     Request=Request, rule=rule, key=("sample",), protected=("size",))

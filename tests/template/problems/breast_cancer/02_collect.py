@@ -7,6 +7,8 @@
 # %%
 #| yours COLUMNS
 #| export
+from mlops_lifecycle.core.data.readers import Column
+
 COLUMNS = {"samples": {
     "sample": Column("text", "number of the sample"),
     "radius": Column("number", "mean radius of the nuclei", "µm"),
@@ -23,6 +25,8 @@ COLUMNS = {"samples": {
 # %%
 #| yours AVAILABILITY
 #| export
+import pandas as pd
+
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "Add when the result came."
     return tables | {"samples": tables["samples"].assign(diagnosed_at=tables["samples"].known_at + pd.Timedelta("1h"))}

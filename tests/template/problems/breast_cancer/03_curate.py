@@ -4,12 +4,19 @@
 # %%
 #| yours TABLES
 #| export
+from mlops_lifecycle.core.data.catalog import Table
+
 TABLES = {"samples": Table("the pathology", ("features", "labels", "monitoring", "reports"),
                            rules={"a radius of nothing": lambda t: t.radius <= 0})}
 
 # %%
 #| yours QUESTION
 #| export
+import pandas as pd
+
+from mlops_lifecycle.core.data.labelling import Question
+from mlops_lifecycle.core.data.readers import Column
+
 LABEL_COLUMNS = {"samples": {"label_known_at": Column("time", "when the biopsy's result came", source="computed")}}
 LABEL_AVAILABILITY = {"samples": {"label_known_at": ["malignant"]}}
 

@@ -7,6 +7,10 @@
 # %%
 #| yours lookups
 #| export
+from collections.abc import Mapping
+
+import pandas as pd
+
 def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "Each sample as the request that would ask about it, decided when it was taken."
     wanted = ["sample", "radius", "texture", "smoothness", "concavity", "symmetry", "size",
@@ -22,7 +26,7 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
 #| export
 import numpy as np
 
-from mlops_lifecycle.core.models.features import Feature
+from mlops_lifecycle.core.models.features import Feature, FeatureSet
 
 def area(radius):
     "Of a circle with this radius."
@@ -39,4 +43,7 @@ FEATURES = FeatureSet((
 
 # %%
 #| yours FEATURES
+from mlops_lifecycle.core.models.examples import check_inputs
+from mlops_lifecycle.formulate import problem
+
 assert "radius" in check_inputs(FEATURES, problem)

@@ -6,6 +6,10 @@
 # %%
 #| yours BEHAVIOURS
 #| export
+import pandas as pd
+
+from mlops_lifecycle.core.models.model_tests import Behaviour
+
 BEHAVIOURS = (
     Behaviour("larger nuclei", lambda rows: {"radius": rows["radius"] * 1.4, "area": rows["area"] * 1.4**2}, "higher",
               among=lambda rows: rows["radius"] < 15),)

@@ -26,6 +26,8 @@ class Request(Entity):
 # %%
 #| yours rule
 #| export
+from collections.abc import Mapping
+
 import numpy as np
 
 from mlops_lifecycle.core.problem.definition import Rule
@@ -39,6 +41,8 @@ rule = Rule("by weight", "1.0", by_weight, threshold=20.0, kind="regression")
 # %%
 #| yours problem
 #| export
+from mlops_lifecycle.core.problem.definition import Problem
+
 problem = Problem(name="diabetes-progression", entity="patient", target="progression", action="plan care for",
                   unit="hours a patient",
                   Request=Request, rule=rule, key=("patient",), protected=("sex",), kind="regression")

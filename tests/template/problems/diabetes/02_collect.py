@@ -7,6 +7,8 @@
 # %%
 #| yours COLUMNS
 #| export
+from mlops_lifecycle.core.data.readers import Column
+
 COLUMNS = {"patients": {
     "patient": Column("text", "number of the patient"),
     "age": Column("number", "age", "years"),
@@ -27,6 +29,8 @@ COLUMNS = {"patients": {
 # %%
 #| yours AVAILABILITY
 #| export
+import pandas as pd
+
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "Add when the outcome came."
     patients = tables["patients"]

@@ -4,6 +4,8 @@
 # %%
 #| yours TABLES
 #| export
+from mlops_lifecycle.core.data.catalog import Table
+
 TABLES = {
     "patients": Table("the ward", ("features", "labels", "monitoring", "reports"),
                       rules={"a body of no weight": lambda t: t.bmi <= 0}),
@@ -13,6 +15,10 @@ TABLES = {
 # %%
 #| yours QUESTION
 #| export
+import pandas as pd
+
+from mlops_lifecycle.core.data.readers import Column
+
 LABEL_COLUMNS = {"patients": {"label_known_at": Column("time", "when the outcome came", source="computed")}}
 LABEL_AVAILABILITY = {"patients": {"label_known_at": ["progression"]}}
 

@@ -4,6 +4,10 @@
 # %%
 #| yours lookups
 #| export
+from collections.abc import Mapping
+
+import pandas as pd
+
 def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "Each patient as the request that would ask about them, decided at the first visit."
     wanted = ["patient", "age", "sex", "bmi", "pressure", "hdl", "triglycerides", "glucose",
@@ -17,7 +21,7 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
 # %%
 #| yours FEATURES
 #| export
-from mlops_lifecycle.core.models.features import Feature
+from mlops_lifecycle.core.models.features import Feature, FeatureSet
 
 def strain(bmi, pressure):
     "Weight and pressure together."
@@ -35,4 +39,7 @@ FEATURES = FeatureSet((
 
 # %%
 #| yours FEATURES
+from mlops_lifecycle.core.models.examples import check_inputs
+from mlops_lifecycle.formulate import problem
+
 assert "bmi" in check_inputs(FEATURES, problem)

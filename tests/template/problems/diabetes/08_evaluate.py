@@ -6,6 +6,10 @@
 # %%
 #| yours BEHAVIOURS
 #| export
+import pandas as pd
+
+from mlops_lifecycle.core.models.model_tests import Behaviour
+
 def heavier(rows): return {"bmi": rows["bmi"] + 10, "strain": (rows["bmi"] + 10) * rows["pressure"]}
 
 BEHAVIOURS = (

@@ -25,6 +25,8 @@ class Request(Entity):
 # %%
 #| yours rule
 #| export
+from collections.abc import Mapping
+
 import numpy as np
 
 from mlops_lifecycle.core.problem.definition import Rule
@@ -38,5 +40,7 @@ rule = Rule("late in the day", "1.0", late_in_the_day, threshold=20 / 24, kind="
 # %%
 #| yours problem
 #| export
+from mlops_lifecycle.core.problem.definition import Problem
+
 problem = Problem(name="strange-flights", entity="flight", target="late", action="look", unit="looks a flight",
                   Request=Request, rule=rule, key=("flight",), protected=("origin",), kind="anomaly")

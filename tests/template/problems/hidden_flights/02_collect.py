@@ -7,6 +7,8 @@
 # %%
 #| yours COLUMNS
 #| export
+from mlops_lifecycle.core.data.readers import Column
+
 COLUMNS = {"flights": {
     "flight": Column("text", "number of the flight in the table"),
     "origin": Column("text", "airport of departure"),
@@ -24,6 +26,8 @@ COLUMNS = {"flights": {
 # %%
 #| yours AVAILABILITY
 #| export
+import pandas as pd
+
 def add_known_at(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     "The table brings its times along."
     return tables

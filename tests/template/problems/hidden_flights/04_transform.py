@@ -4,6 +4,10 @@
 # %%
 #| yours lookups
 #| export
+from collections.abc import Mapping
+
+import pandas as pd
+
 def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "Each flight as the request that would ask about it, decided three hours before."
     wanted = ["flight", "origin", "hour", "visibility", "wind", "rain", "humidity", "late", "label_known_at"]
@@ -16,7 +20,7 @@ def lookups(silver: Mapping[str, pd.DataFrame], as_of: pd.Timestamp) -> dict[str
 # %%
 #| yours FEATURES
 #| export
-from mlops_lifecycle.core.models.features import Feature
+from mlops_lifecycle.core.models.features import Feature, FeatureSet
 
 def darkness(visibility, rain):
     "Little to see, and wet."
@@ -31,4 +35,7 @@ FEATURES = FeatureSet((
 
 # %%
 #| yours FEATURES
+from mlops_lifecycle.core.models.examples import check_inputs
+from mlops_lifecycle.formulate import problem
+
 assert "wind" in check_inputs(FEATURES, problem)

@@ -4,6 +4,8 @@
 # %%
 #| yours EXPECTATIONS
 #| export
+from mlops_lifecycle.core.quality.expectations import Expectation
+
 EXPECTATIONS = [
     Expectation("silver.quarantine", "ExpectTableRowCountToBeBetween",
                 dict(max_value=5), "collect", "the table is clean"),

@@ -6,6 +6,10 @@
 # %%
 #| yours BEHAVIOURS
 #| export
+import pandas as pd
+
+from mlops_lifecycle.core.models.model_tests import Behaviour
+
 STORM = {"visibility": 0.5, "wind": 45.0, "rain": 0.4, "humidity": 98.0, "darkness": 13.3}
 BEHAVIOURS = (Behaviour("a storm", lambda rows: STORM, "higher", among=lambda rows: rows["visibility"] >= 9),)
 

@@ -25,8 +25,10 @@ test: $(READY) tracer browser database clean-tree    ## everything: exported cod
 	$(BIN)/python -m pytest tests/project/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
 	$(BIN)/python -m pytest tests --ignore=tests/project/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=95
 
-lab: $(READY)    ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+# Saving a notebook exports it (nbs/core/pipeline/export_on_save.ipynb). LAB takes further options of Jupyter.
+lab: $(READY)    ## JupyterLab on the notebooks; saving one exports it
+	$(BIN)/jupyter lab --ServerApp.jpserver_extensions=mlops_lifecycle.core.pipeline.export_on_save=True \
+	  --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 # One request is one row: more threads than one only wait for each other.
 serve: export OMP_NUM_THREADS := 1

@@ -1,13 +1,12 @@
 """What people see, in a headless Chromium: the site of a run, the API's pages, and JupyterLab."""
-import json
 import re
-import subprocess
-import sys
+import time
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
 from helpers import MLOPS, Started, copy_project, environment, free_port
+from lab import make_lab
 from playwright.sync_api import TimeoutError, expect
 from seen import Seen, chromium
 
@@ -79,12 +78,6 @@ def test_the_pages_of_the_api(browser, lived, tmp_path):
         assert not seen.elsewhere and not seen.errors
 
 
-LAB = {
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},
-}
-
-
 class Lab:
     """JupyterLab as a person sees it."""
     def __init__(self, page, url): self.page, self.url = page, url
@@ -99,6 +92,14 @@ class Lab:
         editor = self.page.locator(".jp-CodeCell", has_text=cell).first.locator(".cm-content")
         editor.scroll_into_view_if_needed(); editor.click()
         self.page.keyboard.press("Control+End"); self.page.keyboard.insert_text("\n" + line)
+
+    def save(self, module: Path, line: str):
+        """Save, and wait for a line of the notebook in its module."""
+        self.page.keyboard.press("Control+s")
+        end = time.monotonic() + 30
+        while line not in module.read_text():
+            assert time.monotonic() < end, f"{module.name} was not exported"
+            self.page.wait_for_timeout(100)
 
     def run_all(self, verdict: str):
         """Run the notebook from top to bottom, and see its verdict."""
@@ -118,27 +119,22 @@ class Lab:
 
 
 def test_an_edit_in_jupyterlab_takes_effect(browser, lived, tmp_path):
+    """Edit a cell of one's own, save, run the next stage: nobody exports in between."""
     project, port = copy_project(tmp_path / "project"), free_port()
-    settings, configured = lived.copy(tmp_path / "workspace"), tmp_path / "lab"
-    for name, content in LAB.items():
-        file = configured / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(content))
-    folders = "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"
-    own = {"JUPYTERLAB_SETTINGS_DIR": configured} | {name: tmp_path / name for name in folders}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
-               f"--ServerApp.root_dir={project}", "--IdentityProvider.token="]
-    with Started(command, f"http://127.0.0.1:{port}/api", tmp_path / "lab.log", cwd=project, env=environment(project, **settings, **own)):
+    settings, module = lived.copy(tmp_path / "workspace"), project / "mlops_lifecycle" / "transform.py"
+    with make_lab(project, port, tmp_path, **settings):
         seen = Seen(browser, f"127.0.0.1:{port}")
         lab = Lab(seen.page, f"http://127.0.0.1:{port}")
         lab.open("04_transform")
         more = 'FEATURES = FeatureSet((*FEATURES.features, Feature("flight")), FEATURES.lookups)'
         lab.append(re.compile(r"FEATURES = FeatureSet\("), more)
+        assert more not in module.read_text()
+        lab.save(module, more)
         lab.run_all("04_transform passed")
         workspace = Workspace(settings["MLOPS_WORKSPACE"])
         assert "flight" in [f["name"] for f in workspace.load("features")["features"]]
-        export = Path(sys.executable).parent / "nbdev-export"
-        subprocess.run([export], cwd=project, env=environment(project), check=True, capture_output=True)
         lab.open("07_train")
         lab.run_all("07_train passed")
         assert "flight" in workspace.load("candidates")["candidates"][0]["encoder"]["names"]
+        assert not seen.page.locator(".jp-OutputArea-output", has_text="StaleModuleWarning").count()
         assert not [url for url in seen.elsewhere if not re.match(r"wss?://127", url)]

@@ -140,7 +140,7 @@ import pandas as pd
 from .core.data.change_capture import Batch, acknowledge_slot
 from .core.data.hooks import CollectHooks
 from mlops_lifecycle.core.data.ingestion import (
-    Load, batches_of_source, count_events, drop_untimed, grouped, one_or_many, parts_of, pieces_of, required, timed,
+    Load, Rows, batches_of_source, count_events, drop_untimed, grouped, one_or_many, parts_of, pieces_of, required, timed,
     with_arrival)
 from .core.data.readers import BLOCK, Column
 from .core.data.streams import acknowledge_stream
@@ -175,11 +175,12 @@ def typed_parts(
     source: Source,
     root: Path,
     columns: Mapping[str, Column],  # declared and not computed
+    kinds: Mapping[str, Rows],      # of sources, of the project
     load: Load,
     size: int,                      # bytes in memory from which on a table comes in parts
 ) -> Iterator[pd.DataFrame]:
     "The rows of a source that is read whole, with types and, where the settings name one, a time."
-    rows = parts_of(pieces_of(name, source, root), columns, load, tuple(source.text))
+    rows = parts_of(pieces_of(name, source, root, kinds), columns, load, tuple(source.text))
     return required(prefetch(timed(with_arrival(grouped(rows, size), source), load)), name)
 
 # %% ../nbs/02_collect.ipynb #collect-add-times
@@ -212,9 +213,9 @@ def collect(
     for name, source in sources.items():
         declared = {c: d for c, d in hooks.COLUMNS.get(name, {}).items() if d.source != "computed"}
         if source.where in LOG_COLUMNS: logs[name] = from_log(log, source.where, before.get(name), loads[name])
-        elif batches := batches_of_source(name, source, root, cursors.get(name, {})):
+        elif batches := batches_of_source(name, source, root, cursors.get(name, {}), hooks.KINDS):
             events[name] = count_events(required(batches, name), declared, loads[name])
-        else: parts[name] = typed_parts(name, source, root, declared, loads[name], size)
+        else: parts[name] = typed_parts(name, source, root, declared, hooks.KINDS, loads[name], size)
     tables, available = add_times(parts, hooks, loads)
     available |= {n: {"at": "*"} for n in logs} | {n: {"known_at": "*"} for n in events}
     return Bronze(tables | logs, events, available, loads)

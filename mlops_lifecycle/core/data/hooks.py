@@ -13,6 +13,7 @@ from typing import TypeAlias
 import pandas as pd
 
 from .catalog import Table
+from .ingestion import Rows
 from .labelling import Question
 from .readers import Column
 from ..foundation.hooks import Hooks, hook
@@ -31,6 +32,9 @@ class CollectHooks(Hooks):
     stage = "collect"
     COLUMNS: Mapping[str, Mapping[str, Column]] = hook(
         "each source's columns: type, meaning, unit", 'COLUMNS = {"loans": {"pages": Column("integer", "pages of the book")}}')
+    KINDS: Mapping[str, Rows] = hook(
+        "kinds of sources of its own: functions that return rows as dicts",
+        "KINDS = {\"sensor\": lambda name, source, root, after: [{\"shelf\": \"A\"}]}", dict)
     add_known_at: OfTables = hook(
         "adds to tables the times at which values became known", "def add_known_at(tables): return tables | {…}",
         lambda: unchanged)

@@ -29,7 +29,7 @@ class TransformHooks(Hooks):
     "What stage 04 takes from a project."
     stage = "transform"
     examples: Callable[[Mapping[str, pd.DataFrame]], pd.DataFrame] = hook(
-        "silver tables -> the request's columns, the target and label_known_at", 'def examples(silver): return silver["loans"]')
+        "from silver tables: the request's columns, the target and label_known_at", 'def examples(silver): return silver["loans"]')
     FEATURES: FeatureSet = hook("what a model learns from, and what is looked up", 'FEATURES = FeatureSet((Feature("pages"),))')
     lookups: Lookups = hook(
-        "silver tables and now -> a table for each lookup", "def lookups(silver, as_of): return {…}", lambda: no_lookups)
+        "from silver tables, as known now: a table for each lookup", "def lookups(silver, as_of): return {…}", lambda: no_lookups)

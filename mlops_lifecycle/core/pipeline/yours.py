@@ -117,7 +117,7 @@ def hook_table() -> str:  # Markdown
     rows = [row_of(hooks, one, {}) for hooks in HOOKS for one in fields(hooks)]
     lines = [f"| `{r['name']}` | {r['notebook'].removesuffix('.ipynb')} | {'required' if r['defined'] == 'missing' else 'optional'} "
              f"| {r['says']} |" for r in rows]
-    return "\n".join(["| name | notebook | | what the project says with it |", "|---|---|---|---|", *lines]) + "\n"
+    return "\n".join(["| name | notebook | status | what the project says with it |", "|---|---|---|---|", *lines]) + "\n"
 
 def write_hook_table(
     root: Path | str,     # the checkout

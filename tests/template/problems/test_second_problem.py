@@ -1,5 +1,6 @@
 """Other problems through the same notebooks: only settings.ini and the cells that are yours differ."""
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,9 +47,21 @@ def project_of(problem: str, root: Path, table: str, frame: pd.DataFrame, lesson
     (root / "settings.ini").write_text((PROBLEMS / problem / "settings.ini").read_text())
     (root / "data").mkdir()
     frame.to_csv(root / "data" / f"{table}.csv", index=False)
-    subprocess.run([Path(sys.executable).parent / "nbdev-export"], cwd=root, env=environment(root),
-                   check=True, capture_output=True)
+    for command in ("nbdev-clean", "nbdev-export"):
+        subprocess.run([Path(sys.executable).parent / command], cwd=root, env=environment(root), check=True, capture_output=True)
     return root
+
+
+BEDS = [("north", 12), ("south", 20), ("north", 14), ("attic", 3), ("attic", None)]  # the north grows, the attic is closed
+
+
+def patients() -> pd.DataFrame:
+    """Patients as the second problem about an amount has them."""
+    table = load_diabetes(as_frame=True, scaled=False).frame
+    names = {"age": "age", "bmi": "bmi", "bp": "pressure", "s3": "hdl", "s5": "triglycerides", "s6": "glucose",
+             "target": "progression"}
+    numbers = [f"P{i:04d}" for i in range(len(table))]
+    return table[list(names)].rename(columns=names).assign(patient=numbers, sex=table.sex.astype(int))
 
 
 def ward_event(number: int, ward: str, beds: int | None) -> str:
@@ -91,19 +104,13 @@ def test_a_second_problem_goes_through_all_stages(tmp_path):
 
 def test_an_amount_goes_through_all_stages(tmp_path):
     """A value with an interval is answered; the decision is the quantile of the prices of a unit too little or much."""
-    table = load_diabetes(as_frame=True, scaled=False).frame
-    names = {"age": "age", "bmi": "bmi", "bp": "pressure", "s3": "hdl", "s5": "triglycerides", "s6": "glucose",
-             "target": "progression"}
-    patients = [f"P{i:04d}" for i in range(len(table))]
-    frame = table[list(names)].rename(columns=names).assign(patient=patients, sex=table.sex.astype(int))
+    frame = patients()
     project = project_of("diabetes", tmp_path / "project", "patients", frame, lessons=False)
-    # the north grows, the attic is closed
-    beds = [("north", 12), ("south", 20), ("north", 14), ("attic", 3), ("attic", None)]
-    (project / "data" / "wards.jsonl").write_text("".join(ward_event(i, *event) for i, event in enumerate(beds)))
+    (project / "data" / "wards.jsonl").write_text("".join(ward_event(i, *event) for i, event in enumerate(BEDS)))
     done = passed(mlops("run", project=project))
     workspace = passed_all(project)
     wards = workspace.read("silver.wards").set_index("ward")
-    assert is_events(workspace.read("bronze.wards")) and len(workspace.read("bronze.wards")) == len(beds)
+    assert is_events(workspace.read("bronze.wards")) and len(workspace.read("bronze.wards")) == len(BEDS)
     assert wards.beds[["north", "south"]].tolist() == [14, 20]
     assert wards.deleted.to_dict() == {"north": False, "south": False, "attic": True}
     assert {"event_id", "ward"} <= {e["column"] for e in workspace.load("validation")["expectations"]}
@@ -130,6 +137,16 @@ def test_an_amount_goes_through_all_stages(tmp_path):
     assert "decided in all" in passed(mlops("score", project / "asked.csv", scored, project=project)).stdout
     told = pd.read_csv(scored)
     np.testing.assert_allclose(told.decision, told.score + told.threshold)
+
+
+def test_what_holds_of_any_project_holds_of_another_problem(tmp_path):
+    """The tests that a project takes along, on the notebooks of another one: its lessons, cells, export, contract, stages."""
+    project = project_of("diabetes", tmp_path / "project", "patients", patients())
+    (project / "data" / "wards.jsonl").write_text("".join(ward_event(i, *event) for i, event in enumerate(BEDS)))
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    command = [sys.executable, "-m", "pytest", "tests/project", "-q", "-p", "no:cacheprovider", "-k", "not core"]  # core is the same
+    done = passed(subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True))
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 60 and "failed" not in done.stdout and "skipped" not in done.stdout
 
 
 def test_unlabelled_flights_go_through_all_stages(flights, tmp_path):

@@ -15,7 +15,6 @@ from kinds import (
     nightly)
 
 from mlops_lifecycle.core.data.hooks import CollectHooks, CurateHooks
-from mlops_lifecycle.core.data.ingestion import KINDS
 from mlops_lifecycle.core.data.catalog import Table as Described
 from mlops_lifecycle.core.data.change_capture import latest, states
 from mlops_lifecycle.core.data.readers import Column, SourceError
@@ -342,13 +341,12 @@ def test_a_download_that_breaks_off_is_tried_again_and_else_refused(server, tmp_
     assert len(file.loans) == 3
 
 
-def test_a_kind_of_ones_own_is_a_function_and_with_a_cursor_it_is_asked_only_for_what_is_new(tmp_path, monkeypatch):
+def test_a_kind_of_ones_own_is_a_function_and_with_a_cursor_it_is_asked_only_for_what_is_new(tmp_path):
     asked, readings = [], [{"loan": i, "reader": f"{i:03d}", "days_late": i, "changed": i * 10} for i in range(5)]
     def shelf(name, source, root, after):
         asked.append(after)
         return [row for row in readings if after is None or row["changed"] >= after]
-    monkeypatch.setitem(KINDS, "shelf", shelf)
-    class Shelf(Page): kind, more = "shelf", "cursor = changed\n"
+    class Shelf(Page): kind, more, kinds = "shelf", "cursor = changed\n", {"shelf": shelf}
     project = Shelf(tmp_path, "cellar")
     project.nightly()
     readings += [{"loan": 2, "reader": "002", "days_late": 9, "changed": 50}]
@@ -358,7 +356,7 @@ def test_a_kind_of_ones_own_is_a_function_and_with_a_cursor_it_is_asked_only_for
     whole.write_text(whole.read_text().replace("cursor = changed\n", ""))
     project.nightly()
     assert len(project.loans) == 6 and asked[-1] is None  # read whole again, and no log any more
-    monkeypatch.delitem(KINDS, "shelf")
+    project.kinds = {}
     with pytest.raises(SourceError, match='source "loans" is of kind "shelf"; known are file, web'): project.nightly()
 
 

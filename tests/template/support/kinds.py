@@ -38,27 +38,27 @@ COLUMNS = {"loans": {
 START = pd.Timestamp("2024-03-01T09:00Z")
 
 
-def nightly(folder: Path, columns: dict = COLUMNS) -> StageRun:
+def nightly(folder: Path, columns: dict = COLUMNS, kinds: dict = {}) -> StageRun:
     """What the notebook's run cell does, for the project in a folder."""
     settings = load_settings(folder, environ={})
     workspace = open_workspace(folder / "workspace")
     with StageRun("collect", settings=settings, workspace=workspace) as run:
         far = dict(cursors=cursors_of(workspace, settings.source), before=log_in_bronze(workspace, settings.source))
-        write_bronze(run, collect(settings.source, folder, CollectHooks(COLUMNS=columns), run.log(), **far))
+        write_bronze(run, collect(settings.source, folder, CollectHooks(COLUMNS=columns, KINDS=kinds), run.log(), **far))
     acknowledge(settings.source, folder, workspace)
     return run
 
 
 class Project:
     """A folder with settings of one source, called loans."""
-    kind, more = "database", ""
+    kind, more, kinds = "database", "", {}
 
     def __init__(self, folder: Path, where: str):
         self.folder, self.workspace, self.rounds = folder, Workspace(folder / "workspace"), 0
         clock, source = "[clock]\nas_of = 2030-01-01T00:00Z\n", f"[source.loans]\nkind = {self.kind}\nwhere = {where}\n"
         (folder / "settings.ini").write_text(f"[project]\nname = library\n{clock}{source}key = loan\n{self.more}")
 
-    def nightly(self) -> StageRun: return nightly(self.folder)
+    def nightly(self) -> StageRun: return nightly(self.folder, kinds=self.kinds)
 
     @property
     def events(self) -> pd.DataFrame: return self.workspace.read("bronze.loans")

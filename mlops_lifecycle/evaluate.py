@@ -41,6 +41,7 @@ from .core.foundation.settings import EvaluateSettings, Settings
 from .core.foundation.stages import GoBack
 from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covered, build_case, reviewed, savings
 from .core.models.features import FeatureSet, columns_of
+from .core.models.hooks import no_groups
 from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, robustness
 from .core.models.slices import all_slices, fairness
 from .core.problem.costs import costs_of, mean_cost
@@ -175,7 +176,7 @@ def evaluate(
     champion: Decider | None = None,  # to be compared with as well, such as the release in use
     formulated: Mapping | None = None,  # the document of stage 01
     behaviours: Iterable[Behaviour] = (),  # the project's
-    declared: Callable = lambda rows: pd.DataFrame(index=rows.index),  # the project's groups, one column a way to cut
+    declared: Callable[[pd.DataFrame], pd.DataFrame] = no_groups,  # the project's groups, one column a way to group
 ) -> dict:                        # the verdict, plain data
     "Evaluate the best candidate on the test set; `enforce` turns a failed verdict into a `GoBack`."
     candidates = list(candidates)
@@ -185,6 +186,11 @@ def evaluate(
     if case.unknown: return verdict_without_outcomes(case, feature_set, problem, months, behaviours)
     found = _measure(case, candidates, examples, feature_set, problem, champion, behaviours, declared)
     gates = gates_of(found, problem, plan, settings, formulated)
+    return _verdict(case, found, gates, months)
+
+# %% ../nbs/08_evaluate.ipynb #08-e-judge-verdict
+def _verdict(case: EvaluationCase, found: Mapping, gates: list[dict], months: float) -> dict:
+    "What was found, as plain data."
     metric, agreement = choose_metric(found["metrics"], case.limits.metric_limit)
     low, saving, high = found["against"][case.best.name]
     return {

@@ -42,8 +42,7 @@ def operate(
     "Raise the canary's share step by step, then promote it, hold it, or roll it back."
     before = log.deployment.get()
     if not before["canary"]:
-        nothing = {"action": "nothing", "reason": "no canary is deployed", "back_to": "", "steps": [], "clock": None}
-        return nothing | before
+        return {"action": "nothing", "reason": "no canary is deployed", "back_to": "", "steps": [], "clock": None} | before
     set_share = lambda share: log.deployment.set(share=share / 100)["generation"]
     left = [share for share in shares if share >= 100 * before["share"]]
     try:

@@ -19,6 +19,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
@@ -38,7 +39,7 @@ COLUMNS = {"loans": {
 START = pd.Timestamp("2024-03-01T09:00Z")
 
 
-def nightly(folder: Path, columns: dict = COLUMNS, kinds: dict = {}) -> StageRun:
+def nightly(folder: Path, columns: dict = COLUMNS, kinds: dict = MappingProxyType({})) -> StageRun:
     """What the notebook's run cell does, for the project in a folder."""
     settings = load_settings(folder, environ={})
     workspace = open_workspace(folder / "workspace")

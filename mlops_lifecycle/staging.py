@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta, timezone
 from pathlib import Path
@@ -31,8 +31,8 @@ from .core.foundation.stages import GoBack
 from .core.foundation.settings import Settings
 from .core.foundation.workspace import Workspace
 from .core.problem.definition import Problem, example_of
-from .core.serving.api import Prediction
-from .serving import answer_type, create_app
+from .core.serving.api import Prediction, answer_type
+from .serving import create_app
 
 # %% ../nbs/11_test.ipynb #11-t-artificial-code
 def artificial(
@@ -40,10 +40,10 @@ def artificial(
     n: int,        # requests
     seed: int = 0,
 ) -> list[dict]:   # JSON values
-    "Requests drawn from the fields' examples; equal for equal seeds."
-    draw = np.random.default_rng(seed)
+    "Requests sampled from the fields' examples; the same seed gives the same requests."
+    rng = np.random.default_rng(seed)
     examples = {name: field.examples for name, field in Request.model_fields.items() if field.examples}
-    return [{name: values[draw.integers(len(values))] for name, values in examples.items()} for _ in range(n)]
+    return [{name: values[rng.integers(len(values))] for name, values in examples.items()} for _ in range(n)]
 
 # %% ../nbs/11_test.ipynb #11-t-served-code
 @contextmanager
@@ -258,9 +258,7 @@ def stage_subject(
     if release:
         id = release(workspace.releases)
         if key: sign(workspace.releases / id, key)
-        log = ServingLog(workspace.serving_db)
-        log.deployment.set(stable=id)
-        log.close()
+        with closing(ServingLog(workspace.serving_db)) as log: log.deployment.set(stable=id)
     requests, biased = artificial(problem.Request, rows, seed), "evaluate" if release else "formulate"
     with served(create_app(settings, workspace, problem, features)) as client:
         status = client.get("/v1/model")

@@ -20,13 +20,13 @@ USES = ("features", "labels", "monitoring", "reports")
 
 @dataclass(frozen=True)
 class Table:
-    "What is declared of a silver table: who answers for it, what it may be used for, how it is cleaned."
+    "The declaration of a silver table: its owner, its allowed uses, and how it is cleaned."
     owner: str                                           # a role or team that answers questions, never a person's name
     uses: tuple[str, ...]                                # some of USES
     fresh: str = ""                                      # pandas duration: how old its newest row may be; none: any age
     limits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # {column: the uses that are left to it}
     linked: tuple[str, ...] = ()                         # personal columns that lead to a person only with other data
-    marks: Mapping[str, tuple] = field(default_factory=dict)     # {column: values that stand for a missing one}
+    marks: Mapping[str, tuple] = field(default_factory=dict)     # {column: values that mean missing}
     units: Mapping[str, str] = field(default_factory=dict)       # {column: unit wanted}
     clocks: Mapping[str, Clock] = field(default_factory=dict)    # {column with a wall clock: what belongs to it}
     fills: Mapping[str, Fill] = field(default_factory=dict)      # {column: how a gap is filled}
@@ -54,14 +54,14 @@ def entry_of(
 
 def catalog_of(
     tables: Mapping[str, pd.DataFrame],
-    columns: Mapping[str, Mapping[str, Column]],  # what is declared, by table
+    columns: Mapping[str, Mapping[str, Column]],  # declared columns, by table
     about: Mapping[str, Table],                   # the same
 ) -> dict:  # {table: {column: entry}}
     "The catalog of these tables; raises `GoBack` for a table or a column that has none."
     blank = [t for t in tables if t not in about]
     def nameless(table, column):
-        said = columns.get(table, {}).get(column)
-        return said is None or said.meaning == "not declared"
+        entry = columns.get(table, {}).get(column)
+        return entry is None or entry.meaning == "not declared"
     blank += [f"{name}.{column}" for name, table in tables.items() for column in table if nameless(name, column)]
     if blank:
         raise GoBack("collect", f"{len(blank)} tables or columns have no entry in the catalog, at most 0 may: "
@@ -75,10 +75,10 @@ def comment_of(
     entry: Mapping,  # of `entry_of`
 ) -> str:            # one line
     "A column's entry in the catalog, as its comment in the lake."
-    said = {key: entry[key] for key in ("type", "source", "owner", "personal", "uses", "fresh")}
-    said["uses"] = ", ".join(entry["uses"])
+    shown = {key: entry[key] for key in ("type", "source", "owner", "personal", "uses", "fresh")}
+    shown["uses"] = ", ".join(entry["uses"])
     meaning = entry["meaning"] + (f" [{entry['unit']}]" if entry["unit"] else "")
-    return " · ".join([meaning, *(f"{key}: {value}" for key, value in said.items() if value)])
+    return " · ".join([meaning, *(f"{key}: {value}" for key, value in shown.items() if value)])
 
 # %% ../../../nbs/core/data/catalog.ipynb #catalog-versions
 def with_versions(

@@ -56,7 +56,7 @@ def pieces_of(
     root: Path,  # folder from which relative paths start
     kinds: Mapping[str, Rows] = {},  # of the project
 ) -> Iterator[tuple[str, Iterator[Block]]]:
-    "What a source that is read whole consists of; raises `SourceError` for a kind that nobody knows."
+    "The pieces of a source that is read whole; raises `SourceError` for an unknown kind."
     if source.kind == "web": yield from pages_of(name, source, root)
     elif source.kind == "file" and "://" in source.where:
         with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ class Load:
     kept: int = 0               # of them, rows that bronze holds and the source does not any more
     warning: str = ""
     seconds: float = 0          # to read, not to write
-    left_out: dict[str, None] = field(default_factory=dict)  # columns that nobody declared
+    left_out: dict[str, None] = field(default_factory=dict)  # undeclared columns
     aside: list[dict] = field(default_factory=list)          # rows set aside: source, file, row, reason, content
 
     def set_aside(self, piece: str, misfits: Iterable[dict]) -> None:
@@ -99,7 +99,7 @@ class Load:
 # %% ../../../nbs/core/data/ingestion.ipynb #ingestion-parts
 def parts_of(
     pieces: Iterable[tuple[str, Iterator[Block]]],
-    columns: Mapping[str, Column],  # what is declared of the table; nothing: types are inferred
+    columns: Mapping[str, Column],  # declared columns; none: types are inferred
     load: Load,                     # counts the rows
     text: tuple[str, ...] = (),     # columns that are text, where types are inferred
 ) -> Iterator[pa.Table]:
@@ -167,13 +167,13 @@ def with_arrival(
 # %% ../../../nbs/core/data/ingestion.ipynb #ingestion-untimed
 def split_untimed(
     table: pd.DataFrame,
-    availability: Mapping,  # of the table: {column of times: what is available from then on}
+    availability: Mapping,  # of the table: {column of times: columns available from then on}
 ) -> tuple[pd.DataFrame, list[dict]]:  # the rows that have a time; the others
     "Split off the rows whose own time is missing."
     times = [c for c, gated in availability.items() if gated == "*"]
     lost = table[times].isna().any(axis=1) if times else pd.Series(False, index=table.index)
     if not lost.any(): return table.reset_index(drop=True), []
-    reason = f"no {' or '.join(times)}: when it became known cannot be told"
+    reason = f"no {' or '.join(times)}: when it became known is unknown"
     aside = [dict(row=int(row.get("_line", i)), reason=reason, content=row.to_json(date_format="iso"))
              for i, row in table[lost].iterrows()]
     return table[~lost].reset_index(drop=True), aside
@@ -241,7 +241,7 @@ def batches_of_source(
 # %% ../../../nbs/core/data/ingestion.ipynb #ingestion-counted
 def count_events(
     batches: Iterable[Batch],
-    columns: Mapping[str, Column],  # what is declared of the table
+    columns: Mapping[str, Column],  # declared columns
     load: Load,
 ) -> Iterator[Batch]:
     "The same batches; counts their events."

@@ -21,7 +21,7 @@ from ..foundation.stages import GoBack
 # %% ../../../nbs/core/data/table_cleaning.ipynb #table-cleaning-hide
 def hide_people(
     table: pd.DataFrame,
-    columns: Mapping[str, Column],  # what is declared of the table
+    columns: Mapping[str, Column],  # declared columns
     pseudonyms: Callable[[pd.Series], pd.Series],  # of the workspace
 ) -> pd.DataFrame:
     "Replace every personal column by pseudonyms; a missing value stays missing."
@@ -81,7 +81,7 @@ def set_aside(
 def from_collect(
     quarantine: pd.DataFrame,  # bronze's
 ) -> pd.DataFrame:             # source, row, reason, content
-    "Rows that collecting set aside, without what may name people."
+    "Rows that collecting set aside, without content that may be personal."
     reasons = quarantine.reason.str.replace(r'(?s), got ".*"$', "", regex=True)
     return quarantine.assign(content="", reason=reasons)[ASIDE]
 

@@ -48,4 +48,3 @@ def readable(
     return Page(render(
         "mlops_lifecycle.core.foundation", "table.html", head=[name or key for key, name in names.items()],
         rows=[[say(key, row[key]) for key in names] for row in rows]))
-

@@ -263,9 +263,9 @@ def column_reader(
         there = frame_of(lake, list(times))
         every, gated = len(there), [t for t in times if availability[t] != "*"]
         there = there.assign(_row=np.arange(every), **{c: True for t in gated for c in availability[t] if c not in times})
-        told = known(there, as_of, {t: availability[t] for t in times})
-        rows = told.pop("_row").to_numpy()
-        withheld = {c: told[c].isna().to_numpy() for t in gated for c in (t, *availability[t])}
+        visible = known(there, as_of, {t: availability[t] for t in times})
+        rows = visible.pop("_row").to_numpy()
+        withheld = {c: visible[c].isna().to_numpy() for t in gated for c in (t, *availability[t])}
         return None if len(rows) == every else rows, withheld
     def read(columns: list[str]) -> pd.DataFrame:
         times = tuple(t for t, gated in availability.items() if gated == "*" or {*columns} & {t, *gated})

@@ -26,12 +26,15 @@ from ..problem.tasks import Task, price
 OURS, THEIRS = "#0072b2", "#d55e00"
 
 def curve_figures(case: EvaluationCase, unit: str) -> Figure:
-    "Cost over the threshold, calibration, gain, and cost over time, with intervals; else the scores alone."
+    "Cost over the threshold, calibration, gain, and cost over time, with intervals; without outcomes the scores only."
     if case.unknown: return _score_figure(case)
-    figure = Figure(figsize=(11, 7.2), layout="constrained"); (cost, calibration), (gain, time) = figure.subplots(2, 2)
+    figure = Figure(figsize=(11, 7.2), layout="constrained")
+    (cost, calibration), (gain, time) = figure.subplots(2, 2)
     bootstrap = dict(days=case.days, confidence=case.limits.confidence, draws=case.limits.bootstrap_draws, seed=case.seed)
-    _cost_curve(case, unit, cost, bootstrap); _calibration_curve(case, calibration, bootstrap)
-    _gain_curve(case, gain, bootstrap); days_figure(case, unit, time)
+    _cost_curve(case, unit, cost, bootstrap)
+    _calibration_curve(case, calibration, bootstrap)
+    _gain_curve(case, gain, bootstrap)
+    days_figure(case, unit, time)
     return figure
 
 def _cost_curve(case: EvaluationCase, unit: str, ax: Axes, bootstrap: dict) -> None:  # as `over_threshold` takes it
@@ -46,27 +49,33 @@ def _cost_curve(case: EvaluationCase, unit: str, ax: Axes, bootstrap: dict) -> N
     ax.legend(frameon=False)
 
 def _calibration_curve(case: EvaluationCase, ax: Axes, bootstrap: dict) -> None:
-    amount = case.costs.task.amount; shown = case.score if amount else np.clip(case.score, 0, 1)
-    bins = calibration_table(case.y, shown, **bootstrap); top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
+    amount = case.costs.task.amount
+    shown = case.score if amount else np.clip(case.score, 0, 1)
+    bins = calibration_table(case.y, shown, **bootstrap)
+    top = max(bins.high.max(), bins.predicted.max(), 0.05) * 1.05
     ax.plot([0, top], [0, top], color="0.6", lw=1)
     errors = [bins.happened - bins.low, bins.high - bins.happened]
     ax.errorbar(bins.predicted, bins.happened, errors, fmt="o-", color=OURS, capsize=3)
-    told = (lambda value: f"{value:.4g}") if amount else (lambda value: f"{value:.1%}")
-    ax.set(title=f"Predicted {told(shown.mean())}, happened {told(case.y.mean())}", xlim=(0, top), ylim=(0, top),
+    shown_as = (lambda value: f"{value:.4g}") if amount else (lambda value: f"{value:.1%}")
+    ax.set(title=f"Predicted {shown_as(shown.mean())}, happened {shown_as(case.y.mean())}", xlim=(0, top), ylim=(0, top),
            xlabel=f"predicted {'amount' if amount else 'probability'}",
            ylabel=f"{'mean' if amount else 'share'} that happened")
 
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #08-e-curve-gain
 def _gain_curve(case: EvaluationCase, ax: Axes, bootstrap: dict) -> None:
-    met = gain_table(case.y, case.score, **bootstrap); third = float(np.interp(0.3, met.acted, met.met))
+    met = gain_table(case.y, case.score, **bootstrap)
+    third = float(np.interp(0.3, met.acted, met.met))
     first, whole = ("highest", "the sum") if case.costs.task.amount else ("most suspect", "all cases")
-    band(ax, met.acted, met.met, met.low, met.high, OURS); ax.plot([0, 1], [0, 1], color="0.6", lw=1)
+    band(ax, met.acted, met.met, met.low, met.high, OURS)
+    ax.plot([0, 1], [0, 1], color="0.6", lw=1)
     ax.set(title=f"The {first} 30 % hold {third:.0%} of {whole}", xlim=(0, 1), ylim=(0, 1.02),
            xlabel=f"share of the rows, {first} first", ylabel=f"share of {whole} met")
 
 def _score_figure(case: EvaluationCase) -> Figure:
-    figure = Figure(figsize=(7.5, 3), layout="constrained"); ax = figure.subplots()
-    ax.hist(case.score, 60, color="0.75"); ax.axvline(case.threshold, ls="--", color=OURS)
+    figure = Figure(figsize=(7.5, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.hist(case.score, 60, color="0.75")
+    ax.axvline(case.threshold, ls="--", color=OURS)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(title=f"{case.decision.mean():.1%} of the rows are more unlike the others than the threshold",
            xlabel="anomaly score", ylabel="rows")
@@ -75,12 +84,13 @@ def _score_figure(case: EvaluationCase) -> Figure:
 def band(
     ax: Axes, x: ArrayLike, middle: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, label: str | None = None,
 ) -> None:
-    "A line in its interval."
-    ax.plot(x, middle, color=colour, label=label); ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+    "A line with its interval."
+    ax.plot(x, middle, color=colour, label=label)
+    ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #08-e-days-code
 def days_figure(case: EvaluationCase, unit: str, ax: Axes) -> Axes:
-    "Cost over time, beside the best way without a model."
+    "Cost over time, beside that of the baseline."
     ours, theirs = (price(case.y, decision, case.costs) for decision in (case.decision, case.best.decision))
     days = over_time(pd.DataFrame({"ours": ours, "theirs": theirs}), case.rows.decision_time, case.limits.confidence)
     cheaper = int((days["ours"]["mean"] < days["theirs"]["mean"]).sum())
@@ -90,7 +100,8 @@ def days_figure(case: EvaluationCase, unit: str, ax: Axes) -> Axes:
     ax.set(title=f"Cheaper on {cheaper} of {len(days)} {'weeks' if weeks else 'days'}", ylabel=unit, ylim=(0, None))
     ax.legend(frameon=False)
     where = AutoDateLocator(maxticks=6)
-    ax.xaxis.set_major_locator(where); ax.xaxis.set_major_formatter(ConciseDateFormatter(where))
+    ax.xaxis.set_major_locator(where)
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(where))
     return ax
 
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #ef-dependence
@@ -117,13 +128,14 @@ def dependence_figure(
 # %% ../../../nbs/core/models/evaluation_figures.ipynb #08-e-why-code
 def three_rows(
     case: EvaluationCase, feature_set: FeatureSet,
-) -> pd.DataFrame:  # row, score, and in words what raised and lowered it
-    "A case met, a case missed, a false alarm, or what stands for them for an amount: the clearest, explained."
+) -> pd.DataFrame:  # decision, when, score, ordinary, raised by, lowered by
+    "The clearest case of each kind (found, missed, false alarm, or their counterparts for an amount), explained."
     names, found = [f.name for f in feature_set.features], []
     least = 0.002 * case.costs.task.scale(case.score)
     for what, place in case.costs.task.clearest(case.y, case.decision, case.score).items():
         row = case.rows.iloc[[place]]
-        added = explain_row(case.winner.score, row, case.rows, names, seed=case.seed); ordinary = added.pop("ordinary")
+        added = explain_row(case.winner.score, row, case.rows, names, seed=case.seed)
+        ordinary = added.pop("ordinary")
         value = {f.name: with_unit(row[f.name].iloc[0], f.unit) for f in feature_set.features}
         say = lambda part, value=value: ", ".join(f"{n} {value[n]}" for n in part.index)
         found.append({

@@ -229,7 +229,9 @@ class RowSearch:
             else: found = find(name, key, asked)
             if found is None: row.update(missing); continue
             if type(known_at := found["known_at"]) is not int: known_at = microseconds(known_at)
-            if not 0 <= at - known_at <= longest: row.update(missing); continue
+            if not 0 <= at - known_at <= longest:
+                row.update(missing)
+                continue
             row.update(zip(values, (np.nan if v is None else v for v in got) if None in (got := take(found)) else got))
         return row
 

@@ -82,7 +82,7 @@ def renamed(content: bytes) -> bytes:  # of a skops file
 
 def read_model(
     content: bytes,            # of a skops file
-    allow: Iterable[str] = (),  # types beyond `TRUSTED`, such as those of a family of your own
+    allow: Iterable[str] = (),  # types beyond `TRUSTED`, such as those of an estimator of your own
 ) -> "BaseEstimator":
     "Read a model that is made of known types only; raises `ValueError` that names the others."
     import skops.io
@@ -92,7 +92,6 @@ def read_model(
         beside = f"allowed beside scikit-learn's own: {', '.join(sorted(allowed))}"
         raise ValueError(f"the model holds types that are not allowed: {', '.join(unknown)}; {beside}")
     return skops.io.loads(content, trusted=sorted(allowed))
-
 
 # %% ../../../nbs/core/models/release.ipynb #rel-calibration-code
 def calibrated(
@@ -156,8 +155,14 @@ def _place(folder: Path, content: Mapping[str, bytes]) -> Path:
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name, data in content.items():  # the checksums stand last
-            with open(beside / name, "xb") as file: file.write(data); file.flush(); os.fsync(file.fileno())
-        beside.chmod(0o755); _sync(beside); beside.rename(folder); _sync(folder.parent)
+            with open(beside / name, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        beside.chmod(0o755)
+        _sync(beside)
+        beside.rename(folder)
+        _sync(folder.parent)
     finally: shutil.rmtree(beside, ignore_errors=True)
     return folder
 
@@ -183,8 +188,8 @@ def verify(
     wrong = {"missing": listed.keys() - content.keys(), "added": content.keys() - listed.keys(),
              "changed": {n for n in listed.keys() & content.keys() if summed[n] != listed[n]}}
     if any(wrong.values()):
-        told = "; ".join(f"{what} {', '.join(sorted(names))}" for what, names in wrong.items() if names)
-        raise ValueError(f"release {folder.name} was tampered with: {told}")
+        differences = "; ".join(f"{what} {', '.join(sorted(names))}" for what, names in wrong.items() if names)
+        raise ValueError(f"release {folder.name} was tampered with: {differences}")
     return content
 
 # %% ../../../nbs/core/models/release.ipynb #rel-sign-code
@@ -207,7 +212,8 @@ def sign(
     "Sign a release, all of it."
     verify(folder)
     beside = Path(folder).parent / f".{Path(folder).name}.{os.urandom(4).hex()}"
-    beside.write_text(_signature(folder, key) + "\n"); beside.replace(Path(folder) / SIGNATURE)
+    beside.write_text(_signature(folder, key) + "\n")
+    beside.replace(Path(folder) / SIGNATURE)
     _sync(folder)
 
 def _signature(folder: Path, key: bytes) -> str:

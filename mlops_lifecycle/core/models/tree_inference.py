@@ -52,7 +52,9 @@ def forks_of(
         "category_list", "category_list_begin", "category_list_end", "category_list_right_child"))
     leaves, forks = [], []
     def below(node: int) -> int:
-        if left[node] < 0: leaves.append(float(value[node])); return 1 << len(leaves) - 1
+        if left[node] < 0:
+            leaves.append(float(value[node]))
+            return 1 << len(leaves) - 1
         on_left, on_right = below(left[node]), below(right[node])
         listed = frozenset(codes[begin[node]:end[node]].tolist())
         test = float(cut[node]) if kind[node] == 1 else (listed, not named_right[node])
@@ -167,7 +169,8 @@ class Trees:
         start = sum((weight * _base_scores(m.get_header_accessor()) for weight, m in models), np.zeros(1))
         for weight, m in models:
             for i in range(m.num_tree if weight != 1 else 0):
-                tree = m.get_tree_accessor(i); tree.set_field("leaf_value", weight * tree.get_field("leaf_value"))
+                tree = m.get_tree_accessor(i)
+                tree.set_field("leaf_value", weight * tree.get_field("leaf_value"))
         whole = treelite.Model.concatenate([m for _, m in models]) if len(models) > 1 else models[0][1]
         whole.get_header_accessor().set_field("base_scores", start)
         return cls(whole)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ..foundation.stages import stage
 from ..foundation.templating import render
+from ..problem.costs import CostUnit
 from ..problem.definition import Problem
 
 # %% ../../../nbs/core/models/verdict_words.ipynb #08-e-words-code
@@ -30,7 +31,7 @@ def in_words(
     verdict: Mapping, problem: Problem,
 ) -> dict[str, str]:  # ship, says, unsure, counted: plain sentences
     "The verdict for people."
-    unit, month = problem.unit.partition(" a ")[0], verdict["rows"] / verdict["months"]
+    unit, month = CostUnit.parse(problem.unit).cost, verdict["rows"] / verdict["months"]
     if verdict["cost"] is None: return _unknown_in_words(verdict, problem, month)
     name, saving, best = verdict["candidate"].capitalize(), verdict["saving"], verdict["baseline"]
     says = f"{name} {'saves' if saving > 0 else 'loses'} about {money(abs(saving) * month)} {unit} a month"
@@ -90,13 +91,15 @@ def way(name: str, problem: Problem) -> str:
 # %% ../../../nbs/core/models/verdict_words.ipynb #08-e-month-code
 def month_figure(verdict: Mapping, problem: Problem) -> Figure:
     "What a month of decisions costs, by the way to decide."
-    month, unit = verdict["rows"] / verdict["months"], problem.unit.partition(" a ")[0]
+    month, unit = verdict["rows"] / verdict["months"], CostUnit.parse(problem.unit).cost
     name, cost, acted = verdict["candidate"], verdict["cost"], verdict["acted"]
     if cost is None: ways = {"people can review": verdict["costs"]["capacity"] * month, name: acted * month}
     else: ways = {way(n, problem): c * month for n, c in verdict["baseline"]["costs"].items()} | {name: cost * month}
     if verdict["review"]: ways[f"{name},\na person where in doubt"] = verdict["review"]["cost"] * month
-    ordered = sorted(ways, key=lambda n: ways[n], reverse=True); ours = [n.startswith(name) for n in ordered]
-    figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(ways)), layout="constrained"); ax = figure.subplots()
+    ordered = sorted(ways, key=lambda n: ways[n], reverse=True)
+    ours = [n.startswith(name) for n in ordered]
+    figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(ways)), layout="constrained")
+    ax = figure.subplots()
     ax.barh(ordered, [ways[n] for n in ordered], color=["#0072b2" if o else "0.75" for o in ours], height=0.62)
     for place, (one, is_ours) in enumerate(zip(ordered, ours)):
         amount = f"{ways[one]:,.0f}" if ways[one] >= (10 if cost is None else 100) else f"{ways[one]:.2f}"
@@ -106,8 +109,10 @@ def month_figure(verdict: Mapping, problem: Problem) -> Figure:
     else:
         saved = verdict["saving"] * month
         title = f"A month costs {money(abs(saved))} {unit} {'less' if saved > 0 else 'more'} with {name} than without"
-    ax.set_title(title, loc="left", weight="bold"); ax.spines[["top", "right", "bottom"]].set_visible(False)
-    ax.tick_params(left=False, bottom=False, labelbottom=False); ax.margins(x=0.12)
+    ax.set_title(title, loc="left", weight="bold")
+    ax.spines[["top", "right", "bottom"]].set_visible(False)
+    ax.tick_params(left=False, bottom=False, labelbottom=False)
+    ax.margins(x=0.12)
     return figure
 
 # %% ../../../nbs/core/models/verdict_words.ipynb #08-e-month-page

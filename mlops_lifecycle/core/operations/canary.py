@@ -24,7 +24,7 @@ def decision_costs(
     decisions: pd.DataFrame,  # decision (0 or 1, or an amount) and outcome (the same, NaN while unknown)
     costs: Costs,
 ) -> pd.Series:               # cost units, NaN while unknown
-    "What each decision cost."
+    "The cost of each decision."
     outcome, decision = (decisions[name].to_numpy(float, na_value=np.nan) for name in ("outcome", "decision"))
     return pd.Series(price(outcome, decision, costs), index=decisions.index)
 
@@ -60,7 +60,7 @@ def cost_difference(
     costs: Costs,
     confidence: float = 0.9, draws: int = 500, seed: int = 0,  # of the interval; bootstrap samples
 ) -> tuple[float, float, float] | None:  # low, middle, high in cost units a decision; None when no step has both arms
-    "What a decision of the canary costs more than one of the stable release in the same steps."
+    "The extra cost of a decision by the canary, compared with the stable release in the same steps."
     rng, weights, differences = np.random.default_rng(seed), [], []
     for decisions in steps:
         each = decision_costs(decisions, costs)
@@ -70,8 +70,8 @@ def cost_difference(
         differences.append(bootstrap_means(canary, draws, rng) - bootstrap_means(stable, draws, rng))
     if not weights: return None
     left_out = (1 - confidence) / 2
-    drawn = np.average(differences, axis=0, weights=weights)
-    low, middle, high = np.quantile(drawn, [left_out, 0.5, 1 - left_out])
+    means = np.average(differences, axis=0, weights=weights)
+    low, middle, high = np.quantile(means, [left_out, 0.5, 1 - left_out])
     return float(low), float(middle), float(high)
 
 # %% ../../../nbs/core/operations/canary.ipynb #can-errors-code
@@ -145,7 +145,7 @@ EvaluateStep: TypeAlias = Callable[[float, pd.DataFrame, list[pd.DataFrame]], Ve
 
 def run_canary(
     steps: Iterable[float],                           # shares, percent, growing
-    set_share: Callable[[float], int | None],         # what it returns is kept with the step
+    set_share: Callable[[float], int | None],         # its result is kept with the step
     play: Callable[[float], Iterator[pd.DataFrame]],  # yields the decisions of a step so far, as time passes
     evaluate: EvaluateStep,
     costs: Costs,

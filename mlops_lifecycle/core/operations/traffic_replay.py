@@ -122,7 +122,7 @@ Call: TypeAlias = tuple[str, str, str | bytes | None, Mapping[str, str]]  # meth
 
 @dataclass(frozen=True)
 class Answer:
-    "What came back."
+    "The answer to a call."
     status: int           # of HTTP; 0: nothing did
     content: Any          # JSON, None where there is none
     milliseconds: float
@@ -152,7 +152,7 @@ class Client:
 
 # %% ../../../nbs/core/operations/traffic_replay.ipynb #reh-port-code
 def free_port() -> int:
-    "A port of this machine that nobody listens on."
+    "A free port of this machine."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
@@ -190,7 +190,9 @@ def running(
     finally:
         process.terminate()
         try: process.wait(10)
-        except subprocess.TimeoutExpired: process.kill(); process.wait()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         if process.stdin: process.stdin.close()
 
 # %% ../../../nbs/core/operations/traffic_replay.ipynb #reh-outside-code
@@ -205,7 +207,7 @@ class Outside:
         self.ids: dict[Hashable, str] = {}  # of predictions, by the row's index
 
     def served(self) -> dict[str, Any]:
-        "What the app says it serves."
+        "The releases that the app serves."
         return self.client.send([("GET", "/v1/model", None, {})])[0].content or {}
 
     def ask(self, rows: pd.DataFrame, share: float) -> pd.DataFrame:
@@ -218,7 +220,7 @@ class Outside:
         return pd.DataFrame(asked, columns=["arm", "decision", "milliseconds", "failed"], index=rows.index)
 
     def tell(self, rows: pd.DataFrame) -> np.ndarray:
-        "Send what came of them; False where it was not taken."
+        "Report outcomes; False where one was not accepted."
         value = self.reactions.get("value")
         def say(y: float) -> dict[str, str | float]:
             if value is None: return {"reaction": self.reactions[int(y)]}

@@ -259,12 +259,15 @@ class StageExecutor:
         "Execute a stage; its record says how that ended."
         notebook, own = self.notebooks / f"{row.notebook}.ipynb", self.folder / row.name / "record.json"
         began, problem = time.monotonic(), ""
-        own.unlink(missing_ok=True); code, usual = code_of(notebook), declared(notebook)
+        own.unlink(missing_ok=True)
+        code, usual = code_of(notebook), declared(notebook)
         different = {name: value for name, value in parameters.items() if value != usual[name]}
         given, seconds = self.environment(parameters), self.settings.run.stage_timeout
         try: self.execute(notebook, self.folder / notebook.name, different, given, seconds)
         except StageFailed as error: problem = str(error)
-        except KeyboardInterrupt: problem = "interrupted"; self.interrupted = True
+        except KeyboardInterrupt:
+            problem = "interrupted"
+            self.interrupted = True
         record = self.blank(row, parameters)
         if own.exists(): record.update(json.loads(own.read_text()))
         elif not problem: problem = f'left no record: its run cell must open StageRun("{row.name}")'
@@ -297,14 +300,18 @@ class StageQueue:
         "Take an edge back if that is allowed and changes something."
         target, self.force = stage(edge["to"]), False
         if not self.retry: return None
-        if edges > self.most: edge["followed"] = "no: as often as [run] max_go_backs allows"; return None
+        if edges > self.most:
+            edge["followed"] = "no: as often as [run] max_go_backs allows"
+            return None
         if target not in self.chosen:
             self.chosen.append(target)
             self.chosen.sort(key=lambda s: s.number)
         before = self.parameters.get(target.name) or declared(self.notebooks / f"{target.notebook}.ipynb")
         change = {name: value for name, value in edge["parameters"].items() if name in before}
         after = before | {name: typed(name, value, before[name]) for name, value in change.items()}
-        if after == before: edge["followed"] = "no: it changes nothing"; return None
+        if after == before:
+            edge["followed"] = "no: it changes nothing"
+            return None
         self.parameters[target.name], edge["followed"] = after, "yes"
         return self.chosen.index(target)
 
@@ -319,7 +326,9 @@ def cut_off(
     needed = lambda pattern, leaf: not pattern.endswith("?") or any(meet(leaf, name) for name in there)
     for row in STAGES[stage(failed).number + 1:]:
         touched = [(pattern, leaf) for pattern in row.reads for leaf in lost if meet(pattern, leaf)]
-        if any(needed(pattern, leaf) for pattern, leaf in touched): stopped.add(row.name); lost += row.leaves
+        if any(needed(pattern, leaf) for pattern, leaf in touched):
+            stopped.add(row.name)
+            lost += row.leaves
     return stopped
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #run-skipped-code

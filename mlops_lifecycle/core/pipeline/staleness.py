@@ -36,7 +36,8 @@ def modules_used(
             else: continue
             for path in (stem.with_suffix(".py") for stem in stems):
                 if package in path.parents and path.is_file() and path not in found:
-                    found.add(path); todo.append((path.read_text(), path.parent))
+                    found.add(path)
+                    todo.append((path.read_text(), path.parent))
     return found
 
 # %% ../../../nbs/core/pipeline/staleness.ipynb #1efd9fa8

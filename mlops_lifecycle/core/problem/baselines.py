@@ -37,12 +37,12 @@ class Baseline:
 
 # %% ../../../nbs/core/problem/baselines.ipynb #01-f-bar-function
 def baseline(
-    y_before: ArrayLike, rule_score_before: ArrayLike,  # the window before: what happened and the rule's scores
-    y: ArrayLike, rule_score: ArrayLike,                # the judged window
+    y_before: ArrayLike, rule_score_before: ArrayLike,  # the period before: outcomes and the rule's scores
+    y: ArrayLike, rule_score: ArrayLike,                # the test period
     costs: Costs,
-    threshold: float | None = None,                     # the rule's as shipped; None leaves that contender out
+    threshold: float | None = None,                     # of the rule as shipped; None leaves that contender out
 ) -> Baseline:
-    "The cheapest of rule, always and never on the judged window, each fixed on data before it."
+    "The cheapest of rule, always and never on the test period, each fixed on data before it."
     task = costs.task
     renewed = task.decide(rule_score, best_threshold(y_before, rule_score_before, costs))
     contenders = {"rule, threshold renewed": renewed, **task.ways(y_before, np.size(rule_score), costs)}

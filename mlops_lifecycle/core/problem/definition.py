@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ..foundation.source import source_of
+from .costs import CostUnit
 from .tasks import TASKS, Task
 
 # %% ../../../nbs/core/problem/definition.ipynb #01-f-entity
@@ -83,7 +84,7 @@ def key_text(
 # %% ../../../nbs/core/problem/definition.ipynb #01-f-problem-code
 @dataclass(frozen=True)
 class Problem:
-    "One decision about one kind of thing."
+    "One decision about one kind of entity."
     name: str
     entity: str               # what a row is, singular: "loan"
     target: str               # column that holds what happened, 0 or 1, or an amount: "late"
@@ -100,6 +101,8 @@ class Problem:
 
     @property
     def task(self) -> Task: return TASKS[self.kind]
+    @cached_property
+    def cost_unit(self) -> CostUnit: return CostUnit.parse(self.unit)
     @cached_property
     def personal(self) -> tuple[str, ...]: return personal_fields(self.Request)  # fields that lead to a person
 
@@ -124,6 +127,7 @@ def _fits_together(problem: Problem) -> None:
     "Raise `ValueError` for the first thing that does not fit the others."
     kind, rule, name, fields = problem.kind, problem.rule, problem.Request.__name__, problem.Request.model_fields
     if kind not in TASKS: raise ValueError(f'"kind" must be one of {", ".join(TASKS)}, got {kind}')
+    CostUnit.parse(problem.unit)
     if rule.kind != kind: raise ValueError(f'the rule "{rule.name}" is of kind {rule.kind}, the problem of kind {kind}')
     for what, names in {"key": problem.key, "protected": problem.protected}.items():
         for unknown in [n for n in names if n not in fields]:

@@ -15,6 +15,7 @@ def nearness(
     threshold: float,  # from which on it acts
 ) -> np.ndarray:       # 0 on the threshold, down to -1; shape (n,)
     "How near each score is to the threshold, in shares of all scores."
-    score = np.asarray(score, dtype=float); order = np.sort(score)
+    score = np.asarray(score, dtype=float)
+    order = np.sort(score)
     rank = (np.searchsorted(order, score, side="left") + np.searchsorted(order, score, side="right")) / 2
     return -np.abs(rank - np.searchsorted(order, threshold)) / max(len(score), 1)

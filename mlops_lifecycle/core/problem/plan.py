@@ -145,11 +145,11 @@ def review_due(
 def _rows(parts: tuple) -> str:
     "Parts of one kind as the rows of a table."
     names = list(type(parts[0]).model_fields)
-    def said(value):
+    def shown(value):
         if isinstance(value, bool): return "yes" if value else "no"
         return escape(str("" if value is None else value))
     def line(tag, values):
-        return "<tr>" + "".join(f'<{tag} style="text-align:left">{said(v)}</{tag}>' for v in values) + "</tr>"
+        return "<tr>" + "".join(f'<{tag} style="text-align:left">{shown(v)}</{tag}>' for v in values) + "</tr>"
     rows = (line("td", [getattr(part, name) for name in names]) for part in parts)
     return f"<table>{line('th', names)}{''.join(rows)}</table>"
 

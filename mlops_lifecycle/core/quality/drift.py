@@ -131,7 +131,7 @@ FIGURES = {  # figure: (least change that matters, the change when nothing is le
 def change(
     before: Mapping, now: Mapping,  # entries of the log, quantiles and names read
     seen: set[str],                 # names in any earlier entry
-) -> dict[str, float]:              # by figure; those that can be told
+) -> dict[str, float]:              # by figure; those that can be computed
     "How far two descriptions of a column are apart."
     found = {"missing": abs(now["missing"] - before["missing"])}
     if before["kind"] != now["kind"]: return found
@@ -156,7 +156,7 @@ def change(
 # %% ../../../nbs/core/quality/drift.ipynb #drift-read
 def changes(
     log: pd.DataFrame,    # of `core.quality.profiles`
-    min_rows: int = 0,  # in a period, below which nothing is told of it
+    min_rows: int = 0,  # in a period, below which it is skipped
 ) -> pd.DataFrame:        # table, column ("" for rows, a figure of the table), figure, first (period of the column),
                           # period, change
     "How far each period is from the one before, by each figure."
@@ -190,47 +190,47 @@ def judge(
     warm_up: str = "56D",        # before that much of a column is known, nothing is said of it
 ) -> pd.DataFrame:               # the same, with earlier (how many it is learnt from), limit and over
     "Hold each change against what the earlier ones of its column allow."
-    judged = changes.sort_values(["table", "column", "figure", "period"], kind="stable", ignore_index=True)
-    periods, far = judged.period.dt.tz_localize(None).to_numpy(), judged.change.to_numpy()
-    series = judged.groupby(["table", "column", "figure"], sort=False).indices.values()
+    checked = changes.sort_values(["table", "column", "figure", "period"], kind="stable", ignore_index=True)
+    periods, far = checked.period.dt.tz_localize(None).to_numpy(), checked.change.to_numpy()
+    series = checked.groupby(["table", "column", "figure"], sort=False).indices.values()
     learnt = [far[rows[_earlier(periods[rows], i)]] for rows in series for i in range(len(rows))]
-    judged = judged.assign(earlier=[len(e) for e in learnt], largest=[e.max(initial=0) for e in learnt],
+    checked = checked.assign(earlier=[len(e) for e in learnt], largest=[e.max(initial=0) for e in learnt],
                            usual=[np.sqrt(np.mean(e ** 2)) if len(e) else np.nan for e in learnt])
-    judged = judged[(judged.earlier > 0) & (judged.period - judged["first"] >= pd.Timedelta(warm_up))]
-    tests = judged.period.map(judged.period.value_counts()).astype(float)  # in the same period
-    learnt = norm.isf(false_alarms / 2 / tests) * judged.usual * np.sqrt(1 + 1 / judged.earlier)
-    least, most = (np.array([FIGURES[figure][i] for figure in judged.figure], float) for i in (0, 1))
-    room = ((judged.largest + most) / 2).where(judged.largest < most, np.inf)
-    judged = judged.assign(limit=np.maximum(np.minimum(learnt, room), least))
-    judged = judged.drop(columns=["usual", "largest", "first"])
-    judged = judged.assign(over=judged.change > judged.limit)
-    return judged.sort_values(["period", "table", "column"], kind="stable", ignore_index=True)
+    checked = checked[(checked.earlier > 0) & (checked.period - checked["first"] >= pd.Timedelta(warm_up))]
+    tests = checked.period.map(checked.period.value_counts()).astype(float)  # in the same period
+    learnt = norm.isf(false_alarms / 2 / tests) * checked.usual * np.sqrt(1 + 1 / checked.earlier)
+    least, most = (np.array([FIGURES[figure][i] for figure in checked.figure], float) for i in (0, 1))
+    room = ((checked.largest + most) / 2).where(checked.largest < most, np.inf)
+    checked = checked.assign(limit=np.maximum(np.minimum(learnt, room), least))
+    checked = checked.drop(columns=["usual", "largest", "first"])
+    checked = checked.assign(over=checked.change > checked.limit)
+    return checked.sort_values(["period", "table", "column"], kind="stable", ignore_index=True)
 
 # %% ../../../nbs/core/quality/drift.ipynb #drift-alarms
 ZONES = {"bronze": "collect", "silver": "curate", "gold": "transform"}  # and the stage that leaves it
 MEASURES = ("psi", "jensen_shannon", "kolmogorov_smirnov", "chi_squared")  # of a whole distribution; they must agree
 
 def alarms(
-    judged: pd.DataFrame,  # of `judge`
+    checked: pd.DataFrame,  # of `judge`
 ) -> list[Alarm]:
     "What to tell people, the oldest first: one alarm a period and table, in the earliest zone that shows it."
-    whole = judged.figure.isin(MEASURES)
-    agree = judged[whole].groupby(["table", "column", "period"]).over.transform("all")
-    agree = agree.reindex(judged.index, fill_value=False)
-    raised = judged[judged.over & (~whole | (agree & (judged.figure == "psi")))]
+    whole = checked.figure.isin(MEASURES)
+    agree = checked[whole].groupby(["table", "column", "period"]).over.transform("all")
+    agree = agree.reindex(checked.index, fill_value=False)
+    raised = checked[checked.over & (~whole | (agree & (checked.figure == "psi")))]
     raised = raised.assign(
         zone=[list(ZONES).index(_zone(name)) for name in raised.table],
         telling=[list(FIGURES).index(figure) for figure in raised.figure],
         excess=-raised.change / raised.limit)
     found: list[Alarm] = []
     for _, together in raised.sort_values(["period", "zone", "telling", "excess"]).groupby("period"):
-        told: list[tuple[Alarm, set[str]]] = []
+        raised_first: list[tuple[Alarm, set[str]]] = []
         for _, table in together.groupby("table", sort=False):
             zone, moved = _zone(table.table.iloc[0]), set(table.figure)
-            before = [a for a, figures in told if _zone(a["table"]) != zone and figures & moved]
+            before = [a for a, figures in raised_first if _zone(a["table"]) != zone and figures & moved]
             if before: before[0]["also"] += [_words(row) for row in table.itertuples()]
-            else: told.append((_alarm(table.iloc[0], table.iloc[1:]), moved))
-        found += [a for a, _ in told]
+            else: raised_first.append((_alarm(table.iloc[0], table.iloc[1:]), moved))
+        found += [a for a, _ in raised_first]
     return found
 
 # %% ../../../nbs/core/quality/drift.ipynb #drift-words

@@ -51,7 +51,7 @@ def limit_of(expectation: Expectation) -> str:
 
 def figure_of(
     result: "ExpectationValidationResult",
-    private: bool = False,  # whether the values must not be told
+    private: bool = False,  # whether the values must not be shown
 ) -> str:
     "What came, in short: the observed value, or how many rows do not hold."
     found = result.result or {}
@@ -125,7 +125,9 @@ def few_columns(
     group, columns, alone = [], set(), False
     for e in expectations:
         mine, before, alone = {*e.column.split(", ")}, alone, UNIQUE in e.kind
-        if group and (len(columns | mine) > most or alone or before): yield group, columns; group, columns = [], set()
+        if group and (len(columns | mine) > most or alone or before):
+            yield group, columns
+            group, columns = [], set()
         group.append(e); columns |= mine
     if group: yield group, columns
 
@@ -141,14 +143,14 @@ def check(
     reader: Callable[[str], Callable[[list[str]], pd.DataFrame]],  # name of a table -> reads some of its columns
     head: Callable[[str], pd.DataFrame],             # gives all columns of a table; its rows are not looked at
     expectations: Iterable[Expectation],
-    private: Iterable[str] = (),                     # names of columns whose values must not be told
+    private: Iterable[str] = (),                     # names of columns whose values must not be shown
 ) -> pd.DataFrame:                                   # FOUND
     "What Great Expectations finds, one row an expectation."
     rows, expectations, private = [], list(expectations), set(private)
     for name in dict.fromkeys(e.table for e in expectations):
         context, there, mine = quiet_context(), head(name), [e for e in expectations if e.table == name]
-        said = [e for e in mine if e.kind in SCHEMA]
-        done = list(zip(said, checkpoint(context, f"{name}: columns", there.head(0), said))) if said else []
+        schema = [e for e in mine if e.kind in SCHEMA]
+        done = list(zip(schema, checkpoint(context, f"{name}: columns", there.head(0), schema))) if schema else []
         read = reader(name)
         for group, spoken in few_columns(e for e in mine if e.kind not in SCHEMA):
             named = [c for c in there.columns if c in spoken] or list(there.columns)[:1]

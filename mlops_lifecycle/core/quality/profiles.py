@@ -57,7 +57,8 @@ def of_numbers(
     kind: str = "number",
 ) -> Figures:
     "Numbers in a few figures."
-    ordered = np.sort(values); ordered = ordered[:np.searchsorted(ordered, np.nan)]
+    ordered = np.sort(values)
+    ordered = ordered[:np.searchsorted(ordered, np.nan)]
     if not len(ordered):
         return Figures(kind=kind, missing=1.0, commonest=0.0, distinct=0, quantiles="[]", names="{}")
     begins = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -96,7 +97,9 @@ def describer(
     zone: str = "UTC",     # on whose clock hours of the day are read
 ) -> Callable[[np.ndarray], Figures]:  # positions of rows -> figures
     "What describes slices of a column; all that takes the whole column is done once."
-    if hidden: missing = values.isna().to_numpy(); return lambda rows: of_gaps(missing[rows])
+    if hidden:
+        missing = values.isna().to_numpy()
+        return lambda rows: of_gaps(missing[rows])
     if (numbers := as_numbers(values, zone)) is not None:
         kind = "time" if pd.api.types.is_datetime64_any_dtype(values) else "number"
         return lambda rows: of_numbers(numbers[rows], kind)

@@ -27,7 +27,7 @@ NODE, CROSSING = 29, 37      # radius of a stage, and of the one at the crossing
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-loops
 def loops() -> dict[str, tuple[Stage, ...]]:  # left, right, top, crossing
-    "The stages by where they belong on the knot."
+    "The stages by their place on the map."
     first, *rest, last = STAGES
     left = tuple(s for s in rest if s.wheel in ("data", "ml"))
     return {"left": left, "right": tuple(s for s in rest if s not in left), "top": (first,), "crossing": (last,)}
@@ -41,7 +41,7 @@ class Place:
 
     def __str__(self) -> str: return f"{self.x:.1f} {self.y:.1f}"  # as SVG writes a point
 
-    def turned(self, upright: bool) -> "Place":  # the same place when the knot stands up
+    def turned(self, upright: bool) -> "Place":  # the same place when the map is upright
         return Place(self.y, self.x, self.dy, self.dx) if upright else self
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-on-loop
@@ -197,7 +197,8 @@ def _past_crossing(a: Place, p: Place, q: Place, b: Place) -> tuple[Place, Place
     points = [(bezier(i / 40, a.x, p.x, q.x, b.x), bezier(i / 40, a.y, p.y, q.y, b.y)) for i in range(41)]
     near = min(points, key=lambda point: math.hypot(*point))
     if math.hypot(*near) > CROSSING + 12 or 0 in (math.hypot(a.x, a.y), math.hypot(b.x, b.y)): return p, q
-    whole = math.dist((a.x, a.y), (b.x, b.y)); x, y = (b.y - a.y) / whole, (a.x - b.x) / whole
+    whole = math.dist((a.x, a.y), (b.x, b.y))
+    x, y = (b.y - a.y) / whole, (a.x - b.x) / whole
     push = math.copysign(72, near[0] * x + near[1] * y)  # to the side on which it passes already
     return Place(p.x + push * x, p.y + push * y), Place(q.x + push * x, q.y + push * y)
 

@@ -285,7 +285,9 @@ def landing(
 ) -> str:  # Markdown
     "The first page: map, plain words, ways back, table."
     from mlops_lifecycle.core.reports.summary import outcome
-    runs = history(workspace); standing = standings(workspace, runs); edges = ways_back(runs, standing)
+    runs = history(workspace)
+    standing = standings(workspace, runs)
+    edges = ways_back(runs, standing)
     states: dict[str, State] = {s.name: {"href": f"{s.notebook}.html"} for s in STAGES}
     for name, s in standing.items(): states[name].update(status=s["status"], words=s["words"])
     wide, tall = (draw(states, edges, upright).replace("\n", " ") for upright in (False, True))
@@ -302,7 +304,7 @@ def _sidebar(pages: list[str], heading: str = "") -> str:
 EARLIER = '<div id="earlier"></div>'  # where the front page lists the runs before
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-catalog
-# Said of a table, and of a column that is an exception.
+# Shown for a table, and for a column that is an exception.
 ABOVE = ("owner", "uses", "source", "fresh", "newest", "versions")
 
 def catalog_page(
@@ -313,16 +315,16 @@ def catalog_page(
     parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", "# Catalog",
              str(render(_ROOM, "catalog_head.html", many=many))]
     for name, columns in catalog.items():
-        said = {key: [says[key] for says in columns.values() if says.get(key)] for key in ABOVE}
-        common = {key: max(values, key=values.count) for key, values in said.items() if values}  # what most columns say
-        own = {key for says in columns.values() for key, value in says.items() if value and value != common.get(key)}
-        told = dict.fromkeys(["meaning", *(key for says in columns.values() for key in says)])
-        keys = [key for key in told if key not in ABOVE or key in own]
-        said = " · ".join(f"{key}: {_cell(value)}" for key, value in common.items() if _cell(value))
+        values_of = {key: [entry[key] for entry in columns.values() if entry.get(key)] for key in ABOVE}
+        common = {key: max(values, key=values.count) for key, values in values_of.items() if values}  # of most columns
+        own = {key for entry in columns.values() for key, value in entry.items() if value and value != common.get(key)}
+        every = dict.fromkeys(["meaning", *(key for entry in columns.values() for key in entry)])
+        keys = [key for key in every if key not in ABOVE or key in own]
+        shared = " · ".join(f"{key}: {_cell(value)}" for key, value in common.items() if _cell(value))
         lines = [["column", *keys], ["---"] * (len(keys) + 1),
-                 *([f"`{column}`", *("" if says.get(key) == common.get(key) else _cell(says.get(key)) for key in keys)]
-                   for column, says in columns.items())]
-        parts += [f"## {name}", said, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+                 *([f"`{column}`", *("" if entry.get(key) == common.get(key) else _cell(entry.get(key)) for key in keys)]
+                   for column, entry in columns.items())]
+        parts += [f"## {name}", shared, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 def _cell(value: Json) -> str:
@@ -389,8 +391,8 @@ def write_sources(
     for page, path in pages.items():
         s = next((s for s in STAGES if s.notebook == page), None)
         notebook = json.loads(path.read_text()) if path else {"cells": []}
-        told = (f"{s.number:02d}", lead(s, standing.get(s.name))) if s else ("", "")
-        made = page_of(notebook, page, known, *told)
+        heading = (f"{s.number:02d}", lead(s, standing.get(s.name))) if s else ("", "")
+        made = page_of(notebook, page, known, *heading)
         atomic_write(folder / f"{page}.ipynb", json.dumps(made))
     core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page == "cli")}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
@@ -435,7 +437,7 @@ def run_sphinx(
     source: Path, target: Path,
     strict: bool = False,  # a warning is an error
 ) -> None:
-    "Build the pages; raises `RuntimeError` with what Sphinx said."
+    "Build the pages; raises `RuntimeError` with the messages of Sphinx."
     command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", "-d", str(target.parent / "doctrees"),
                str(source), str(target)]
     command += ["-W", "--keep-going"] * strict

@@ -14,6 +14,7 @@ from ..pipeline.runner import cut_off
 from ..pipeline.stage_run import RunRecord
 from ..foundation.stages import in_words, stage
 from ..foundation.workspace import Workspace
+from ..problem.costs import CostUnit
 
 # %% ../../../nbs/core/reports/summary.ipynb #da446bef
 def in_plain_words(
@@ -22,22 +23,22 @@ def in_plain_words(
     chosen: Iterable[str] = (),  # names of the stages that were meant
 ) -> list[str]:                  # sentences
     "How a run ended."
-    said, ran = [], {s["stage"] for s in record["stages"]}
+    sentences, ran = [], {s["stage"] for s in record["stages"]}
     for s in record["stages"]:
         copy, name = workspace.root / (s["report"] or ""), s["notebook"].removesuffix(".ipynb")
         if s["status"] == "failed":
             shown = f" Open {_near(copy)}, it shows the cell." if copy.is_file() else ""
-            said.append(f"{name} failed: {s['words'].rstrip('.')}.{shown}")
+            sentences.append(f"{name} failed: {s['words'].rstrip('.')}.{shown}")
             without = [other for other in chosen if other in cut_off(s["stage"], workspace) - ran]
-            if without: said.append(f"What builds on it was not run: {', '.join(without)}.")
+            if without: sentences.append(f"What builds on it was not run: {', '.join(without)}.")
         if s["status"] == "went_back":
             edge = s["edges"][0]
-            said.append(f"{name} goes back to {edge['to']}: {edge['reason']}.")
-            said += [f"  {figure}: {in_words(value)}" for figure, value in s["verdict"].items()]
-            said.append(f"Open nbs/{stage(edge['to']).notebook}.ipynb to fix it; {_near(copy)} shows the figures.")
+            sentences.append(f"{name} goes back to {edge['to']}: {edge['reason']}.")
+            sentences += [f"  {figure}: {in_words(value)}" for figure, value in s["verdict"].items()]
+            sentences.append(f"Open nbs/{stage(edge['to']).notebook}.ipynb to fix it; {_near(copy)} shows the figures.")
             followed = edge.get("followed", "")
-            if followed.startswith("no"): said.append(f"The edge was not followed{followed.removeprefix('no')}.")
-    return said if record["status"] != "passed" else outcome(workspace)
+            if followed.startswith("no"): sentences.append(f"The edge was not followed{followed.removeprefix('no')}.")
+    return sentences if record["status"] != "passed" else outcome(workspace)
 
 def _near(path: Path) -> str:
     "A path as it is shortest for people."
@@ -46,11 +47,11 @@ def _near(path: Path) -> str:
 # %% ../../../nbs/core/reports/summary.ipynb #runner-verdict-code
 def of_verdict(verdict: Mapping[str, Any], unit: str) -> list[str]:
     "What rule and model cost, and what the evaluation says of it."
-    said, rule, words = [], verdict.get("baseline", {}).get("costs", {}).get("rule"), verdict.get("words")
+    sentences, rule, words = [], verdict.get("baseline", {}).get("costs", {}).get("rule"), verdict.get("words")
     model = "" if verdict["cost"] is None else f", the model {verdict['cost']:.3f}"
-    if rule is not None: said.append(f"The rule costs {rule:.3f} {unit}{model}.")
-    if words: said.append(f"The evaluation says: {words['ship']} {words['says']}")
-    return said
+    if rule is not None: sentences.append(f"The rule costs {rule:.3f} {unit}{model}.")
+    if words: sentences.append(f"The evaluation says: {words['ship']} {words['says']}")
+    return sentences
 
 def of_canary(operation: Mapping[str, Any], unit: str) -> str:
     "What became of the canary, and what its decisions cost."
@@ -87,7 +88,7 @@ def of_loop(replay: Mapping[str, Any], unit: str) -> str:
     called = sum(e["action"] == "retrain" for e in replay["retrains"])
     taken = sum(bool(e["adopted"]) for e in replay["retrains"])
     alone, rule = (replay["worth"][name] for name in ("never retrained", "rule only"))
-    money, times = unit.partition(" a ")[0], lambda count: f"{count} time{'s' * (count != 1)}"
+    money, times = CostUnit.parse(unit).cost, lambda count: f"{count} time{'s' * (count != 1)}"
     saves = lambda found: f"{'saves' if found['saved'] >= 0 else 'costs'} {abs(found['saved']):,.0f} {money}"
     worth = f"{taken} passed all gates, and it {saves(alone)} against leaving the model alone" if taken else \
         "none passed all gates, so it saves nothing against leaving the model alone"
@@ -100,14 +101,14 @@ def outcome(workspace: Workspace) -> list[str]:
     names = workspace.published()["names"]
     found = {n: workspace.load(n) for n in
              ("problem", "verdict", "release", "deployment", "operation", "monitoring", "replay") if n in names}
-    unit, said = found.get("problem", {}).get("unit", "cost units a decision"), []
-    if "verdict" in found: said += of_verdict(found["verdict"], unit)
+    unit, sentences = found.get("problem", {}).get("unit", "cost units a decision"), []
+    if "verdict" in found: sentences += of_verdict(found["verdict"], unit)
     if "release" in found:
         ids = filter(None, (found["release"].get("rule"), found["release"].get("model")))
-        said.append("Released: " + " and ".join(ids) + ".")
-    if "operation" in found: said.append(of_canary(found["operation"], unit))
+        sentences.append("Released: " + " and ".join(ids) + ".")
+    if "operation" in found: sentences.append(of_canary(found["operation"], unit))
     serves = (found.get("operation") or found.get("deployment", {})).get("stable")
-    if serves: said.append(f"Now {serves} serves.")
-    if "monitoring" in found: said.append(of_monitor(found["monitoring"]))
-    if "replay" in found: said.append(of_loop(found["replay"], unit))
-    return said
+    if serves: sentences.append(f"Now {serves} serves.")
+    if "monitoring" in found: sentences.append(of_monitor(found["monitoring"]))
+    if "replay" in found: sentences.append(of_loop(found["replay"], unit))
+    return sentences

@@ -63,7 +63,7 @@ def revoke_key(
     log: ServingLog,
     id: str,         # the eight digits behind `mlops_`, or the whole key
 ) -> None:
-    "Take a key back; raises `ValueError` when there is no valid one of that id."
+    "Revoke a key; raises `ValueError` if there is no valid key with this id."
     id = id.removeprefix("mlops_").partition("_")[0]
     valid = keys.c.id == id, keys.c.revoked.is_(None)
     now = microseconds(datetime.now(UTC))
@@ -96,7 +96,7 @@ class Caller:
 
 # %% ../../../nbs/core/serving/auth.ipynb #keys-ring-class
 class KeyRing:
-    "The valid keys, and who of them is asking."
+    "The valid keys, and the one that a request has."
     NOBODY = "0" * 64  # the hash of no secret
 
     def __init__(self):
@@ -113,7 +113,7 @@ class KeyRing:
     def find(self,
         authorization: str,  # the header: "Bearer mlops_…"
     ) -> Caller | None:
-        "Whose key this is; None when it is nobody's."
+        "The caller that a key belongs to; None for an unknown key."
         id, _, secret = authorization.removeprefix("Bearer ").removeprefix("mlops_").partition("_")
         caller = self.callers.get(id)
         same = hmac.compare_digest(_hash(secret), caller.hash if caller else self.NOBODY)

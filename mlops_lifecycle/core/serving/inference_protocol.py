@@ -157,5 +157,5 @@ def answer_of(
 
 def failure(refusal: ApiError) -> bytes:
     "A refusal in the protocol's own form."
-    said = (f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in refusal.errors)
-    return json.dumps({"error": "; ".join(said)}).encode()
+    messages = (f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in refusal.errors)
+    return json.dumps({"error": "; ".join(messages)}).encode()

@@ -69,7 +69,7 @@ _READ = json.JSONDecoder(object_pairs_hook=_once).decode
 def strict_json(
     body: bytes,
 ) -> dict[str, Any]:  # an object whose keys are unique and whose texts can be encoded
-    "Read a JSON object; raises `ApiError` where it is none, or says something twice."
+    "Read a JSON object; raises `ApiError` for anything else, or for repeated keys."
     try: found = _READ(body.decode("utf-8"))
     except UnicodeDecodeError as error: raise ApiError(400, f"the body is not UTF-8 at byte {error.start}") from None
     except _Twice as error: raise ApiError(422, "is given twice", shown(str(error))) from None
@@ -136,7 +136,8 @@ async def read_body(
                 if message["type"] == "http.disconnect": raise ApiError(400, "the body broke off")
                 if len(body) > limit: raise too_large()
                 if not message.get("more_body"): return body
-                message = await request.receive(); body += message.get("body", b"")
+                message = await request.receive()
+                body += message.get("body", b"")
     except TimeoutError: raise ApiError(408, f"the body did not come within {patience:g} seconds") from None
 
 # %% ../../../nbs/core/serving/middleware.ipynb #door-metrics-code
@@ -176,7 +177,7 @@ class Metrics:
             "mlops_deployment_generation", "generation of the deployment that serves", of_all="max")
 
     def of(self, metric: Metric, *labels: str) -> Metric:
-        "The child of a metric, remembered: finding it anew costs more than counting."
+        "The child of a metric, cached: finding it takes longer than counting."
         child = self._children.get((metric, labels))
         if child is None: child = self._children[metric, labels] = metric.labels(*labels)
         return child
@@ -184,9 +185,9 @@ class Metrics:
     def text(self) -> str:
         "All of it in Prometheus' format, of all workers."
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ: return generate_latest(self.registry).decode()
-        everybody = CollectorRegistry(); multiprocess.MultiProcessCollector(everybody)
+        everybody = CollectorRegistry()
+        multiprocess.MultiProcessCollector(everybody)
         return generate_latest(everybody).decode()
-
 
 # %% ../../../nbs/core/serving/middleware.ipynb #door-lines-code
 LOG = logging.getLogger("mlops.serving")
@@ -212,13 +213,13 @@ NEEDS = (("/v1/admin/", "admin"), ("/v1/feedback", "feedback"), ("/v1/reviews", 
 
 @lru_cache(1_000)
 def needed(path: str) -> str | None:  # a scope, "" for any key, None: open to everybody
-    "What a caller's key must allow for this path."
+    "The scope that a path needs."
     return next((scope for prefix, scope in NEEDS if path.startswith(prefix)), None)
 
 
 # %% ../../../nbs/core/serving/middleware.ipynb #door-guard
 class Guard:
-    "Who may come in."
+    "Admission of requests."
     def __init__(self,
         ring: KeyRing,
         limits: ServingSettings,  # max_concurrent_requests and requests_a_second count here
@@ -245,7 +246,6 @@ class Guard:
         if not caller.authorize(most, time.monotonic()):
             raise ApiError(429, f"at most {most:g} requests a second with one key")
 
-
 # %% ../../../nbs/core/serving/middleware.ipynb #door-note
 def refusal_for(error: Exception) -> ApiError:
     "The answer to what could not be answered; whatever is not the caller's fault leaves a line."
@@ -262,11 +262,11 @@ def note_request(
     method: str, route: str, status: int, seconds: float,
 ) -> None:
     "Count a request, and write a line about it where the settings want one."
-    m.of(m.requests, route, str(status)).inc(); m.of(m.seconds, route).observe(seconds)
+    m.of(m.requests, route, str(status)).inc()
+    m.of(m.seconds, route).observe(seconds)
     if lines == "all" or (lines == "refused" and status >= 400):
         fields = {"route": route, "status": status, "milliseconds": round(seconds * 1e3, 2)}
         LOG.info("%s %s %d", method, route, status, extra={"fields": fields})
-
 
 # %% ../../../nbs/core/serving/middleware.ipynb #door-names-code
 def _names_of(headers: Mapping[bytes, bytes]) -> dict[str, str]:  # request_id; trace_id and parent_id, where one came
@@ -286,10 +286,9 @@ SAFE = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"), 
         (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"))
 CLOSED = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")  # unless a page says what it needs
 
-
 # %% ../../../nbs/core/serving/middleware.ipynb #door-class-code
 class ServingMiddleware:
-    "What stands between the network and the app."
+    "The layer between the network and the app."
     def __init__(self,
         app: ASGIApp, ring: KeyRing, metrics: Metrics,
         limits: ServingSettings,
@@ -318,10 +317,11 @@ class ServingMiddleware:
             self.guard.admit(path, scope, headers, self.inside)
             if answer is None: await self.app(scope, receive, sending)
             else:
-                said = await answer(HttpRequest(scope, receive)); status = said.status_code
-                head = [*said.raw_headers, *tail, CLOSED]
+                response = await answer(HttpRequest(scope, receive))
+                status = response.status_code
+                head = [*response.raw_headers, *tail, CLOSED]
                 await send({"type": "http.response.start", "status": status, "headers": head})
-                await send({"type": "http.response.body", "body": said.body})
+                await send({"type": "http.response.body", "body": response.body})
         except Exception as error:
             refused = self.form(path, refusal_for(error))
             if not status: await refused(scope, receive, sending)
@@ -330,4 +330,3 @@ class ServingMiddleware:
             route, seconds = path if answer else getattr(scope.get("route"), "path", "other"), time.perf_counter() - started
             note_request(self.metrics, self.limits.log_requests, scope["method"], route, status or 500, seconds)
             CURRENT.reset(token)
-

@@ -31,7 +31,7 @@ from .store import open_engine
 
 # %% ../../../nbs/core/serving/server.ipynb #server-protocol-code
 class LeavingProtocol(HttpToolsProtocol):
-    "HTTP for one connection, with an end that cuts nobody off."
+    "HTTP for one connection, with a graceful end."
     GRACE = 0.5  # seconds for an idle connection at the end
     _leaving = False
 
@@ -87,14 +87,15 @@ class PatientProtocol(LeavingProtocol):
                 refuse(self.transport, b"431 Request Header Fields Too Large", "the header is too large")
 
     def on_message_begin(self) -> None:
-        super().on_message_begin(); self._open, self._headed, self._head = True, False, 0
+        super().on_message_begin()
+        self._open, self._headed, self._head = True, False, 0
 
     def on_headers_complete(self) -> None:
         self._headed = True; super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete(); self._open = False
-        # nobody has to wait for the rest of it
+        # the rest of it need not be waited for
         self.scope["mlops.whole"] = True  # pyright: ignore[reportGeneralTypeIssues]  # ASGI allows a server's own keys
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -107,7 +108,6 @@ class PatientProtocol(LeavingProtocol):
         self._watch = None
         if self._headed: self.transport.close()
         else: refuse(self.transport, b"408 Request Timeout", "the request did not come in time")
-
 
 # %% ../../../nbs/core/serving/server.ipynb #server-config-code-server-config
 def server_config(
@@ -141,7 +141,8 @@ def served(
     def run():
         with suppress(SystemExit): server.run(sockets=[listening])  # how uvicorn says that it could not start
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        port, thread = listening.getsockname()[1], threading.Thread(target=run, daemon=True); thread.start()
+        port, thread = listening.getsockname()[1], threading.Thread(target=run, daemon=True)
+        thread.start()
         until = time.monotonic() + patience
         while not server.started:
             if not thread.is_alive() or time.monotonic() > until: raise RuntimeError("the app did not start")
@@ -159,7 +160,7 @@ def settle() -> None:
 def checkpoint(
     engine: sa.Engine,  # of `open_engine`
 ) -> int:               # pages that were moved
-    "Move what was written ahead into SQLite's file, as far as no reader is in the way."
+    "Copy SQLite's write-ahead log into the file, as far as no reader prevents it."
     with engine.connect() as connection:
         sqlite = connection.connection.cursor()  # not SQLAlchemy's own, which would begin a transaction
         sqlite.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -175,7 +176,7 @@ def keep_checkpointed(path: Path, stop: threading.Event, every: float = 1.0) -> 
     engine.dispose()
 
 def with_parent(
-    first: int,          # its process id, told by the parent itself: it may be gone before this process can ask
+    first: int,          # its process id, passed by the parent: it may have ended before this process can ask
     parent: Callable[[], int] = os.getppid,
     end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
     every: float = 0.5,  # seconds

@@ -107,18 +107,19 @@ retention = sa.Table("retention", metadata,
 def open_engine(
     url: str | Path,           # "postgresql+psycopg://…", "sqlite:///…", or the path of a SQLite file
     wait: float = 5.0,         # seconds to wait for another writer
-    checkpoints: bool = True,  # whether this process may move what was written ahead into SQLite's file
+    checkpoints: bool = True,  # whether this process copies the write-ahead log into SQLite's file
 ) -> sa.Engine:
     "A database engine that keeps the log's promise."
     address = sa.make_url(str(url) if "://" in str(url) else f"sqlite:///{Path(url).resolve()}")
     if address.get_backend_name() != "sqlite":
         return sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 5})
     if address.database is None: raise ValueError(f"SQLite needs the path of a file, got {url}")
-    path = Path(address.database); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(address.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
     open_file = lambda mode: sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=wait, check_same_thread=False,
         isolation_level=None)  # we say BEGIN ourselves
-    # made here, once; the first use tells what is wrong
+    # made here, once; errors show at the first use
     with suppress(sqlite3.OperationalError): open_file("rwc").close()
     engine = sa.create_engine(address, creator=lambda: open_file("rw"))
 
@@ -166,12 +167,14 @@ class Database:
 
     def commit(self,
         writes: Sequence[Mapping[str, Any] | Callable[[sa.Connection], Any]],  # rows of `predictions`; functions that write
-    ) -> list[Any]:  # on disk; what each function gave, or the exception by which it refused
+    ) -> list[Any]:  # on disk; the result of each function, or its exception
         "Write a group in one transaction, with one sync; raises `NotStored`."
         rows = [w for w in writes if not callable(w)]
         try:
             with self.lock:
-                if self.file and (found := self._inode()) != self._which: self.engine.dispose(); self._which = found
+                if self.file and (found := self._inode()) != self._which:
+                    self.engine.dispose()
+                    self._which = found
                 with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
                     for first in range(0, len(rows), 64): _insert(connection, rows[first:first + 64])
                     return [_attempt(connection, w) if callable(w) else w["id"] for w in writes]
@@ -181,14 +184,14 @@ class Database:
             raise NotStored(f"the serving log cannot be written: {_why(error)}") from error
 
     def write(self, task: Callable[[sa.Connection], T]) -> T:
-        "Write one thing, and wait; gives what the task gives, raises what it raises, or `NotStored`."
+        "Write and wait; returns the task's result, raises its exception, or `NotStored`."
         found = self.commit([task])[0]
         if isinstance(found, Exception): raise found
         return found
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-make
 def _make_tables(engine: sa.Engine) -> None:
-    "Make what is not there yet: tables, and columns that an older version of the log did not have."
+    "Make missing tables, and missing columns of a log from an older version."
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":  # workers start at the same moment
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(20130101)")
@@ -204,14 +207,14 @@ def _make_tables(engine: sa.Engine) -> None:
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-write
 def _attempt(connection: sa.Connection, task: Callable[[sa.Connection], T]) -> T | Exception:
-    "What the task gives or raises; a fault of the database is everybody's."
+    "The result or the exception of a task; a fault of the database concerns the whole group."
     try:
         with connection.begin_nested(): return task(connection)
     except (OperationalError, InterfaceError): raise
     except Exception as refusal: return refusal
 
 def _why(error: SQLAlchemyError) -> BaseException:
-    "What the database itself says."
+    "The message of the database."
     return getattr(error, "orig", error)
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-insert
@@ -235,7 +238,7 @@ class GroupCommit:
 
     def __init__(self,
         database: Database,
-        after: Callable[[], None] = lambda: None,  # called when a group is on disk and its callers were told
+        after: Callable[[], None] = lambda: None,  # called when a group is on disk and its callers have their answers
     ):
         self.database, self.after, self.busy = database, after, False
         self.waiting: list[tuple[Mapping[str, Any] | Callable[[sa.Connection], Any], asyncio.Future[Any]]] = []
@@ -250,7 +253,9 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         if future is None: future = loop.create_future()
         self.waiting.append((item, future))
-        if not self.busy: self.busy, self.loop = True, loop; loop.call_soon(self._next, loop)
+        if not self.busy:
+            self.busy, self.loop = True, loop
+            loop.call_soon(self._next, loop)
         return future
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -269,7 +274,7 @@ class GroupCommit:
         self.after()
 
     def close(self) -> None:
-        "Finish what was begun."
+        "Finish open work."
         self.thread.shutdown()
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-append-code
@@ -306,7 +311,7 @@ def _scalar(value: Any) -> Any:
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-ask-code
 class Predictions:
-    "What was answered."
+    "Stored predictions."
     def __init__(self, database: Database): self.database = database
 
     def append(self,
@@ -315,8 +320,8 @@ class Predictions:
         "Store one prediction, and wait."
         return self.database.commit([prediction_row(at, **row)])[0]
 
-    def get(self, id: str) -> Row | None:  # its row, JSON read; None when there is none
-        "One prediction, for who asks after it."
+    def get(self, id: str) -> Row | None:  # its row, with JSON decoded; None if there is none
+        "One prediction."
         wanted = sa.select(predictions).where(predictions.c.id == id)
         with self.database.engine.connect() as connection: row = connection.execute(wanted).mappings().first()
         read = lambda name, value: json.loads(value) if name in ("warnings", "request", "features") and value else value
@@ -326,7 +331,7 @@ class Predictions:
         asks: str = "review",  # the question that a person's decision answers
         limit: int = 100,
     ) -> list[Row]:            # rows, oldest first, JSON read
-        "Predictions marked for review that nobody has decided yet."
+        "Predictions that wait for a review."
         same = feedback.c.prediction_id == predictions.c.id
         answered = sa.select(feedback.c.prediction_id).where(same, feedback.c.asks == asks).exists()
         wanted = sa.select(predictions.c.id).where(predictions.c.review, ~answered)
@@ -369,7 +374,7 @@ def reaction(
     return task
 
 class Feedback:
-    "What came of it."
+    "Reactions to predictions."
     def __init__(self, database: Database): self.database = database
 
     def append(self,
@@ -380,7 +385,7 @@ class Feedback:
         return self.database.write(reaction(prediction_id, asks, answer, at, label))
 
     def of(self, prediction_id: str) -> list[Row]:  # prediction_id, asks, reaction, label; oldest first
-        "What came of one prediction."
+        "The reactions to one prediction."
         wanted = sa.select(*(feedback.c[n] for n in ("prediction_id", "asks", "reaction", "label")))
         wanted = wanted.where(feedback.c.prediction_id == prediction_id).order_by(feedback.c.at, feedback.c.asks)
         with self.database.engine.connect() as connection:
@@ -446,7 +451,6 @@ def _deploy(
 def _slots(row: Mapping[Any, Any]) -> Deployed:  # of `deployment`
     return Deployed(generation=row["generation"], stable=row["stable"], canary=row["canary"], share=row["share"])
 
-
 # %% ../../../nbs/core/serving/store.ipynb #core-log-online-code
 def _online_rows(lookup: "Lookup", frame: "pd.DataFrame") -> list[Row]:
     "Rows of `online`, keys and values as JSON."
@@ -509,7 +513,7 @@ class Lookups:
 _History: TypeAlias = tuple[Sequence[int], list[str | Row]]  # times, and the values: as JSON until they are asked for
 
 class Online:
-    "The online table as one process remembers it: keys that were asked for, until somebody puts new values."
+    "The online table as a process caches it: the keys that were asked for, until there are new values."
     MOST = 50_000  # keys
 
     def __init__(self, lookups: Lookups):
@@ -580,17 +584,18 @@ class Known:
 
         from mlops_lifecycle.core.models.features import columns_of
         read = np.flatnonzero(np.bincount(found + 1, minlength=len(self.keys) + 1)[1:])
-        told = from_json(f"[{','.join([self.values[row] for row in read.tolist()])}]")
-        place = np.full(len(self.keys) + 1, len(read)); place[read] = np.arange(len(read))
+        values_found = from_json(f"[{','.join([self.values[row] for row in read.tolist()])}]")
+        place = np.full(len(self.keys) + 1, len(read))
+        place[read] = np.arange(len(read))
         nothing = [None] * bool((found < 0).any())  # the last place, where a request found no row
         def column(name: str) -> "pd.Series":
-            values = pd.Series([row[name] for row in told] + nothing)
+            values = pd.Series([row[name] for row in values_found] + nothing)
             return values if values.dtype != object else pd.Series([_read(value) for value in values])
         every = columns_of(pd.DataFrame({name: column(name) for name in names}))
         return {name: values[place[found]] for name, values in every.items()}
 
     def newest(self, until: Ints) -> npt.NDArray[np.float64]:  # microseconds; NaN before anything was known
-        "When the last value of any key became known, as `Online.newest` tells it."
+        "When the last value of any key became known, as in `Online.newest`."
         moments = np.unique(np.asarray(self.known_at, dtype=float))
         return np.append(np.nan, moments)[np.searchsorted(moments, until, side="right")]
 
@@ -608,7 +613,6 @@ def _last_rows(
     found = np.append(order, -1)[place]
     return np.where(np.append(there, -2)[found] == asked, found, -1)  # else the row before is another key's
 
-
 # %% ../../../nbs/core/serving/store.ipynb #core-log-known-all
 def known_until(
     lookups: Lookups,
@@ -622,14 +626,16 @@ def known_until(
         for lookup, key, known_at, values in connection.execute(wanted):
             known = found.get(lookup)
             if known is None: known = found[lookup] = Known()
-            known.keys.append(key); known.known_at.append(known_at); known.values.append(values)
+            known.keys.append(key)
+            known.known_at.append(known_at)
+            known.values.append(values)
     return found
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-forget-code
 LATE = 3_600_000_000  # microseconds after its time by which a row is stored, with much to spare
 
 def _done(connection: sa.Connection, limit: int, uncollected: bool) -> sa.Select[tuple[str]]:
-    "Predictions from before the limit that nobody needs here any more."
+    "Predictions from before the limit that may be deleted."
     done = sa.select(predictions.c.id).where(predictions.c.at < limit)
     if uncollected: return done
     held = (connection.execute(sa.select(retention.c.collected)).scalar() or 0) - LATE
@@ -638,30 +644,30 @@ def _done(connection: sa.Connection, limit: int, uncollected: bool) -> sa.Select
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-forget-drop
 class Retention:
-    "What the lake holds of this log, and what was dropped since."
+    "What the lake has collected of this log, and what was deleted since."
     def __init__(self, database: Database): self.database = database
 
     def collected(self,
         until: datetime | np.datetime64 | int,  # time of the newest row that the lake holds
     ) -> None:
-        "Take note of how far collect has come; only what it has published counts."
+        "Record how far collect has read; only published rows count."
         note = retention.update().values(collected=microseconds(until))
         self.database.write(lambda connection: connection.execute(note).rowcount)
 
     def forget(self,
         before: datetime,           # the first day that stays
         uncollected: bool = False,  # also what no collect has taken
-        piece: int = 5_000,         # rows dropped at a time, so that nobody waits long
+        piece: int = 5_000,         # rows deleted at a time, so that nobody waits long
     ) -> int:                       # predictions that are gone
         "Drop the days before; their reactions go with them."
         limit, gone = microseconds(before.replace(hour=0, minute=0, second=0, microsecond=0)), 0
         def task(connection: sa.Connection) -> int:
             wanted = _done(connection, limit, uncollected).limit(piece).with_for_update()  # no reaction comes meanwhile
             ids = connection.execute(wanted).scalars().all()
-            told = connection.execute(feedback.delete().where(feedback.c.prediction_id.in_(ids))).rowcount
+            reactions_gone = connection.execute(feedback.delete().where(feedback.c.prediction_id.in_(ids))).rowcount
             connection.execute(predictions.delete().where(predictions.c.id.in_(ids)))
             connection.execute(retention.update().values(
-                predictions=retention.c.predictions + len(ids), feedback=retention.c.feedback + told))
+                predictions=retention.c.predictions + len(ids), feedback=retention.c.feedback + reactions_gone))
             return len(ids)
         while (dropped := self.database.write(task)): gone += dropped
         return gone
@@ -684,11 +690,11 @@ class ServingLog:
     def __repr__(self): return f"ServingLog({self.database.engine.url.render_as_string(hide_password=True)})"
 
     def close(self) -> None:
-        "Let go of the database."
+        "Close the database."
         self.database.engine.dispose()
 
     def marks(self) -> tuple[int, int, int]:  # generation of the deployment, number of the last put, one that changes with the keys
-        "What a process compares to see whether anything changed that it remembers."
+        "Three numbers that change whenever a cached value does."
         file = self.database.file
         if file and not file.exists(): raise NotStored(f"the serving log cannot be read: {file.name} is gone")
         try:

@@ -1,21 +1,31 @@
 """The app of a small library: amounts, anomaly scores, a replay's clock, and a workspace with nothing deployed."""
+import json
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import Field
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet, Lookup
+from mlops_lifecycle.core.models.release import Release, same_features, write_release
 from mlops_lifecycle.core.problem.definition import Entity, Moment, Problem, Rule, example_of
 from mlops_lifecycle.core.problem.plan import Metric, Plan, Reaction, Revisit, Stakeholder, Step, answered
-from mlops_lifecycle.core.serving.api import Amount, DecidedAmount, Prediction
-from mlops_lifecycle.core.serving.predictor import trial_workspace
-from mlops_lifecycle.serving import answer_type, create_app, openapi_of
+from mlops_lifecycle.core.serving.api import Amount, DecidedAmount, Prediction, answer_type
+from mlops_lifecycle.core.serving.auth import make_key
+from mlops_lifecycle.core.serving.batch import requests_of, score_requests
+from mlops_lifecycle.core.serving.contract import breaking_changes
+from mlops_lifecycle.core.serving.predictor import Slots, TooOld, trial_workspace
+from mlops_lifecycle.serving import contract, create_app, openapi_of
 
 logging.getLogger("mlops").addHandler(logging.NullHandler())
 HERE = "http://127.0.0.1"
@@ -150,3 +160,248 @@ def test_with_nothing_deployed_the_app_lives_and_is_not_ready(settings, tmp_path
         paths = "/v2/health/live", "/v2/health/ready", "/v1/model"
         assert [idle.get(path).status_code for path in paths] == [200, 503, 503]
         assert idle.post("/v1/predict", json=LOAN).status_code == 503
+
+
+QUEUE = Lookup("queue", ("branch",), ("waiting",))
+FEATURES = FeatureSet((Feature("renewals"), Feature("branch", categorical=True), Feature("waiting")), (QUEUE,))
+SIX = pd.DataFrame({"renewals": [0, 0, 1, 2, 3, 3], "branch": ["Hill", "Harbour"] * 3,
+                    "waiting": [1, 2, 3, 4, 5, 6], "late": [0, 0, 0, 1, 1, 1]})
+LIMITS = """[project]
+name = library
+
+[clock]
+as_of = 2024-03-01T00:00:00Z
+
+[serving]
+max_body_bytes = 2000
+max_batch = 3
+decision_limit_ms = 200
+"""
+
+
+class Library:
+    "An app that reads its log before every request, and a small tree that is released beside the rule."
+    def __init__(self, folder):
+        (folder / "settings.ini").write_text(LIMITS)
+        self.folder, self.workspace = folder, trial_workspace(folder / "trial", LIBRARY, PLAN)
+        self.app = create_app(load_settings(folder / "settings.ini", environ={}), self.workspace, LIBRARY, FEATURES)
+        self.serving, self.client = self.app.serving, TestClient(self.app, base_url=HERE)
+        self.serving.memory.FRESH = 0
+        self.encoder = Encoder.fit(SIX, FEATURES.features)
+        tree = HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=1, random_state=0)
+        self.manifest = {
+            "kind": "model", "name": "tree", "as_of": "2024-03-01", "threshold": 0.5, "encoder": self.encoder.to_dict(),
+            "features": FEATURES.describe(), "review": [0.2, 0.4]}
+        self.released = write_release(self.workspace.releases, self.manifest, {},
+                                      tree.fit(self.encoder.encode(SIX), SIX.late))
+
+    def ask(self, **changes): return self.client.post("/v1/predict", json=LOAN | changes)
+    def admin(self, verb, **asked): return self.client.post(f"/v1/admin/{verb}", json=asked)
+
+    def react(self, reaction, id):
+        return self.client.post("/v1/feedback", json={"prediction_id": id, "reaction": reaction})
+
+    def with_tree(self):
+        "The tree as the canary of every request."
+        assert self.admin("deploy", release=self.released.name, share=1.0).json()["canary"] == self.released.name
+        return self
+
+
+@pytest.fixture
+def library(tmp_path):
+    found = Library(tmp_path)
+    with found.client: yield found
+
+
+def test_a_decision_of_the_rule_and_the_reactions_to_it(library):
+    first = library.ask().json()
+    expected = {"score": 1.0, "decision": 1, "model": "often renewed", "version": "1.0", "arm": "stable",
+                "review": False, "warnings": []}
+    assert {name: first[name] for name in expected} == expected
+    stored = library.serving.log.predictions.get(first["prediction_id"])
+    assert stored["request"]["reader"] != "R0001" and "R0001" not in json.dumps(stored)
+    assert library.client.get("/v1/model").json()["kind"] == "rule"
+    probes = [library.client.get(f"/v2/health/{probe}").json() for probe in ("live", "ready")]
+    assert probes == [{"live": True}, {"ready": True}]
+    def react(reaction, id=first["prediction_id"]): return library.react(reaction, id)
+    assert react("came_late").json()["label"] == 1
+    assert [react("came_late").status_code, react("came_in_time").status_code] == [200, 409]
+    assert react("helped").json()["label"] is None  # another question
+    assert react("helped", "0" * 32).status_code == 404
+
+
+def test_a_request_with_its_own_name_is_stored_once(library):
+    def named(own, **changes):
+        return library.client.post("/v1/predict", json=LOAN | changes, headers={"idempotency-key": own})
+    once, again = named("order-7").json(), named("order-7").json()
+    assert once == again and len(library.serving.log.frames()[0]) == 1
+    assert [named("order-7", renewals=0).status_code, named("two words").status_code] == [409, 422]
+    assert named("order-8").json()["prediction_id"] != once["prediction_id"]
+
+
+def test_a_batch_answers_row_by_row_and_has_a_limit(library):
+    def many(rows): return library.client.post("/v1/predict/batch", json={"requests": rows})
+    answers = many([LOAN, LOAN | {"renewals": 77}, LOAN | {"renewals": 0}]).json()["answers"]
+    assert [a.get("decision") for a in answers] == [1, None, 0]
+    assert answers[1]["detail"][0]["field"] == "renewals"
+    assert [many(rows).status_code for rows in ([], [LOAN] * 4, "all", [LOAN])] == [422, 413, 422, 200]
+
+
+def test_an_invalid_request_gets_its_status_and_is_not_repeated(library):
+    def body(**changes): return json.dumps(LOAN | changes).encode()
+    def status(content, kind="application/json"):
+        return library.client.post("/v1/predict", content=content, headers={"content-type": kind}).status_code
+    assert [status(body(renewals=99)), status(body(), "text/plain"), status(b" " * 2_001)] == [422, 415, 413]
+    assert [status(b"\xff\xfe"), status(b'{"renewals": NaN}')] == [400, 422]
+    assert [library.client.get(path).status_code for path in ("/v1/predict", "/v2/../etc")] == [405, 404]
+    assert library.client.get("/v1/reviews?limit=many").json()["detail"][0]["field"] == "limit"
+    refused = library.client.post("/v1/predict", content=body(reader="my secret"),
+                                  headers={"content-type": "application/json"})
+    assert "secret" not in refused.text
+    assert status(body()) == 200
+
+
+def test_a_canary_is_deployed_explained_and_reviewed(library):
+    other = FeatureSet((*FEATURES.features[:2], Feature("waiting", function=abs, inputs=("queue",))))
+    with pytest.raises(ValueError, match="was trained on features"): same_features(Release.load(library.released), other)
+    assert library.admin("promote").status_code == 409  # there is no canary yet
+    assert [library.admin("deploy", release=r).status_code for r in ("model-x", "../x", ".")] == [404, 404, 404]
+    by_rule = library.ask().json()["prediction_id"]
+    answer = library.with_tree().ask(branch="Moon").json()
+    assert (answer["arm"], answer["model"], answer["review"]) == ("canary", "tree", True)
+    assert answer["warnings"] == ['"branch" has a category that was not seen in training']
+    id, client = answer["prediction_id"], library.client
+    assert client.get(f"/v1/predictions/{by_rule}?explain=true").json()["explanation"] == []  # a rule explains itself
+    assert [client.get(f"/v1/predictions/{other}").status_code for other in ("0" * 32, "..%2Fx")] == [404, 404]
+    assert [w["prediction_id"] for w in client.get("/v1/reviews").json()["waiting"]] == [id]
+    def person(decision): return client.post(f"/v1/reviews/{id}", json={"decision": decision})
+    assert person(0).json()["reaction"] == "wait" and person(1).status_code == 409
+    assert client.get("/v1/reviews").json()["waiting"] == []
+    assert client.get(f"/v1/predictions/{id}").json()["reactions"][0]["asks"] == "review"
+
+
+def test_the_inference_protocol_refuses_what_is_not_there(library):
+    tensors = [{"name": n, "datatype": DATATYPES[type(v)], "shape": [2], "data": [v, v]} for n, v in LOAN.items()]
+    def infer(content): return library.client.post("/v2/models/reminders/infer", json=content)
+    assert infer({"inputs": tensors}).json()["outputs"][2]["data"] == [1, 1]
+    assert infer({"inputs": tensors[:2]}).status_code == 422 and "error" in infer({}).json()
+    def status(path): return library.client.get(f"/v2/models/{path}").status_code
+    assert [status(path) for path in ("reminders", "reminders/ready", "reminders/versions/1.0")] == [200] * 3
+    assert [status(path) for path in ("reminders/versions/9/ready", "..%2Fx", "others")] == [404] * 3
+    assert library.client.get("/v2").json()["name"] == "mlops_lifecycle"
+
+
+def broken(*_): raise RuntimeError("no such value R0001")
+
+
+def test_behind_a_broken_model_stands_the_rule_and_behind_a_broken_rule_nothing(library, monkeypatch):
+    library.with_tree()
+    with monkeypatch.context() as patched:
+        patched.setattr(library.serving.memory.online, "get", broken)
+        by_stable = library.ask().json()
+        assert (by_stable["arm"], by_stable["model"], by_stable["review"]) == ("canary", "often renewed", True)
+        assert library.serving.log.predictions.get(by_stable["prediction_id"])["error"] == "RuntimeError"
+        assert library.admin("promote", share=0.5).json()["share"] == 0.5
+        assert library.admin("promote").json()["stable"] == library.released.name
+        by_rule = library.ask().json()
+        assert [by_rule[name] for name in ("model", "version", "decision", "review")] == ["rule", "1.0", 1, True]
+        assert by_rule["warnings"] == ["the rule decided: the model failed"]
+    assert library.ask().json()["model"] == "tree"
+    library.serving.decider.steps = (broken,)
+    assert library.ask().status_code == 503
+    del library.serving.decider.steps
+    assert library.admin("rollback").json()["stable"] == "rule-1.0"  # the release before
+
+
+class Hangs:
+    "An estimator that is too slow."
+    def predict_proba(self, matrix): time.sleep(0.4); return np.array([[0.5, 0.5]])
+
+
+def test_a_model_that_is_too_slow_is_not_asked_for_a_while(library):
+    hanging = Release(library.folder, library.manifest | {"id": "model-hangs"}, {}, Hangs(), library.encoder)
+    library.serving.memory.slots = Slots(library.serving.log.deployment.get()["generation"], hanging)
+    slow = library.ask().json()
+    assert (slow["model"], slow["warnings"]) == ("rule", ["the rule decided: the model took too long"])
+    library.serving.chain.rest["model-hangs"] = 3, time.monotonic()
+    started = time.perf_counter()
+    assert library.ask().json()["model"] == "rule" and time.perf_counter() - started < 0.2
+
+
+AGING = Lookup("queue", ("branch",), ("waiting",), max_age="6h")
+
+
+@pytest.fixture
+def aging(library):
+    "The library with the tree as its release, whose looked-up values must not be older than six hours."
+    library.serving.log.deployment.set(stable=library.released.name)
+    library.ask()
+    library.serving.finder.features = FeatureSet(FEATURES.features, (AGING,))
+    return library
+
+
+def put(library, moment):
+    known = pd.DataFrame({"branch": ["Harbour"], "known_at": pd.to_datetime([moment]), "waiting": [2]})
+    library.serving.log.lookups.put(AGING, known)
+
+
+def test_a_model_whose_values_are_too_old_is_not_asked(aging):
+    assert issubclass(TooOld, ValueError)
+    put(aging, "2024-02-01T00:00Z")
+    answer = aging.ask().json()
+    assert answer["model"] == "rule" and "far too old" in answer["warnings"][-1], answer
+    put(aging, "2024-02-29T09:00Z")
+    assert aging.ask().json()["warnings"] == ['nothing new came from "queue" for 8 hours, so nothing of it was used']
+
+
+def test_a_file_is_scored_as_the_app_answers(aging):
+    """An ordinary loan, one in the review band, one of an unknown branch, one with old values, one with too old ones."""
+    put(aging, "2024-02-29T09:00Z")
+    hours = "01T10", "01T10", "01T10", "01T17", "05T10"
+    some = pd.DataFrame({
+        "reader": ["R0001"] * 5, "renewals": [3, 0, 3, 3, 3], "branch": ["Harbour", "Hill", "Moon", "Harbour", "Harbour"],
+        "due": [f"2024-03-{hour}:00:00+00:00" for hour in hours]})
+    limits = aging.serving.limits
+    whole = score_requests(requests_of(pa.Table.from_pandas(some), Loan), LIBRARY, aging.workspace,
+                           lambda: aging.serving.finder.features, limits.fallback_after_ages)
+    alone = pd.DataFrame([aging.ask(**row).json() for row in some.assign(price=None).to_dict("records")])
+    same = [name for name in alone if name in whole]
+    pd.testing.assert_frame_equal(whole[same], alone[same])
+    assert (whole.model.tolist(), whole.review.tolist()) == (["tree"] * 4 + ["rule"], [False, True, True, True, True])
+
+
+def test_a_release_that_was_tampered_with_is_not_loaded_and_a_lost_log_refuses(library):
+    library.ask()
+    (library.workspace.releases / "rule-1.0" / "note.txt").write_text("added by somebody")
+    library.serving.log.deployment.set(stable="rule-1.0", canary=library.released.name)
+    fault = "stable: release rule-1.0 was tampered with: added note.txt"
+    assert library.client.get("/v1/model").json()["fault"] == fault
+    assert library.admin("deploy", release="rule-1.0").status_code == 409
+    library.serving.memory.FRESH = 0.2
+    library.workspace.serving_db.rename(library.folder / "taken away")
+    lost = library.ask()
+    assert (lost.status_code, lost.headers["retry-after"]) == (503, "1")
+    assert [library.client.get(f"/v2/health/{probe}").status_code for probe in ("live", "ready")] == [200, 503]
+    (library.folder / "taken away").rename(library.workspace.serving_db)
+    assert library.ask().status_code == 200
+
+
+def test_a_contract_that_is_not_what_was_agreed_goes_back():
+    formulated = {"request": Loan.model_json_schema()}
+    with pytest.raises(GoBack, match="back to formulate: the request in the package is not the one"):
+        contract(LIBRARY, PLAN, {"request": {}})
+    agreed, fewer = contract(LIBRARY, PLAN, formulated), PLAN | {"reactions": PLAN["reactions"][:3]}
+    assert len(contract(LIBRARY, fewer, formulated, "2.0", agreed)["breaks"]) == 1  # announced
+    gone = "POST /v1/feedback asks for reaction: no longer for the value 'ignored'"
+    assert breaking_changes(openapi_of(LIBRARY, PLAN), openapi_of(LIBRARY, fewer))[0] == gone
+    answers = [openapi_of(LIBRARY, PLAN)["paths"][f"/v1/{path}"]["post"]["responses"] for path in ("predict", "feedback")]
+    assert set(answers[0]) <= set(answers[1])
+
+
+def test_the_first_key_closes_the_app_for_guesses(library):
+    key = {"authorization": "Bearer " + make_key(library.serving.log, "a web shop", ["predict"])}
+    library.client.portal.call(library.serving.memory.refresh)
+    keys = {}, {"authorization": "Bearer guess"}, key
+    statuses = [library.client.post("/v1/predict", json=LOAN, headers=own).status_code for own in keys]
+    assert statuses == [401, 401, 200]
+    assert library.client.post("/v1/admin/rollback", headers=key).status_code == 403

@@ -32,7 +32,7 @@ COSTS = Costs(missed=5, needless=1)
 
 
 def test_the_ladder_is_climbed_as_feedback_comes_in(gold):
-    """At first no answer comes, then few, from February on all; who decides changes only when it surely pays."""
+    """At first no answer comes, then few, from February on all; the way to decide changes only when it is significantly cheaper."""
     chance, start = np.random.default_rng(0).random(len(gold)), gold.decision_time.dt.tz_localize(None)
     answered = np.select([start < "2013-01-15", start < "2013-02-01"], [False, chance < 0.04], True)
     asked = gold.assign(label_known_at=gold.label_known_at.where(answered))
@@ -46,7 +46,7 @@ def test_the_ladder_is_climbed_as_feedback_comes_in(gold):
 
 
 def test_labels_that_say_nothing_never_unseat_the_rule(gold):
-    """Outcomes dealt out at random: however many there are, the rule is not surely dearer than a model of them."""
+    """Outcomes dealt out at random: however many there are, the rule does not cost significantly more than a model of them."""
     noise = gold.assign(late=gold.late.sample(frac=1, random_state=0).array, carrier="UA", origin="JFK")
     asked = [t["decides"] for t in simulate_cold_start(noise, SOME[2:3], problem, Costs(1, 1), how_to_learn, "MS", ask=1)]
     assert asked[0] == problem.rule.name and len(set(asked)) <= 2

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from mlops_lifecycle.core.foundation.stages import GoBack
+from mlops_lifecycle.core.operations.policy_comparison import spans, worth
 from mlops_lifecycle.core.problem.costs import Costs
-from mlops_lifecycle.loop import Decider, Loop, admit, gate, play, replay, spans, worth
+from mlops_lifecycle.loop import Decider, Loop, Roles, admit, gate, play, replay
 
 COSTS = Costs(missed=5, needless=1)
 LIMITS = SimpleNamespace(steps=(20, 50, 100), min_labelled=8, max_error_share=0.01, max_p99_ms=250)
@@ -48,9 +49,9 @@ def test_a_challenger_that_the_canary_refuses_does_not_stay():
 
 
 def test_a_refusal_in_training_is_recorded_and_leaves_no_challenger():
-    loop, event = Loop(NOVELS, retrain, too_few, CANARY), {"gates": []}
+    loop, event = Loop(Roles(NOVELS, CANARY), retrain, too_few), {"gates": []}
     loop.retrain(MONTHS[0][1], event)
-    assert loop.challenger is None
+    assert loop.roles.challenger is None
     assert event == {"gates": [{"stage": "train", "passed": False,
                                 "reason": "back to collect: three rows are not enough"}]}
 

@@ -1,7 +1,8 @@
 """What is refused at once, and the gates: one of each wheel, seen failing on what really has the fault."""
+import json
 
 import pytest
-from helpers import last_run, mlops
+from helpers import copy_project, directives, free_port, last_run, mlops, passed, yours_name
 
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release
@@ -37,6 +38,33 @@ def test_it_is_refused_before_a_kernel_starts(what, workspace, tmp_path):
     assert not [w for w in words if w not in said], said
     assert "Traceback" not in said
     assert not workspace.exists()  # no run, no record, no kernel
+
+
+def append_to_yours(notebook, name: str, line: str) -> None:
+    """Add a line to the last exported cell of a project that is named so."""
+    content = json.loads(notebook.read_text())
+    cell = [c for c in content["cells"] if yours_name(c) == name and "export" in directives("".join(c["source"]))][-1]
+    cell["source"] = [*cell["source"], f"\n{line}"]
+    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def test_a_project_that_lacks_something_is_refused_by_name_before_a_run_and_by_the_app(lived, tmp_path):
+    """All faults of the stages that are asked for, in one line each; other stages are not held up."""
+    project, settings = copy_project(tmp_path / "project"), lived.copy(tmp_path / "workspace")
+    append_to_yours(project / "nbs" / "07_train.ipynb", "estimators", 'estimators = ["dummy"]')
+    append_to_yours(project / "nbs" / "08_evaluate.ipynb", "BEHAVIOURS", "del BEHAVIOURS\ndeclared_groups = lambda: None")
+    runs = len(list(lived.workspace.glob("runs/*")))
+    done = mlops("run", "train", "evaluate", project=project, **settings)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "stage train, cells that are yours: estimators must be Mapping[str, " in done.stderr
+    assert "stage evaluate, cells that are yours: declared_groups must be a function of 1 arguments" in done.stderr
+    assert len(list((tmp_path / "workspace").glob("runs/*"))) == runs
+    listed = {row["name"]: row["defined"] for row in json.loads(passed(mlops("yours", "--json", project=project)).stdout)}
+    assert (listed["estimators"], listed["QUESTION"], listed["KINDS"]) == ("own", "own", "default")
+    append_to_yours(project / "nbs" / "01_formulate.ipynb", "problem", "problem = None")
+    assert "problem must be Problem, it is NoneType None" in mlops("run", "plan", project=project, **settings).stderr
+    served = mlops("serve", "--port", free_port(), project=project, **settings)
+    assert served.returncode == 1 and "problem must be Problem, it is NoneType None" in served.stderr
 
 
 def went_back(done, stage: str, notebook: str, *words: str) -> str:

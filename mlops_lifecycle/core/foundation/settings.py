@@ -7,7 +7,7 @@ __all__ = ['UtcTime', 'CommaList', 'NEEDS', 'SECTIONS', 'FORMER', 'number', 'wor
            'ProjectSettings', 'CostSettings', 'offset_alias', 'ClockSettings', 'Source', 'PrivacySettings',
            'TrainSettings', 'EvaluateSettings', 'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings',
            'MonitorSettings', 'RunSettings', 'DriftSettings', 'Settings', 'SettingsError', 'nearest', 'explain',
-           'read_ini', 'put', 'overrides', 'find_settings', 'load_settings']
+           'read_ini', 'put', 'overrides', 'RecordedSettings', 'recorded', 'find_settings', 'load_settings']
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-imports
 import configparser
@@ -28,6 +28,8 @@ from pydantic import (
     AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator,
 )
 from pydantic_core import ErrorDetails
+
+from .section_reads import EVERYTHING, NOTES, note_read, own_read, watch_file
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-number
 def number(
@@ -350,7 +352,18 @@ class Settings(Section):
     @property
     def digest(self) -> str:
         "Twelve hexadecimal digits that change with any setting."
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+        return self._digest(set(SECTIONS))
+
+    def section_digest(self, name: str) -> str:
+        "The same for one section."
+        return self._digest({name})
+
+    def _digest(self, names: set[str]) -> str:
+        content = json.dumps(self.model_dump(mode="json", include=names), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
+    def plain(self) -> "Settings": return self  # those that note nothing, see `RecordedSettings`
 
     def _repr_markdown_(self) -> str:
         parts = {name: getattr(self, name) for name in SECTIONS if name != "source"}
@@ -433,6 +446,26 @@ def overrides(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
         found.append((".".join(section), name, value))
     return found
 
+# %% ../../../nbs/core/foundation/settings.ipynb #set-recorded
+class RecordedSettings(Settings):
+    "Settings that note each section that is read."
+    def __getattribute__(self, name: str) -> Any:  # what `Settings` have under that name
+        plain = Settings.model_construct(**object.__getattribute__(self, "__dict__"))
+        if name == "plain": return plain
+        if name in SECTIONS: note_read(name, plain.section_digest(name))
+        elif name not in ("root", "workspace_path", "__class__"): note_read(EVERYTHING)
+        return object.__getattribute__(self, name)
+
+def recorded(
+    settings: Settings,
+    path: Path,  # the file from which they were read
+) -> Settings:   # the same where no stage is run, or where the file is another than the run's
+    "The settings as the runner wants a stage to have them: noting what is read."
+    if NOTES not in os.environ or path.resolve() != Path(os.environ.get("MLOPS_SETTINGS", "")).resolve(): return settings
+    watch_file(path)
+    Path(os.environ[NOTES]).touch()  # from here on it is known that nothing was read
+    return RecordedSettings.model_construct(**vars(settings.plain))
+
 # %% ../../../nbs/core/foundation/settings.ipynb #set-find
 def find_settings(environ: Mapping[str, str] = os.environ) -> Path:
     "The settings file that `MLOPS_SETTINGS` names, else the nearest `settings.ini` from the working folder upwards."
@@ -450,13 +483,13 @@ def load_settings(
     "The project's settings; raises `SettingsError` with one line a mistake."
     path = Path(path if path is not None else find_settings(environ)).resolve()
     if path.is_dir(): path = path / "settings.ini"
-    sections, root = read_ini(path), path.parent
+    with own_read(): sections, root = read_ini(path), path.parent
     strangers = [f"section [{name}] is not known: {nearest(name, list(SECTIONS))}"
                  for name in sections if name not in SECTIONS]
     if strangers: raise SettingsError(f"{path}: " + "; ".join(strangers))
     for section, name, value in overrides(environ): put(sections, section, {name: value})
     workspace = Path(environ.get("MLOPS_WORKSPACE") or root / "workspace").resolve()
-    try: return Settings.model_validate({"root": root, "workspace_path": workspace} | sections)
+    try: return recorded(Settings.model_validate({"root": root, "workspace_path": workspace} | sections), path)
     except ValidationError as error:
         lines = [f"{path} (and MLOPS_ variables over it):"] + [explain(e) for e in error.errors()]
         raise SettingsError("\n".join(lines)) from None

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..foundation.errors import UsageError
 from ..foundation.point_in_time import moment
 from .stage_run import Edge, RunRecord, StageRecord, new_run, write_run
-from .staleness import code_of, stale
+from .staleness import code_of, sections_of, stale
 from .versions import open_workspace
+from ..foundation.section_reads import NOTES
 from ..foundation.settings import Settings
 from ..foundation.stages import STAGES, Json, Stage, covers, dependents, stage
 from ..foundation.workspace import Workspace
@@ -133,6 +134,8 @@ def require_inputs(
 class StageFailed(RuntimeError):
     "The notebook did not run to its end; its executed copy shows where."
 
+_WATCH = "__import__('mlops_lifecycle.core.foundation.section_reads').core.foundation.section_reads.watch_file()"
+
 @cache
 def engine() -> str:
     "Register the engine with papermill, on first use: importing papermill takes a second."
@@ -148,6 +151,7 @@ def engine() -> str:
             end = time.monotonic() + seconds
             client = PapermillNotebookClient(
                 nb_man, kernel_name=kernel_name, config=ipc, startup_timeout=60, log=logging.getLogger("papermill"),
+                extra_arguments=[f"--IPKernelApp.exec_lines={_WATCH}"],
                 timeout_func=lambda cell: max(1, round(end - time.monotonic())))
             try: client.execute(env=options["environment"], stderr=options["log"])
             except CellTimeoutError: mark(nb_man.nb, "TimeoutError", f"the stage ran longer than {seconds} seconds")
@@ -249,20 +253,21 @@ class StageExecutor:
                 "parameters": parameters, "settings": self.settings.digest, "code": None,
                 "inputs": {}, "outputs": {}, "verdict": {}, "edges": [], "report": None}
 
-    def environment(self, parameters: Mapping[str, Json]) -> dict[str, str]:
-        "What tells the notebook's `StageRun` where it belongs."
+    def environment(self, parameters: Mapping[str, Json], notes: Path) -> dict[str, str]:
+        "What tells the notebook's `StageRun` where it belongs, and its settings where to note what is read of them."
         settings = Path(os.environ.get("MLOPS_SETTINGS") or Path(self.settings.root) / "settings.ini").resolve()
-        return {"MLOPS_RUN": self.run, "MLOPS_PARAMETERS": json.dumps(parameters),
+        return {"MLOPS_RUN": self.run, "MLOPS_PARAMETERS": json.dumps(parameters), NOTES: str(notes),
                 "MLOPS_WORKSPACE": str(self.workspace.root), "MLOPS_SETTINGS": str(settings)}
 
     def __call__(self, row: Stage, parameters: Mapping[str, Json]) -> StageRecord:
         "Execute a stage; its record says how that ended."
-        notebook, own = self.notebooks / f"{row.notebook}.ipynb", self.folder / row.name / "record.json"
-        began, problem = time.monotonic(), ""
-        own.unlink(missing_ok=True)
-        code, usual = code_of(notebook), declared(notebook)
+        notebook, folder = self.notebooks / f"{row.notebook}.ipynb", self.folder / row.name
+        own, notes = folder / "record.json", folder / "settings_read.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in (own, notes): left.unlink(missing_ok=True)
+        began, problem, code, usual = time.monotonic(), "", code_of(notebook), declared(notebook)
         different = {name: value for name, value in parameters.items() if value != usual[name]}
-        given, seconds = self.environment(parameters), self.settings.run.stage_timeout
+        given, seconds = self.environment(parameters, notes), self.settings.run.stage_timeout
         try: self.execute(notebook, self.folder / notebook.name, different, given, seconds)
         except StageFailed as error: problem = str(error)
         except KeyboardInterrupt:
@@ -273,8 +278,8 @@ class StageExecutor:
         elif not problem: problem = f'left no record: its run cell must open StageRun("{row.name}")'
         if problem and record["status"] != "went_back":
             record.update({"status": "failed", "words": problem, "outputs": {}})
-        edited = record["code"] not in (code, None)
-        if (problem or edited) and self.workspace.published()["passed"].get(row.name, {}).get("run") == self.run:
+        if (read := sections_of(notes, self.settings, record["settings"])) is not None: record["sections"] = read
+        if self.workspace.published()["passed"].get(row.name, {}).get("run") == self.run:
             self.workspace.publish({}, {row.name: {**record, "code": code}})
         record["seconds"], record["report"] = round(time.monotonic() - began, 3), f"runs/{self.run}/{notebook.name}"
         return record

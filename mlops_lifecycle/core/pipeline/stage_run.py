@@ -24,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..foundation.point_in_time import Availability, moment
+from ..foundation.section_reads import unwatch_files
 from ..foundation.settings import Settings, load_settings
 from ..foundation.stages import Document, GoBack, Json, Stage, card, covers, in_words, stage
 from ..foundation.workspace import Events, Version, Workspace, atomic_write, release_memory, resolve_files
@@ -53,6 +54,7 @@ class StageRecord(TypedDict):
     run: str
     parameters: Mapping[str, Json]
     settings: str                     # their digest
+    sections: NotRequired[Mapping[str, str]]  # of the settings, that were read: {name: fingerprint}; missing: all
     code: str | None                  # digest of what was executed, or "interactive"; None: the notebook left no record
     as_of: NotRequired[str]           # missing where the notebook left no record
     inputs: Mapping[str, Version]
@@ -213,8 +215,10 @@ class OutsideInputs:
     ) -> list[Path]:
         "Files from outside; their content is noted as an input."
         if not where.startswith("package:"): where = str(self.root / where)
+        found = resolve_files(where, self.root)
+        unwatch_files(found)  # the settings file among them counts by its content from here on
         self.lineage.note_outside(f"file:{where}")
-        return resolve_files(where, self.root)
+        return found
 
     def log(self) -> Path | str:  # a file, or the URL of a PostgreSQL
         "The app's log; how much it holds is noted as an input."
@@ -338,7 +342,7 @@ class Execution:
         return {"stage": self.stage.name, "notebook": notebook.name, "wheel": self.stage.wheel,
                 "status": outcome.status, "words": outcome.words, "started": self.started.isoformat(),
                 "seconds": round(time.monotonic() - self.clock, 3), "run": self.run, "parameters": self.parameters,
-                "settings": self.settings.digest, "code": code, "as_of": self.as_of.isoformat(),
+                "settings": self.settings.plain.digest, "code": code, "as_of": self.as_of.isoformat(),
                 "inputs": lineage.inputs, "outputs": lineage.outputs if outcome.status == "passed" else {},
                 "verdict": outcome.verdict, "edges": outcome.edges,
                 "report": f"runs/{self.run}/{notebook.name}" if self.joined else None}

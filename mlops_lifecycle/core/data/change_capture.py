@@ -6,8 +6,8 @@
 __all__ = ['EVENT_COLUMNS', 'LATEST_COLUMNS', 'OPS', 'NOT_SENT', 'SLOT', 'MAKE', 'PEEK', 'ADVANCE', 'is_events', 'cell_of',
            'instant', 'event', 'unreadable', 'event_table', 'values_of', 'latest', 'states', 'Batch', 'Line',
            'new_lines', 'lsn', 'position_of', 'change_of', 'batches_of', 'batches_of_lines', 'changes_of_files',
-           'client', 'secret_of', 'connect', 'events_of_wal', 'slot_of', 'copy_of', 'changes_of_slot', 'ended',
-           'acknowledge_slot', 'reachable', 'quoted']
+           'client', 'secret_of', 'connect', 'events_of_wal', 'slot_of', 'copy_of', 'slot_name', 'changes_of_slot',
+           'ended', 'acknowledge_slot', 'reachable', 'quoted']
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-imports
 import datetime
@@ -358,6 +358,14 @@ def copy_of(rows: Iterable[tuple[str]], source: Source, at: str, now: pd.Timesta
     yield _emptied(before, now)
     for row, in rows: yield event(source, object_of(row) or {}, "read", before, now)
 
+# %% ../../../nbs/core/data/change_capture.ipynb #changes-slot-name
+def slot_name(
+    source: Source,          # its section of the settings: group
+    cursor: dict[str, Any],  # of bronze: {"slot", "lsn"}, or nothing yet
+) -> str:
+    "The replication slot that a source is read through."
+    return source.group if "group" in source.model_fields_set else cursor.get("slot", source.group)
+
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-slot
 def changes_of_slot(
     name: str,
@@ -367,22 +375,23 @@ def changes_of_slot(
 ) -> Iterator[Batch]:
     "The changes that a replication slot holds, after a copy of the table the first time; the slot stays where it is."
     from sqlalchemy import text
-    engine, mine = connect(source, root), cursor if cursor.get("slot") == source.group else {}
+    engine, slot = connect(source, root), slot_name(source, cursor)
+    mine = cursor if cursor.get("slot") == slot else {}
     table = source.table if "." in source.table else f"public.{source.table}"
     with reachable(name), engine.connect() as link:
         free = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        with free: at = slot_of(lambda sql, **values: free.execute(text(sql), values).all(), source.group, mine)
+        with free: at = slot_of(lambda sql, **values: free.execute(text(sql), values).all(), slot, mine)
         if not mine:
             whole = link.execution_options(isolation_level="REPEATABLE READ", stream_results=True)
             rows = whole.execute(text(f"select row_to_json(t)::text from {quoted(table)} t"))
-            here = {"slot": source.group, "lsn": at}
+            here = {"slot": slot, "lsn": at}
             copied = copy_of(rows, source, at, pd.Timestamp.now("UTC").as_unit("us"))
             yield from batches_of(((one, here) for one in copied), here)
             link.rollback()
-        place = {"slot": source.group, "lsn": mine.get("lsn", at)}
+        place = {"slot": slot, "lsn": mine.get("lsn", at)}
         peek = link.execution_options(isolation_level="READ COMMITTED", stream_results=True)
-        rows = peek.execute(text(PEEK), {"slot": source.group, "table": table})
-        yield from batches_of(ended(events_of_wal(rows, source), place["lsn"], source.group), place)
+        rows = peek.execute(text(PEEK), {"slot": slot, "table": table})
+        yield from batches_of(ended(events_of_wal(rows, source), place["lsn"], slot), place)
     engine.dispose()
 
 def ended(events: Iterable[tuple[dict, str]], at: str, slot: str) -> Iterator[tuple[dict, dict]]:
@@ -400,7 +409,7 @@ def acknowledge_slot(
     "Let PostgreSQL forget the changes that bronze has published."
     from sqlalchemy import text
     engine = connect(source, root)
-    with reachable(source.group), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
+    with reachable(cursor["slot"]), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
         link.execute(text(ADVANCE), cursor)
     engine.dispose()
 

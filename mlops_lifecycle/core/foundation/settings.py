@@ -162,8 +162,9 @@ class Source(Section):
     table: str = words("", "table of a database", "NAME or SCHEMA.NAME", pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)?)?$")
     topic: str = words("", "topic of a stream", "name of a topic")
     group: str = words(
-        "mlops_lifecycle", "under which name the source remembers how far we are: consumer group, replication slot",
-        "lower case letters, digits and _", pattern=r"^[a-z][a-z0-9_]{0,62}$")
+        "", "under which name the source remembers how far we are: consumer group, replication slot; "
+        "the project's name where none is given",
+        "lower case letters, digits and _", pattern=r"^([a-z][a-z0-9_]{0,62})?$")
     cursor: str = words("", "column that grows with each change of a row", "a column of whole numbers or times")
     cursor_parameter: str = words(
         "", "query parameter with which an API is asked for what is new", "name of a parameter")
@@ -264,6 +265,10 @@ class ServingSettings(Section):
     retention_days: int = number(
         400, "how long predictions and reactions stay in the serving log, and longer until 02_collect has taken them",
         "days", 1, 36_500)
+    image: str = words(
+        "", "name of the container image, without a tag; the project's name where none is given",
+        "lower case letters, digits, . _ - and /, and HOST:PORT/ before it",
+        pattern=r"^([a-z0-9][a-z0-9._-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*)?$")
     contract: str = words(
         "1.0", "version of the HTTP contract, raised by hand when a change breaks clients",
         "two numbers with a point between", pattern=r"^[0-9]+\.[0-9]+$")
@@ -348,6 +353,14 @@ class Settings(Section):
     run: RunSettings = RunSettings()
     root: Path = Field(Path("."), exclude=True, repr=False)
     workspace_path: Path = Field(Path("workspace"), exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _named_groups(self) -> Self:
+        own = {"group": self.project.name.replace("-", "_")}
+        for name, source in self.source.items():
+            if not source.group:
+                self.source[name] = Source.model_construct(source.model_fields_set, **vars(source) | own)
+        return self
 
     @property
     def digest(self) -> str:

@@ -60,7 +60,6 @@ def test_killed_at_random_nothing_is_lost_and_nothing_doubled(what, tmp_path, re
 SUPPORT = ROOT / "tests" / "template" / "support"
 FULL = """
 import resource, sys
-from pathlib import Path
 from kinds import nightly
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 nightly(Path(sys.argv[1]))
@@ -146,6 +145,28 @@ def test_changes_that_are_gone_are_said_to_be_gone_and_a_new_group_begins_with_a
     assert slot.state() == slot.truth() and 5 not in slot.state()
 
 
+def test_a_slot_with_the_default_name_of_an_earlier_version_is_read_on(postgres, tmp_path):
+    """Another slot would not hold the changes since, and the server would keep its log for the old one for ever."""
+    slot, path = Slot(tmp_path, postgres, group="mlops_lifecycle"), tmp_path / "settings.ini"
+    slot.change(); slot.nightly()
+    path.write_text(path.read_text().replace("group = mlops_lifecycle\n", ""))
+    slot.change(); slot.change(); slot.nightly(); slot.nightly()
+    slot.verify()
+    made = "select slot_name from pg_replication_slots where slot_name in ('mlops_lifecycle', 'library', 'named')"
+    assert slot.rows(made) == [("mlops_lifecycle",)]
+    path.write_text(path.read_text() + "group = named\n")  # who names one begins with a copy, as before
+    slot.nightly()
+    assert slot.state() == slot.truth() and len(slot.rows(made)) == 2
+
+
+def test_a_slot_has_the_projects_name_by_default(postgres, tmp_path):
+    slot = Slot(tmp_path, postgres, group="")
+    path = tmp_path / "settings.ini"
+    path.write_text(path.read_text().replace("name = library", "name = south-library"))
+    slot.change(); slot.nightly(); slot.verify()
+    assert slot.rows("select slot_name from pg_replication_slots where slot_name = 'south_library'")
+
+
 def test_a_change_that_comes_late_never_wins_and_the_dead_stay_dead(tmp_path):
     project = Debezium(tmp_path)
     for _ in range(4): project.change(); project.nightly()
@@ -183,6 +204,16 @@ def test_a_new_workspace_reads_the_stream_from_its_beginning_whatever_was_commit
     second = Stream(tmp_path / "two", brokers, topic="again")
     second.nightly()
     pd.testing.assert_frame_equal(*[p.events.sort_values("event_id", ignore_index=True) for p in (first, second)])
+
+
+def test_a_consumer_group_has_the_projects_name_and_another_name_loses_nothing(brokers, tmp_path):
+    stream, path = Stream(tmp_path, brokers, topic="renamed"), tmp_path / "settings.ini"
+    path.write_text(path.read_text().replace("group = library", "group = mlops_lifecycle"))  # the default of an earlier version
+    stream.change(); stream.nightly()
+    path.write_text(path.read_text().replace("group = mlops_lifecycle\n", "").replace("name = library", "name = south-library"))
+    assert load_settings(tmp_path, environ={}).source["loans"].group == "south_library"
+    stream.change(); stream.nightly(); stream.verify()
+    assert sum(committed(stream).values()) == stream.sent
 
 
 def test_messages_that_are_gone_are_said_to_be_gone(brokers, tmp_path):

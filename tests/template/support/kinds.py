@@ -158,7 +158,7 @@ class Slot(PostgresTable):
     kind = "changes"
 
     def __init__(self, folder: Path, server: Postgres, group: str = "library"):
-        self.more = f"table = loans\ngroup = {group}\n"
+        self.more = f"table = loans\n{f'group = {group}' if group else ''}\n"
         super().__init__(folder, server)
         self.group, self.made = group, 0
 

@@ -9,6 +9,8 @@ import pytest
 from helpers import NOTEBOOKS, ROOT, cells, copy_project, environment, owned, tracked
 from packaging.requirements import Requirement
 
+from mlops_lifecycle.core.foundation.extras import distribution_extras
+
 TOP = {
     ".ci", ".gitattributes", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
     "README.md", "benchmarks", "deploy", "mlops_lifecycle", "nbs", "pyproject.toml", "reports", "requirements.lock",
@@ -84,7 +86,7 @@ def closure(requirement: str) -> set[str]:
 
 
 def test_the_serving_extra_is_small():
-    serving = closure("mlops_lifecycle[serve]")
+    serving = closure(f"{distribution_extras()[0]}[serve]")
     assert {"fastapi", "uvicorn", "scikit_learn", "skops"} <= serving
     assert not {name for name in serving if name in HEAVY or name.startswith("jupyter")}
 

@@ -159,7 +159,8 @@ def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # ex
             show.print(failure, style="red", markup=False)
             code = code or 1
     show.print()
-    for sentence in in_plain_words(record, runner.workspace, [s.name for s in runner.chosen]):
+    owners = runner.settings.owners.by_stage()
+    for sentence in in_plain_words(record, runner.workspace, [s.name for s in runner.chosen], owners):
         show.print(sentence, markup=False)
     every = "passed", "skipped", "went_back", "failed"
     count = {s: n for s in every if (n := sum(r["status"] == s for r in record["stages"]))}

@@ -113,12 +113,14 @@ class GoBack(Exception):
         self.stage, self.reason = stage, reason
         self.notebook = self.row(stage).notebook  # an unknown stage is refused here and not found on the map
         self.evidence, self.parameters = dict(evidence or {}), dict(parameters or {})
+        self.owner = ""  # who answers for that stage; the stage's run adds it, where the settings name somebody
         super().__init__(f"back to {stage}: {reason}")
 
     def _repr_html_(self) -> str:
-        return card("Back to", self.reason, self.evidence | self.parameters, link=self.notebook)
+        foot = f"owner: {self.owner}" if self.owner else ""
+        return card("Back to", self.reason, self.evidence | self.parameters, link=self.notebook, foot=foot)
 
-    def _render_traceback_(self) -> list[str]: return [str(self)]
+    def _render_traceback_(self) -> list[str]: return [f"{self} (owner: {self.owner})" if self.owner else str(self)]
 
 # %% ../../../nbs/core/foundation/stages.ipynb #58234c8b
 def in_words(

@@ -392,14 +392,14 @@ class Runner:
 # %% ../../../nbs/core/pipeline/runner.ipynb #2178a06a
 def status(
     settings: Settings,
-) -> list[dict[str, Any]]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after
+) -> list[dict[str, Any]]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after, owner
     "The map as it stands: `stale` says why a stage must run, `after` which stale stages it builds on."
     workspace, last, notebooks = open_workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
     runs = [json.loads(p.read_text())["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]
     tried = [s for stages in runs for s in stages if s["status"] != "skipped"]
     for record in tried + list(workspace.published()["passed"].values()):
         if record["started"] >= last.get(record["stage"], record)["started"]: last[record["stage"]] = record
-    rows, now = [], datetime.now(UTC)
+    rows, now, owners = [], datetime.now(UTC), settings.owners.by_stage()
     for row in STAGES:
         record, notebook = last.get(row.name, {}), notebooks / f"{row.notebook}.ipynb"
         reasons = stale(row, declared(notebook), settings, workspace) if notebook.exists() else ["no notebook"]
@@ -407,5 +407,5 @@ def status(
         after = [r["stage"] for r in rows if r["stale"] and row.name in dependents(r["stage"])]
         rows.append({"stage": row.name, "number": row.number, "wheel": row.wheel, "status": record.get("status"),
                      "words": record.get("words", ""), "run": record.get("run"), "started": record.get("started"),
-                     "age": age, "stale": reasons, "after": after})
+                     "age": age, "stale": reasons, "after": after, "owner": owners.get(row.name, "")})
     return rows

@@ -38,6 +38,7 @@ Edge = TypedDict("Edge", {
     "to": str,                         # an earlier stage, where it can be fixed
     "reason": str,
     "parameters": Mapping[str, Json],  # what that stage should be run with instead
+    "owner": NotRequired[str],         # who answers for that stage, where the settings name somebody
     "followed": NotRequired[str],      # by the runner: "yes", or "no: " and why
 })
 
@@ -306,8 +307,9 @@ class StageOutcome:
         "Say how the block ended."
         if isinstance(error, GoBack):
             self.status, self.words, self.verdict = "went_back", error.reason, error.evidence
-            self.edges = [{"from": self.stage, "to": error.stage, "reason": error.reason,
-                           "parameters": error.parameters}]
+            edge = Edge({"from": self.stage, "to": error.stage, "reason": error.reason, "parameters": error.parameters})
+            if error.owner: edge["owner"] = error.owner
+            self.edges = [edge]
         elif error is not None: self.status, self.words = "failed", f"{type(error).__name__}: {error}"
         elif self.status != "passed":
             self.status, self.words = "failed", "ended without a verdict: call passed(…) in the block"
@@ -399,8 +401,10 @@ class StageRun(StageAccess):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self.held:
+            if isinstance(error, GoBack):
+                error.owner = self.settings.owners.by_stage().get(error.stage, "")
+                _display(error)
             self.outcome.close(error)
-            if isinstance(error, GoBack): _display(error)
             conclude(self.execution, self.lineage, self.outcome)
             if error is None and self.outcome.status != "passed":
                 raise RuntimeError(f"{self.stage.name} {self.outcome.words}")

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 # %% ../../../nbs/core/quality/alerts.ipynb #alert-identity
 IDENTITY = ("table", "column", "figure", "period")
@@ -28,6 +28,7 @@ class Alarm(TypedDict):
     change: float
     limit: float
     stage: str      # to go back to
+    owner: NotRequired[str]  # who answers for that stage
     words: str
     also: list[str]  # what moved with it, in words
 
@@ -83,7 +84,8 @@ def send(
     "Post alarms as JSON; raises `ConnectionError` when they were not taken."
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"a webhook must begin with http:// or https://, got {url[:8]}…")
-    lines = [f"{project}: {a['words']}, since {a['period']}; back to {a['stage']}".removeprefix(": ") for a in alarms]
+    owner = lambda alarm: f" (owner: {alarm['owner']})" if alarm.get("owner") else ""
+    lines = [f"{project}: {a['words']}, since {a['period']}; back to {a['stage']}{owner(a)}".removeprefix(": ") for a in alarms]
     body = json.dumps({"text": "\n".join(lines), "alarms": alarms}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
@@ -106,8 +108,10 @@ def notify(
     run: str,
     webhook: str = "",        # "" sends nothing
     project: str = "",
+    owners: Mapping[str, str] = {},  # who answers for a stage: {stage: name or address}
 ) -> Notified:
     "Tell people of alarms, each of them once."
+    alarms = [Alarm({**a, "owner": owners[a["stage"]]}) if a.get("stage") in owners else a for a in alarms]
     at, before = datetime.now(UTC).isoformat(timespec="seconds"), known_alarms(log)
     if alarms: append(log, [{"at": at, "run": run, "alarm": a} for a in alarms])
     names, failure = [identity(a) for a in alarms], ""

@@ -233,13 +233,14 @@ def link(s: Stage) -> Markup:  # HTML
 def lead(
     s: Stage,
     record: StageRecord | None,  # of `standings`
+    owners: Mapping[str, str] = {},  # who answers for a stage: {stage: name or address}
 ) -> Markup:  # HTML without an empty line
     "What became of a stage."
-    if record is None: return render(_ROOM, "lead.html", stage=s, record=None, mark=mark(""))
+    if record is None: return render(_ROOM, "lead.html", stage=s, record=None, mark=mark(""), owners=owners)
     figures = {name: text for name, value in record["verdict"].items() if (text := figure(value))}
     back = [stage(e["to"]) for e in record.get("edges", [])]
     return render(_ROOM, "lead.html", stage=s, record=record, mark=mark(record["status"]), figures=figures, back=back,
-                  origin=origin(record))
+                  origin=origin(record), owners=owners)
 
 def origin(record: StageRecord) -> Markup:  # HTML
     "Run, clock, settings and versions of a record, as a table."
@@ -267,7 +268,10 @@ def opening(
                   counts=", ".join(f"{many[status]} {word}" for status, word in WORDS.items() if many[status]), stopped=stopped)
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-table
-def table(standing: Mapping[str, StageRecord]) -> Markup:  # HTML
+def table(
+    standing: Mapping[str, StageRecord],
+    owners: Mapping[str, str] = {},  # who answers for a stage
+) -> Markup:  # HTML
     "All stages, a line each."
     rows = []
     for s in STAGES:
@@ -275,13 +279,14 @@ def table(standing: Mapping[str, StageRecord]) -> Markup:  # HTML
         status = record.get("status", "")
         seconds = "" if status in ("", "skipped") else f"{record['seconds']:.1f}"
         rows.append((s, mark(status), seconds, record.get("words") or s.does))
-    return render(_ROOM, "stages.html", rows=rows)
+    return render(_ROOM, "stages.html", rows=rows, owners=owners)
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-landing
 def landing(
     title: str,
     workspace: Workspace,
     pages: Mapping[str, list[str]],  # {heading of the sidebar: its pages}
+    owners: Mapping[str, str] = {},  # who answers for a stage: {stage: name or address}
 ) -> str:  # Markdown
     "The first page: map, plain words, ways back, table."
     from mlops_lifecycle.core.reports.summary import outcome
@@ -294,8 +299,9 @@ def landing(
     goal = workspace.load("plan").get("objective", "") if "plan" in workspace.published()["names"] else ""
     return str(render(
         _ROOM, "landing.md", title=title, goal=goal, opening=opening(runs[-1] if runs else None), wide=wide, tall=tall,
-        summary=list(outcome(workspace)), back=[(link(stage(e["from"])), link(stage(e["to"])), e["reason"]) for e in edges],
-        table=table(standing), earlier=Markup(EARLIER),
+        summary=list(outcome(workspace, owners)), table=table(standing, owners),
+        back=[(link(stage(e["from"])), link(stage(e["to"])), e["reason"], owners.get(e["to"])) for e in edges],
+        earlier=Markup(EARLIER),
         sidebars=[Markup(_sidebar(names, heading)) for heading, names in pages.items() if names])).rstrip() + "\n"
 
 def _sidebar(pages: list[str], heading: str = "") -> str:
@@ -385,13 +391,14 @@ def write_sources(
 ) -> None:
     "Write what Sphinx builds the site from."
     standing, title = standings(workspace, history(workspace)), settings.project.title or settings.project.name
+    owners = settings.owners.by_stage()
     pages, pictures = sources(settings, workspace, standing), Path(settings.root) / "nbs" / "images"
     if pictures.is_dir(): shutil.copytree(pictures, folder / "images")
     known = {f"{page}.ipynb" for page in pages} | {f"images/{p.name}" for p in (folder / "images").glob("*")}
     for page, path in pages.items():
         s = next((s for s in STAGES if s.notebook == page), None)
         notebook = json.loads(path.read_text()) if path else {"cells": []}
-        heading = (f"{s.number:02d}", lead(s, standing.get(s.name))) if s else ("", "")
+        heading = (f"{s.number:02d}", lead(s, standing.get(s.name), owners)) if s else ("", "")
         made = page_of(notebook, page, known, *heading)
         atomic_write(folder / f"{page}.ipynb", json.dumps(made))
     core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page == "cli")}
@@ -402,7 +409,7 @@ def write_sources(
         atomic_write(folder / "_static" / "catalog.json", json.dumps(workspace.load("catalog"), indent=1) + "\n")
     if core: atomic_write(folder / "how.md", how_page({page: json.loads(path.read_text()) for page, path in core.items()}))
     sidebar = {"The life cycle": [s.notebook for s in STAGES], "More": more}
-    atomic_write(folder / "index.md", landing(title, workspace, sidebar))
+    atomic_write(folder / "index.md", landing(title, workspace, sidebar, owners))
     atomic_write(folder / "conf.py", configuration(title, settings.project.name))
     atomic_write(folder / "_static" / "report.css", report_style() + "\n")
 

@@ -20,15 +20,17 @@ from ..problem.costs import CostUnit
 def in_plain_words(
     record: RunRecord,
     workspace: Workspace,
-    chosen: Iterable[str] = (),  # names of the stages that were meant
-) -> list[str]:                  # sentences
+    chosen: Iterable[str] = (),      # names of the stages that were meant
+    owners: Mapping[str, str] = {},  # who answers for a stage: {stage: name or address}
+) -> list[str]:                      # sentences
     "How a run ended."
     sentences, ran = [], {s["stage"] for s in record["stages"]}
     for s in record["stages"]:
         copy, name = workspace.root / (s["report"] or ""), s["notebook"].removesuffix(".ipynb")
         if s["status"] == "failed":
             shown = f" Open {_near(copy)}, it shows the cell." if copy.is_file() else ""
-            sentences.append(f"{name} failed: {s['words'].rstrip('.')}.{shown}")
+            owner = f" Its owner is {owners[s['stage']]}." if s["stage"] in owners else ""
+            sentences.append(f"{name} failed: {s['words'].rstrip('.')}.{shown}{owner}")
             without = [other for other in chosen if other in cut_off(s["stage"], workspace) - ran]
             if without: sentences.append(f"What builds on it was not run: {', '.join(without)}.")
         if s["status"] == "went_back":
@@ -36,9 +38,10 @@ def in_plain_words(
             sentences.append(f"{name} goes back to {edge['to']}: {edge['reason']}.")
             sentences += [f"  {figure}: {in_words(value)}" for figure, value in s["verdict"].items()]
             sentences.append(f"Open nbs/{stage(edge['to']).notebook}.ipynb to fix it; {_near(copy)} shows the figures.")
+            if edge["to"] in owners: sentences.append(f"The owner of {edge['to']} is {owners[edge['to']]}.")
             followed = edge.get("followed", "")
             if followed.startswith("no"): sentences.append(f"The edge was not followed{followed.removeprefix('no')}.")
-    return sentences if record["status"] != "passed" else outcome(workspace)
+    return sentences if record["status"] != "passed" else outcome(workspace, owners)
 
 def _near(path: Path) -> str:
     "A path as it is shortest for people."
@@ -96,7 +99,10 @@ def of_loop(replay: Mapping[str, Any], unit: str) -> str:
             f" {worth}. Against the rule it {saves(rule)}.")
 
 # %% ../../../nbs/core/reports/summary.ipynb #6ad60bb3
-def outcome(workspace: Workspace) -> list[str]:
+def outcome(
+    workspace: Workspace,
+    owners: Mapping[str, str] = {},  # who answers for a stage: {stage: name or address}
+) -> list[str]:                      # sentences
     "What the documents say of rule, model, canary, monitor and loop."
     names = workspace.published()["names"]
     found = {n: workspace.load(n) for n in
@@ -106,6 +112,9 @@ def outcome(workspace: Workspace) -> list[str]:
     if "release" in found:
         ids = filter(None, (found["release"].get("rule"), found["release"].get("model")))
         sentences.append("Released: " + " and ".join(ids) + ".")
+        if waits := found["release"].get("pending"):
+            sentences.append(f"{waits} waits for the approval of {owners.get('release', 'a person')}: "
+                        "mlops run release -p approved_by=NAME.")
     if "operation" in found: sentences.append(of_canary(found["operation"], unit))
     serves = (found.get("operation") or found.get("deployment", {})).get("stable")
     if serves: sentences.append(f"Now {serves} serves.")

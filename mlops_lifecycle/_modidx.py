@@ -2754,6 +2754,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mlops_lifecycle.curate.questions': ('curate.html#questions', 'mlops_lifecycle/curate.py')},
             'mlops_lifecycle.deploy': { 'mlops_lifecycle.deploy.check_release': ('deploy.html#check_release', 'mlops_lifecycle/deploy.py'),
                                         'mlops_lifecycle.deploy.deploy': ('deploy.html#deploy', 'mlops_lifecycle/deploy.py'),
+                                        'mlops_lifecycle.deploy.load_error': ('deploy.html#load_error', 'mlops_lifecycle/deploy.py'),
                                         'mlops_lifecycle.deploy.put_online': ('deploy.html#put_online', 'mlops_lifecycle/deploy.py'),
                                         'mlops_lifecycle.deploy.slots': ('deploy.html#slots', 'mlops_lifecycle/deploy.py'),
                                         'mlops_lifecycle.deploy.smoke_check': ('deploy.html#smoke_check', 'mlops_lifecycle/deploy.py')},

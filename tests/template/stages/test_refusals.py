@@ -2,11 +2,14 @@
 import json
 
 import pytest
-from helpers import copy_project, directives, free_port, last_run, mlops, passed, yours_name
+from fastapi.testclient import TestClient
+from helpers import ROOT, copy_project, directives, free_port, last_run, mlops, passed, yours_name
 
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release
+from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.serving import create_app
 
 REFUSED = {
     "a stage": (["run", "lend"], {}, ['unknown stage "lend"', "plan, formulate, collect"]),
@@ -151,3 +154,20 @@ def test_ops_a_canary_that_costs_more_is_rolled_back(lived, tmp_path):
     went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "significantly more")
     served = log.deployment.get(); log.close()
     assert (served["stable"], served["canary"], served["share"]) == (good.id, None, 0)
+
+
+def test_ops_a_stable_release_that_cannot_be_loaded_gives_way_to_the_rule(lived, tmp_path):
+    """One of an older workspace, trained on features that the package no longer has: the app would not become ready."""
+    settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
+    released, log = workspace.load("release"), ServingLog(workspace.serving_db)
+    good = Release.load(workspace.releases / released["model"])
+    older = good.manifest | {"features": good.manifest["features"] | {"source": "0123456789ab"}}
+    old = write_release(workspace.releases, older, {}, (good.folder / "model.skops").read_bytes())
+    log.deployment.set(stable=old.name, canary=None, share=0.0)
+    said = " ".join(passed(mlops("run", "deploy", "--force", **settings)).stdout.split())
+    assert f"{released['rule']} serves" in said
+    assert f"{old.name} cannot be loaded: {old.name} was trained on features 0123456789ab" in said
+    served = log.deployment.get(); log.close()
+    assert (served["stable"], served["canary"]) == (released["rule"], released["model"])
+    app = create_app(load_settings(ROOT, environ={name: str(value) for name, value in settings.items()}), workspace)
+    with TestClient(app, base_url="http://127.0.0.1") as client: assert client.get("/v2/health/ready").json() == {"ready": True}

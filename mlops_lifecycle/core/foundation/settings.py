@@ -29,7 +29,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from .section_reads import EVERYTHING, NOTES, note_read, own_read, watch_file
+from .section_reads import EVERYTHING, NOTES, note_read
 from .stages import STAGES
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-number
@@ -513,7 +513,6 @@ def recorded(
 ) -> Settings:   # the same where no stage is run, or where the file is another than the run's
     "The settings as the runner wants a stage to have them: noting what is read."
     if NOTES not in os.environ or path.resolve() != Path(os.environ.get("MLOPS_SETTINGS", "")).resolve(): return settings
-    watch_file(path)
     Path(os.environ[NOTES]).touch()  # from here on it is known that nothing was read
     return RecordedSettings.model_construct(**vars(settings.plain))
 
@@ -534,7 +533,7 @@ def load_settings(
     "The project's settings; raises `SettingsError` with one line a mistake."
     path = Path(path if path is not None else find_settings(environ)).resolve()
     if path.is_dir(): path = path / "settings.ini"
-    with own_read(): sections, root = read_ini(path), path.parent
+    sections, root = read_ini(path), path.parent
     strangers = [f"section [{name}] is not known: {nearest(name, list(SECTIONS))}"
                  for name in sections if name not in SECTIONS]
     if strangers: raise SettingsError(f"{path}: " + "; ".join(strangers))

@@ -134,8 +134,6 @@ def require_inputs(
 class StageFailed(RuntimeError):
     "The notebook did not run to its end; its executed copy shows where."
 
-_WATCH = "__import__('mlops_lifecycle.core.foundation.section_reads').core.foundation.section_reads.watch_file()"
-
 @cache
 def engine() -> str:
     "Register the engine with papermill, on first use: importing papermill takes a second."
@@ -151,7 +149,6 @@ def engine() -> str:
             end = time.monotonic() + seconds
             client = PapermillNotebookClient(
                 nb_man, kernel_name=kernel_name, config=ipc, startup_timeout=60, log=logging.getLogger("papermill"),
-                extra_arguments=[f"--IPKernelApp.exec_lines={_WATCH}"],
                 timeout_func=lambda cell: max(1, round(end - time.monotonic())))
             try: client.execute(env=options["environment"], stderr=options["log"])
             except CellTimeoutError: mark(nb_man.nb, "TimeoutError", f"the stage ran longer than {seconds} seconds")

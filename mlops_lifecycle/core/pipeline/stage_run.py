@@ -24,7 +24,6 @@ import pandas as pd
 import pyarrow as pa
 
 from ..foundation.point_in_time import Availability, moment
-from ..foundation.section_reads import unwatch_files
 from ..foundation.settings import Settings, load_settings
 from ..foundation.stages import Document, GoBack, Json, Stage, card, covers, in_words, stage
 from ..foundation.workspace import Events, Version, Workspace, atomic_write, release_memory, resolve_files
@@ -217,7 +216,6 @@ class OutsideInputs:
         "Files from outside; their content is noted as an input."
         if not where.startswith("package:"): where = str(self.root / where)
         found = resolve_files(where, self.root)
-        unwatch_files(found)  # the settings file among them counts by its content from here on
         self.lineage.note_outside(f"file:{where}")
         return found
 

@@ -1,7 +1,8 @@
 """How long the life cycle takes, and what it is worth: `make bench`, or `python benchmarks/lifecycle.py [rounds]`.
 
-Each round runs `mlops run` twice in an empty workspace of its own: first everything, then what changed since, beside
-`python -c pass` in the same interpreter, so that a slow machine shows in both. The median over the rounds counts.
+Each round runs `mlops run` twice in an empty workspace of its own, first everything, then what changed since, and then
+`mlops try` once on what they left. `python -c pass` in the same interpreter stands beside, so that a slow machine shows
+in both. The median over the rounds counts.
 Prints one JSON line a figure, and a table for people on standard error.
 """
 import json
@@ -29,13 +30,14 @@ def seconds(command: list[str], **environment: str) -> float:
 def one_round() -> dict[str, float]:
     """Figures of one round, each under its name."""
     with tempfile.TemporaryDirectory() as folder:
-        mlops = [sys.executable, "-m", "mlops_lifecycle.cli"]
+        mlops = [sys.executable, "-c", "from mlops_lifecycle.cli import app; app()"]
         here = {"MLOPS_WORKSPACE": f"{folder}/workspace", "MLOPS_REPORTS": f"{folder}/reports"}
         figures = {
             "python -c pass": seconds([sys.executable, "-c", "pass"]),
             "mlops --help": seconds([*mlops, "--help"]),
             "mlops run, empty workspace": seconds([*mlops, "run"], **here),
             "mlops run, again": seconds([*mlops, "run"], **here),
+            "mlops try": seconds([*mlops, "try"], **here),
         }
         newest = sorted(Path(folder, "workspace", "runs").glob("*/run.json"))[0]
         documents = Path(folder, "workspace", "documents")
@@ -48,7 +50,7 @@ def one_round() -> dict[str, float]:
         }
 
 
-GOALS = {"mlops run, empty workspace": 240, "mlops --help": 1}
+GOALS = {"mlops run, empty workspace": 240, "mlops --help": 1, "mlops try": 30}
 
 
 def main(rounds: int) -> None:

@@ -354,7 +354,8 @@ def sources(
         found[s.notebook] = next((path for path in choice if path.exists()), None)
     if (nbs / "index.ipynb").exists(): found["about"] = nbs / "index.ipynb"
     machinery = [path for path in sorted((nbs / "core").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
-    return found | {path.relative_to(nbs).with_suffix("").as_posix(): path for path in [*machinery, nbs / "cli.ipynb"]
+    tops = [nbs / "cli.ipynb", nbs / "try_edit.ipynb"]
+    return found | {path.relative_to(nbs).with_suffix("").as_posix(): path for path in [*machinery, *tops]
                     if path.exists()}
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-how
@@ -401,7 +402,7 @@ def write_sources(
         heading = (f"{s.number:02d}", lead(s, standing.get(s.name), owners)) if s else ("", "")
         made = page_of(notebook, page, known, *heading)
         atomic_write(folder / f"{page}.ipynb", json.dumps(made))
-    core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page == "cli")}
+    core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in ("cli", "try_edit"))}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
     more += ["how"] * bool(core)
     if "catalog" in more:

@@ -137,6 +137,9 @@ def test_an_amount_goes_through_all_stages(tmp_path):
     assert "decided in all" in passed(mlops("score", project / "asked.csv", scored, project=project)).stdout
     told = pd.read_csv(scored)
     np.testing.assert_allclose(told.decision, told.score + told.threshold)
+    first, again = (json.loads(passed(mlops("try", "--json", project=project)).stdout) for _ in range(2))
+    assert first["gain"]["low"] > 0 and "hours a patient" in first["words"]
+    assert [again["gain"][figure] for figure in ("saves", "low", "high")] == [0, 0, 0]
 
 
 def test_what_holds_of_any_project_holds_of_another_problem(tmp_path):

@@ -1,0 +1,175 @@
+"""Bytes on the wire, as no client library sends them: who asks is decided by the header block, and limits hold."""
+import json
+import random
+import socket
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from test_http import settings, trial
+from under_load import Server
+
+from mlops_lifecycle.core.problem.definition import example_of
+from mlops_lifecycle.core.serving.server import PatientProtocol, served
+from mlops_lifecycle.formulate import problem
+from mlops_lifecycle.serving import create_app
+
+BODY = json.dumps(example_of(problem.Request)).encode()
+LIMIT, MOST = PatientProtocol.HEADER, 300 * 2**20  # bytes beside a body; bytes of memory that a worker may have
+
+
+def request(method: bytes = b"POST", path: bytes = b"/v1/predict", body: bytes = BODY, *headers: bytes) -> bytes:
+    """A plain request."""
+    given = headers or (b"host: 127.0.0.1", b"content-type: application/json")
+    lines = [method + b" " + path + b" HTTP/1.1", *given, b"content-length: %d" % len(body)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def chunked(path: bytes, body: bytes, *trailers: bytes, host: bytes = b"127.0.0.1", extension: bytes = b"") -> bytes:
+    """A request whose body comes as one chunk, with trailers behind it."""
+    head = [b"POST " + path + b" HTTP/1.1", b"host: " + host, b"content-type: application/json", b"transfer-encoding: chunked"]
+    chunk = b"%x%s\r\n%s\r\n0\r\n" % (len(body), extension, body)
+    return b"\r\n".join(head) + b"\r\n\r\n" + chunk + b"".join(line + b"\r\n" for line in trailers) + b"\r\n"
+
+
+@contextmanager
+def wire(port: int, patience: float = 20.0):
+    """A connection of its own."""
+    with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection: yield connection
+
+
+def answers(connection: socket.socket) -> list[int]:
+    """The status of each answer until the server closes."""
+    found = b""
+    try:
+        while piece := connection.recv(65_536): found += piece
+    except ConnectionResetError: pass  # it closed while we were still sending
+    return [int(part[:3]) for part in found.split(b"HTTP/1.1 ")[1:]]
+
+
+def sent(port: int, content: bytes, size: int = 1 << 16) -> list[int]:
+    """What comes back for bytes that are sent in pieces of a size."""
+    with wire(port) as connection:
+        try:
+            for start in range(0, len(content), size): connection.sendall(content[start:start + size])
+            connection.shutdown(socket.SHUT_WR)
+        except OSError: pass  # it has closed
+        return answers(connection)
+
+
+CLOSE = b"GET /v2/health/live HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+    with served(create_app(settings(), trial(tmp_path_factory.mktemp("wire")))) as (port, _): yield port
+
+
+def test_the_header_block_alone_says_who_asks(port):
+    """The admin's route is closed to another host's name, whatever comes behind the header."""
+    deploy = json.dumps({"release": f"rule-{problem.rule.version}"}).encode()
+    assert sent(port, chunked(b"/v1/admin/deploy", deploy, host=b"evil.example") + CLOSE)[0] == 401
+    assert sent(port, chunked(b"/v1/admin/deploy", deploy, b"content-length: 5", host=b"evil.example"))[0] in (400, 401)
+    for trailer in (b"host: 127.0.0.1", b"authorization: Bearer x", b"x-forwarded-for: 127.0.0.1"):
+        assert sent(port, chunked(b"/v1/admin/deploy", deploy, trailer, host=b"evil.example") + CLOSE)[0] == 401, trailer
+    assert sent(port, chunked(b"/v1/predict", BODY, b"content-type: text/plain", b"x-checksum: 1") + CLOSE) == [200, 200]
+
+
+@pytest.mark.parametrize("header", [b"host", b"authorization", b"content-type", b"origin"])
+def test_a_header_that_may_come_once_and_comes_twice_is_refused(port, header):
+    twice = request(b"POST", b"/v1/predict", BODY, b"host: 127.0.0.1", b"content-type: application/json",
+                    header + b": a", header.upper() + b": b")
+    assert sent(port, twice) == [400]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000, 1 << 16])
+def test_limits_hold_whatever_size_the_reads_have(port, size):
+    def padded(n): return request(b"GET", b"/v2/health/live", b"", b"host: 127.0.0.1", b"x-padding: " + b"a" * n, b"connection: close")
+    assert sent(port, padded(LIMIT - 2_000), size) == [200] and sent(port, padded(LIMIT + 5_000), size) == [431]
+    many = [b"x-%d: %s" % (i, b"b" * 40) for i in range((LIMIT + 5_000) // 48)]
+    assert sent(port, request(b"GET", b"/v2/health/live", b"", b"host: 127.0.0.1", *many), size) == [431]
+    assert sent(port, chunked(b"/v1/predict", BODY, *many), size)[-1:] in ([431], [])
+    assert sent(port, chunked(b"/v1/predict", BODY, extension=b";" + b"e" * (LIMIT + 5_000)), size)[-1:] in ([431], [])
+
+
+def test_many_requests_in_one_read_are_all_answered(port):
+    """No request is counted with its neighbours, and none is lost to the next one's header."""
+    assert sent(port, request() * 200 + CLOSE) == [200] * 201
+    too_long = b"GET / HTTP/1.1\r\nx: " + b"a" * (LIMIT + 5_000)
+    assert sent(port, request() * 3 + too_long) == [200, 200, 200, 431]
+    assert sent(port, request() * 3 + b"\x16\x03\x01 hello\r\n\r\n") == [200, 200, 200, 400]
+    assert sent(port, request() * 3 + request(b"POST", b"/v1/predict", BODY, b"host: a", b"host: b")) == [200, 200, 200, 400]
+
+
+def test_small_chunks_are_a_body_and_no_header(port):
+    pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY * 1)
+    spaces = b"".join(b"1\r\n \r\n" for _ in range(30_000))
+    head = b"POST /v1/predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert sent(port, head + spaces + pieces + b"0\r\n\r\n" + CLOSE) == [200, 200]
+
+
+PARTS = [
+    b"GET ", b"POST ", b"HEAD ", b"/v1/predict", b"/v1/admin/promote", b"/metrics", b"/v2/health/live", b" HTTP/1.1\r\n",
+    b" HTTP/1.0\r\n", b"host: 127.0.0.1\r\n", b"host: evil.example\r\n", b"content-type: application/json\r\n",
+    b"content-length: 5\r\n", b"content-length: 99999999999\r\n", b"content-length: -1\r\n", b"transfer-encoding: chunked\r\n",
+    b"transfer-encoding: gzip, chunked\r\n", b"expect: 100-continue\r\n", b"connection: upgrade\r\nupgrade: h2c\r\n",
+    b"connection: close\r\n", b"upgrade: websocket\r\n", b"\r\n", b"\r\n\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"ffffffff\r\n",
+    b"0;x=" + b"y" * 500 + b"\r\n", b"{}", BODY, b"\x00", b"\xff\xfe", b"a" * 3_000, b": ", b"\n"]
+
+
+def fuzzed(draw: random.Random) -> bytes:
+    """Something between a request and noise."""
+    if draw.random() < 0.4: return b"".join(draw.choices(PARTS, k=draw.randint(1, 14)))
+    content = bytearray(draw.choice([request(), chunked(b"/v1/predict", BODY, b"host: 127.0.0.1"), request() * 3, CLOSE]))
+    for _ in range(draw.randint(1, 6)):
+        at = draw.randrange(len(content) + 1)
+        how = draw.random()
+        if how < 0.4: content[at:at] = draw.choice(PARTS)
+        elif how < 0.7: del content[at:at + draw.randint(1, 40)]
+        else: content[at:at + 1] = bytes([draw.randrange(256)])
+    return bytes(content)
+
+
+def fuzz(seconds: float, seed: int, port: int, process: psutil.Process) -> dict[str, int]:
+    """Send seeded noise for a while: every connection is answered or closed, nobody gets in, and a good request is served."""
+    draw, end, counts = random.Random(seed), time.monotonic() + seconds, {"connections": 0, "answers": 0, "good": 0}
+    while time.monotonic() < end:
+        content = b"".join(fuzzed(draw) for _ in range(draw.randint(1, 3)))
+        started = time.monotonic()
+        found = sent(port, content, draw.choice([1 << 16, 1 << 16, 50, 3]) if len(content) < 5_000 else 1 << 16)
+        took = time.monotonic() - started
+        assert took < PatientProtocol.PATIENCE + 3, f"{took:.0f} s for {content!r}"
+        assert not {status for status in found if status >= 500}, f"{found} for {content!r}"
+        counts["connections"] += 1; counts["answers"] += len(found)
+        if counts["connections"] % 20 == 0:
+            assert sent(port, request() + CLOSE) == [200, 200]
+            counts["good"] += 1
+            assert process.memory_info().rss < MOST, f"{process.memory_info().rss:,} bytes after {counts}"
+    return counts
+
+
+def test_noise_on_the_wire_is_answered_or_closed_and_the_next_request_is_served(tmp_path):
+    """For a minute; `python tests/template/http/test_wire.py 3600` takes an hour, with another seed."""
+    workspace = trial(tmp_path)
+    server = Server(workspace.root)
+    try:
+        counts = fuzz(60, 0, server.port, psutil.Process(server.process.pid))
+        assert counts["connections"] > 100 and counts["good"] > 4
+        with wire(server.port) as flood:  # trailers without an end
+            flood.sendall(chunked(b"/v1/predict", BODY)[:-2])
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                for number in range(4_000): flood.sendall(b"x-%d: %s\r\n" % (number, b"t" * 8_000))
+        assert psutil.Process(server.process.pid).memory_info().rss < MOST
+        assert sent(server.port, request() + CLOSE) == [200, 200]
+    finally: server.kill()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        running = Server(trial(Path(folder)).root)
+        try: print(fuzz(float(sys.argv[1]), int(time.time()), running.port, psutil.Process(running.process.pid)))
+        finally: running.kill()

@@ -160,7 +160,9 @@ def _refused(request: HttpRequest, error: Exception) -> Response:
         wrong = [FieldError(field=shown(str(e["loc"][-1])), message=e["msg"]) for e in error.errors()]
         refusal = ApiError(422, "is wrong", errors=wrong)
     else: refusal = refusal_for(error)
-    return _formed(request.url.path, refusal)
+    answer = _formed(request.url.path, refusal)
+    answer.headers.update(getattr(error, "headers", None) or {})  # such as which methods a path allows
+    return answer
 
 def _formed(path: str, refusal: ApiError) -> Response:
     if not path.startswith("/v2/models"): return refusal.response()

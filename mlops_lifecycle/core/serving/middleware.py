@@ -301,6 +301,8 @@ class ServingMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http": return await self.app(scope, receive, send)
+        bodiless = scope["method"] == "HEAD"  # answered as GET is, without the body
+        if bodiless: scope = scope | {"method": "GET"}
         started, headers, path = time.perf_counter(), dict(scope["headers"]), scope["path"]
         scope["mlops.headers"] = headers
         names, status, answer = _names_of(headers), 0, self.quick.get((scope["method"], path))
@@ -311,6 +313,7 @@ class ServingMiddleware:
                 status, given = message["status"], message.get("headers", ())
                 own = any(name == CLOSED[0] for name, _ in given)
                 message["headers"] = [*given, *tail] if own else [*given, *tail, CLOSED]
+            elif bodiless: message = message | {"body": b""}
             await send(message)
         token = CURRENT.set(names); self.inside += 1
         try:
@@ -321,7 +324,7 @@ class ServingMiddleware:
                 status = response.status_code
                 head = [*response.raw_headers, *tail, CLOSED]
                 await send({"type": "http.response.start", "status": status, "headers": head})
-                await send({"type": "http.response.body", "body": response.body})
+                await send({"type": "http.response.body", "body": b"" if bodiless else response.body})
         except Exception as error:
             refused = self.form(path, refusal_for(error))
             if not status: await refused(scope, receive, sending)

@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from test_http import settings, trial
@@ -103,6 +104,18 @@ def test_many_requests_in_one_read_are_all_answered(port):
     assert sent(port, request() * 3 + too_long) == [200, 200, 200, 431]
     assert sent(port, request() * 3 + b"\x16\x03\x01 hello\r\n\r\n") == [200, 200, 200, 400]
     assert sent(port, request() * 3 + request(b"POST", b"/v1/predict", BODY, b"host: a", b"host: b")) == [200, 200, 200, 400]
+
+
+def test_head_works_where_get_does_and_a_wrong_method_is_told_which_are_allowed(port):
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        for path in ("/v2/health/live", "/v1/model", "/metrics", "/docs", "/"):
+            head, got = client.head(path), client.get(path)
+            assert (head.status_code, head.content) == (200, b"") and got.content
+            assert head.headers["content-type"] == got.headers["content-type"]
+        for method, path, allowed in (("DELETE", "/v1/predict", "POST"), ("HEAD", "/v1/predict", "POST"), ("POST", "/v1/model", "GET")):
+            refused = client.request(method, path)
+            assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+            assert method == "HEAD" or refused.json()["detail"][0]["message"] == "method not allowed"
 
 
 def test_small_chunks_are_a_body_and_no_header(port):

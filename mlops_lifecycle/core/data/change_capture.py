@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -301,7 +302,7 @@ def connect(
     elif url.drivername == "sqlite":
         path = Path(root) / (url.database or "")
         if not path.is_file(): raise FileNotFoundError(f'"{source.where}" names no file, looked in {root}')
-        url = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
+        url = url.set(database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"})
     return create_engine(url.set(password=secret_of(source)) if source.secret else url, **more)
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-wal

@@ -30,7 +30,7 @@ def _server_rows(url: str) -> dict[str, int]:
 def _file_rows(path: Path) -> dict[str, int]:
     "The rows of a log in a file."
     if not path.exists(): return {}
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as log:
+    with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True) as log:
         tables = {name for name, in log.execute("select name from sqlite_master where type = 'table'")}
         logged = [name for name in ("predictions", "feedback") if name in tables]
         count = lambda column, table: log.execute(f"select {column} from {table}").fetchone()[0]

@@ -110,7 +110,8 @@ def open_engine(
     checkpoints: bool = True,  # whether this process copies the write-ahead log into SQLite's file
 ) -> sa.Engine:
     "A database engine that keeps the log's promise."
-    address = sa.make_url(str(url) if "://" in str(url) else f"sqlite:///{Path(url).resolve()}")
+    named = isinstance(url, str) and "://" in url  # a path may hold any character, so it is never read as an address
+    address = sa.make_url(str(url)) if named else sa.URL.create("sqlite", database=str(Path(url).resolve()))
     if address.get_backend_name() != "sqlite":
         return sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 5})
     if address.database is None: raise ValueError(f"SQLite needs the path of a file, got {url}")

@@ -1,0 +1,25 @@
+"""A workspace may stand under any name that a file system allows: app, command line and versions find the same log."""
+import json
+
+import pytest
+from helpers import mlops, passed
+from test_http import GOOD, served, settings, trial
+
+from mlops_lifecycle.core.pipeline.versions import open_workspace
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.serving import create_app
+
+
+@pytest.mark.parametrize("name", ["a%20b", "who?", "who?mode=ro", "x#y", "two words", "ü", "50%", "a:b", "sqlite:", "it's"])
+def test_app_and_command_line_look_into_the_same_log(tmp_path, name):
+    workspace = trial(tmp_path / name)
+    with served(create_app(settings(), workspace)) as api:
+        id = api.post("/v1/predict", json=GOOD).json()["prediction_id"]
+    assert open_workspace(workspace.root).version("log:serving") == "predictions 1, feedback 0"
+    log = ServingLog(workspace.serving_db)
+    assert log.frames()[0]["id"].tolist() == [id]
+    log.close()
+    found = passed(mlops("trace", id, "--json", MLOPS_WORKSPACE=workspace.root)).stdout
+    assert json.loads(found)["prediction"]["id"] == id
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+    assert [path for path in tmp_path.rglob("serving.db*") if path.parent != workspace.root] == []

@@ -161,18 +161,17 @@ def _version_of_files(where: str, root: Path) -> Version:
     return digest([[p.name, hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #7fec1464
-class Published(Folder):
+class Published:
     "Which versions count: the one file that names them."
     def __init__(self,
-        root: Path | str,
-        versions: Mapping[str, "Callable[[Published], Version]"] | None = None,  # {kind of thing: its version}
+        folder: Folder,
+        versions: Mapping[str, Callable[[Folder], Version]],  # {kind of thing: its version}
     ):
-        super().__init__(root)
-        self.versions = dict(versions or {})
+        self.folder, self.versions, self.file = folder, dict(versions), folder.root / "published.json"
 
-    def published(self) -> dict[str, dict[str, Entry]]:  # {"names": {name: {version, …}}, "passed": {stage: its last record that passed}}
+    def now(self) -> dict[str, dict[str, Entry]]:  # {"names": {name: {version, …}}, "passed": {stage: its last record that passed}}
         "What counts now."
-        try: return json.loads((self.root / "published.json").read_text())
+        try: return json.loads(self.file.read_text())
         except FileNotFoundError: return {"names": {}, "passed": {}}
 
     def publish(self,
@@ -180,13 +179,13 @@ class Published(Folder):
         passed: Mapping[str, dict[str, Any]] | None = None,  # {stage: its record}
     ) -> None:
         "Make new versions the ones that count, all in one step."
-        now = self.published()
+        now = self.now()
         after = {"names": now["names"] | dict(names), "passed": now["passed"] | dict(passed or {})}
-        atomic_write(self.root / "published.json", json.dumps(after, indent=1) + "\n")
+        atomic_write(self.file, json.dumps(after, indent=1) + "\n")
 
-    def _entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> Entry:
         "What is published under a name; raises `KeyError` when nothing is."
-        names = self.published()["names"]
+        names = self.now()["names"]
         if name not in names:
             raise KeyError(f'"{name}" is not published; there is {", ".join(sorted(names)) or "nothing yet"}')
         return names[name]
@@ -196,10 +195,10 @@ class Published(Folder):
     ) -> Version:
         "The version of a thing that counts now; raises `KeyError` for a kind that the workspace was not given."
         kind, named, where = name.partition(":")
-        if kind == "file": return _version_of_files(where, self.root)
+        if kind == "file": return _version_of_files(where, self.folder.root)
         if kind == "live": return secrets.token_hex(6)
-        if not named: return self.published()["names"].get(name, {}).get("version")
-        if kind in self.versions: return self.versions[kind](self)
+        if not named: return self.now()["names"].get(name, {}).get("version")
+        if kind in self.versions: return self.versions[kind](self.folder)
         raise KeyError(f'"{name}" is of no kind that this workspace knows; it knows file, live'
                        f"{''.join(f', {known}' for known in self.versions)}")
 
@@ -220,14 +219,19 @@ def frame_of(
     return pd.concat([from_arrow(table if order is None else table.take(order)) for table in tables], axis=1)
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #a74b4ec0
-class Reading(Published):
-    "What is published, as it was known then."
-    def _path(self, name: str) -> Path: return self.root / "lake" / name.replace(".", "/")
+class Lake:
+    "Where the versions of the tables stand."
+    def __init__(self, root: Path): self.root = root / "lake"  # root: of the workspace
+    def path(self, name: str) -> Path: return self.root / name.replace(".", "/")
 
-    def _lake(self, name: str, version: int) -> "Dataset":
+    def table(self, name: str, version: int) -> "Dataset":
         "A version of a table, as an Arrow dataset."
         from deltalake import DeltaTable
-        return DeltaTable(self._path(name), version=version).to_pyarrow_dataset()
+        return DeltaTable(self.path(name), version=version).to_pyarrow_dataset()
+
+class Reading:
+    "What is published, as it was known then."
+    def __init__(self, published: Published, lake: Lake): self.published, self.lake = published, lake
 
     def read(self,
         name: str,                                # a table: "silver.loans"
@@ -235,19 +239,20 @@ class Reading(Published):
         version: int | None = None,               # another version than the published one
     ) -> pd.DataFrame:
         "A table's published version; raises `KeyError` when there is none."
-        entry = self._entry(name)
-        frame = frame_of(self._lake(name, entry["version"] if version is None else version))
+        entry = self.published.entry(name)
+        frame = frame_of(self.lake.table(name, entry["version"] if version is None else version))
         return frame if as_of is None else known(frame, as_of, entry["gates"])
 
     def load(self,
         name: str,  # a document: "plan"
     ) -> dict[str, Any]:
         "A document's published version; raises `KeyError` when there is none."
-        return json.loads((self.root / "documents" / name / f"{self._entry(name)['version']}.json").read_text())
+        file = self.published.folder.root / "documents" / name / f"{self.published.entry(name)['version']}.json"
+        return json.loads(file.read_text())
 
     def head(self, name: str) -> pd.DataFrame:  # no rows
         "A table's published columns and their types, without its rows."
-        schema = self._lake(name, self._entry(name)["version"]).schema
+        schema = self.lake.table(name, self.published.entry(name)["version"]).schema
         shown = [column for column in schema.names if not column.startswith("_")]
         return from_arrow(schema.empty_table().select(shown))
 
@@ -303,16 +308,18 @@ def chunks(
     return stretch
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #ws-columns-once
-class ReadingInParts(Reading):
+class ReadingInParts:
     "Some columns of a table, or some of its rows; of a version that is not published yet too."
+    def __init__(self, published: Published, lake: Lake): self.published, self.lake = published, lake
+
     def reader(self,
         name: str,                                # a table: "silver.loans"
         as_of: pd.Timestamp | str | None = None,  # now, for the table's gates; None reads all of it
         entry: Entry | None = None,               # of `store`: a version that is not published yet
     ) -> ColumnReader:
         "What reads a table's published version, some columns at a time."
-        entry = entry or self._entry(name)
-        return column_reader(self._lake(name, entry["version"]), entry.get("gates", {}), as_of)
+        entry = entry or self.published.entry(name)
+        return column_reader(self.lake.table(name, entry["version"]), entry.get("gates", {}), as_of)
 
     def read_columns(self,
         name: str, columns: list[str],            # of the table
@@ -328,7 +335,7 @@ class ReadingInParts(Reading):
         entry: Entry | None = None,  # of `store`: a version that is not published yet
     ) -> Stretch:
         "What reads a table stretch by stretch."
-        return chunks(self._path(name), (entry or self._entry(name))["version"], time)
+        return chunks(self.lake.path(name), (entry or self.published.entry(name))["version"], time)
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #ws-give-back
 def release_memory() -> None:
@@ -379,8 +386,10 @@ def store_parts(
     return seen | {"version": before["version"] if same else DeltaTable(path).version()}
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #81bb2c45
-class Storing(ReadingInParts):
+class Storing:
     "New versions that nobody sees yet."
+    def __init__(self, published: Published, lake: Lake): self.published, self.lake = published, lake
+
     def store(self,
         name: str,  # "silver.loans" for a table, "plan" for a document
         content: pd.DataFrame | Iterator[pd.DataFrame] | dict[str, Any],  # a table larger than memory comes as an iterator of its parts
@@ -388,14 +397,14 @@ class Storing(ReadingInParts):
         schema: "pa.Schema | None" = None,    # of a table: the Arrow schema it must have, with comments; None takes what comes
     ) -> Entry:                               # the entry for `publish`: version, and what a reader needs
         "Write a new version that nobody sees yet."
-        before = self.published()["names"].get(name, {})
+        before = self.published.now()["names"].get(name, {})
         if isinstance(content, dict):
             version = digest(content)
             text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-            atomic_write(self.root / "documents" / name / f"{version}.json", text)
+            atomic_write(self.published.folder.root / "documents" / name / f"{version}.json", text)
             return {"version": version}
         from deltalake import DeltaTable, write_deltalake
-        path = self._path(name)
+        path = self.lake.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not isinstance(content, pd.DataFrame): return {"gates": availability or {}} | store_parts(path, content, before)
         table = to_arrow(content)
@@ -412,9 +421,9 @@ class Storing(ReadingInParts):
     ) -> Entry:                      # the entry for `publish`
         "Add rows to a table; nobody sees them yet."
         from deltalake import DeltaTable, write_deltalake
-        before = self.published()["names"].get(name)
+        before = self.published.now()["names"].get(name)
         if before is None: return self.store(name, rows, availability)
-        path, table = self._path(name), to_arrow(rows)
+        path, table = self.lake.path(name), to_arrow(rows)
         if (lake := DeltaTable(path)).version() != before["version"]: lake.restore(before["version"])
         write_deltalake(path, table, mode="append", schema_mode="merge")
         return {"digest": digest([before["digest"], digest(table)]), "rows": before["rows"] + len(rows),
@@ -460,6 +469,23 @@ def _ids_between(path: Path, low: int, high: int) -> list[str]:
     where = (pc.field("position") >= int(low)) & (pc.field("position") <= int(high))
     return DeltaTable(path).to_pyarrow_dataset().to_table(columns=["event_id"], filter=where)["event_id"].to_pylist()
 
+# %% ../../../nbs/core/foundation/workspace.ipynb #ws-event-storing
+class EventStoring:
+    "New events of a source, each stored once; nobody sees them yet."
+    def __init__(self, published: Published, lake: Lake): self.published, self.lake = published, lake
+
+    def append_events(self,
+        name: str,                   # a table with the columns `event_id` and `position`
+        batches: Iterator[Events],
+        availability: Availability | None = None,
+    ) -> Entry:                      # the entry for `publish`, with the last cursor
+        "Append what is new of the batches; nobody sees it yet."
+        path = self.lake.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entry = self.published.now()["names"].get(name, {})
+        if "cursor" not in entry: entry = {}  # it was written whole, or never
+        return add_events(path, batches, entry | {"gates": availability or {}})
+
 # %% ../../../nbs/core/foundation/workspace.ipynb #623dcc75
 class Pseudonyms:
     "A keyed pseudonym for each value; the key is made when it is first needed."
@@ -495,25 +521,19 @@ def _key_in(path: Path) -> bytes:
     return path.read_bytes()
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #ws-workspace
-class Workspace(Storing):
+class Workspace(Folder):
     "The state of a project under one folder; nothing is made until something is written."
     def __init__(self,
         root: Path | str,  # the folder, usually `settings.workspace_path`
-        versions: Mapping[str, Callable[[Published], Version]] | None = None,  # {kind of thing: its version}
+        versions: Mapping[str, Callable[[Folder], Version]] | None = None,  # {kind of thing: its version}
     ):
-        super().__init__(root, versions)
+        super().__init__(root)
+        names, lake = Published(self, versions or {}), Lake(self.root)
+        whole, parts, new = Reading(names, lake), ReadingInParts(names, lake), Storing(names, lake)
+        self.published, self.publish, self.version = names.now, names.publish, names.version
+        self.read, self.load, self.head = whole.read, whole.load, whole.head
+        self.reader, self.read_columns, self.between = parts.reader, parts.read_columns, parts.between
+        self.store, self.append, self.append_events = new.store, new.append, EventStoring(names, lake).append_events
         self.pseudonyms = Pseudonyms(self.root / "pseudonym.key")
 
     def __repr__(self) -> str: return f"Workspace({self.root.name}: {len(self.published()['names'])} names published)"
-
-    def append_events(self,
-        name: str,                   # a table with the columns `event_id` and `position`
-        batches: Iterator[Events],
-        availability: Availability | None = None,
-    ) -> Entry:                      # the entry for `publish`, with the last cursor
-        "Append what is new of the batches; nobody sees it yet."
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        entry = self.published()["names"].get(name, {})
-        if "cursor" not in entry: entry = {}  # it was written whole, or never
-        return add_events(path, batches, entry | {"gates": availability or {}})

@@ -302,7 +302,7 @@ class ServingMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http": return await self.app(scope, receive, send)
         bodiless = scope["method"] == "HEAD"  # answered as GET is, without the body
-        if bodiless: scope = scope | {"method": "GET"}
+        if bodiless: scope = {**scope, "method": "GET"}
         started, headers, path = time.perf_counter(), dict(scope["headers"]), scope["path"]
         scope["mlops.headers"] = headers
         names, status, answer = _names_of(headers), 0, self.quick.get((scope["method"], path))
@@ -313,7 +313,7 @@ class ServingMiddleware:
                 status, given = message["status"], message.get("headers", ())
                 own = any(name == CLOSED[0] for name, _ in given)
                 message["headers"] = [*given, *tail] if own else [*given, *tail, CLOSED]
-            elif bodiless: message = message | {"body": b""}
+            elif bodiless: message = {**message, "body": b""}
             await send(message)
         token = CURRENT.set(names); self.inside += 1
         try:

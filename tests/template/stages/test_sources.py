@@ -20,7 +20,7 @@ from mlops_lifecycle.core.data.change_capture import latest, states
 from mlops_lifecycle.core.data.readers import Column, SourceError
 from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
 from mlops_lifecycle.core.foundation.settings import load_settings
-from mlops_lifecycle.core.foundation.workspace import Workspace, resolve_files
+from mlops_lifecycle.core.foundation.workspace import Published, resolve_files
 from mlops_lifecycle.core.pipeline.versions import open_workspace
 from mlops_lifecycle.curate import curate
 
@@ -123,7 +123,7 @@ def test_the_slot_moves_only_after_bronze_is_published(postgres, tmp_path, monke
     slot.change(); slot.nightly(); slot.nightly()
     before, events = confirmed(slot), len(slot.events)
     slot.change()
-    monkeypatch.setattr(Workspace, "publish", disk_full)
+    monkeypatch.setattr(Published, "publish", disk_full)
     with pytest.raises(OSError, match="disk full"): slot.nightly()
     assert confirmed(slot) == before and len(slot.events) == events
     monkeypatch.undo()
@@ -189,7 +189,7 @@ def test_offsets_are_committed_only_after_bronze_is_published(brokers, tmp_path,
     before, events = committed(stream), len(stream.events)
     assert sum(before.values()) == events == stream.sent
     stream.change()
-    monkeypatch.setattr(Workspace, "publish", disk_full)
+    monkeypatch.setattr(Published, "publish", disk_full)
     with pytest.raises(OSError, match="disk full"): stream.nightly()
     assert committed(stream) == before and len(stream.events) == events
     monkeypatch.undo()
@@ -492,7 +492,7 @@ def test_nothing_is_forgotten_that_bronze_does_not_hold(desk):
 def test_collect_that_fails_lets_the_log_forget_nothing(desk, monkeypatch):
     desk.serve(0, 1)
     with monkeypatch.context() as broken:
-        broken.setattr(Workspace, "publish", disk_full)
+        broken.setattr(Published, "publish", disk_full)
         with pytest.raises(OSError, match="disk full"): desk.collect()
     assert desk.forget(30) == 0
     desk.collect()

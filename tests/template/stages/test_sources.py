@@ -60,6 +60,7 @@ def test_killed_at_random_nothing_is_lost_and_nothing_doubled(what, tmp_path, re
 SUPPORT = ROOT / "tests" / "template" / "support"
 FULL = """
 import resource, sys
+from pathlib import Path
 from kinds import nightly
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 nightly(Path(sys.argv[1]))

@@ -99,8 +99,8 @@ def draw_replay(
     unit: CostUnit | None = None,
 ) -> Figure:
     "Costs of the three policies, by period and in total."
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    import matplotlib.pyplot as plt  # so that a notebook shows the figure
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=(2, 1), layout="constrained")
     by_period = table.drop(index="all")
     for (name, colour), mark in zip(COLOURS.items(), "^so"):
         line = "--" if name == "with the loop" else "-"  # the line below stays visible

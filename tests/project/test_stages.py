@@ -1,4 +1,6 @@
 """A project's own stages, run as people run them: what training learned from is what the app computes."""
+import json
+
 import pytest
 from helpers import last_run, mlops, passed
 
@@ -57,3 +59,13 @@ def test_gold_holds_the_target_only_where_it_is_known(workspace):
     assert examples.key.is_unique and examples.decision_time.notna().all()
     known = examples[problem.target].notna()
     assert examples.label_known_at[known].notna().all() and (examples.label_known_at >= examples.decision_time)[known].all()
+
+
+def test_the_stages_from_features_to_evaluation_run_on_a_sample(settings):
+    """`mlops try`: each of them passes or says where it would go back to, and nothing changed gains nothing."""
+    for gained in (None, 0):
+        done = mlops("try", "--json", "--rows", 1_000, **settings)
+        assert done.returncode in (0, 2), done.stdout + done.stderr
+        tried = json.loads(done.stdout)
+        assert tried["stages"] and (done.returncode == 2) == any(ended["back_to"] for ended in tried["stages"])
+        if gained is not None and tried["gain"]: assert tried["gain"]["saves"] == tried["gain"]["low"] == tried["gain"]["high"] == gained

@@ -6,8 +6,9 @@ import pytest
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.problem.definition import example_of
 from mlops_lifecycle.core.problem.hooks import FormulateHooks, PlanHooks
+from mlops_lifecycle.core.serving.api import answer_type
 from mlops_lifecycle.core.serving.predictor import trial_workspace
-from mlops_lifecycle.serving import answer_type, contract, create_app
+from mlops_lifecycle.serving import contract, create_app
 from mlops_lifecycle.staging import artificial, check_contract, check_privacy, check_security, served
 
 PROBLEM, PLAN = FormulateHooks.of_project().problem, PlanHooks.of_project().plan.model_dump(mode="json")

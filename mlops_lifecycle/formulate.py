@@ -53,13 +53,14 @@ def three_hours_before(columns: Mapping) -> np.ndarray:  # UTC
 problem = Problem(
     name="late-arrivals", entity="flight", target="late", action="warn the passengers", unit="cost units a flight",
     Request=Request, rule=rule, key=("carrier", "flight", "origin", "scheduled_departure"), protected=("origin",),
-    decision_time=three_hours_before,
+    decision_time=three_hours_before, zone="America/New_York",
     scope=(Scope("models have only seen flights out of EWR, JFK and LGA", lambda columns: (
         (columns["origin"] == "EWR") | (columns["origin"] == "JFK") | (columns["origin"] == "LGA"))),))
 
 # %% ../nbs/01_formulate.ipynb #01-f-imports
 from collections.abc import Mapping
 
+from .core.foundation.source import source_of
 from .core.foundation.stages import GoBack
 from .core.problem.costs import Costs
 from .core.problem.definition import Problem, personal_fields
@@ -82,4 +83,5 @@ def formulate(
         "action": problem.action, "unit": problem.unit, "costs": prices, "request": problem.Request.model_json_schema(),
         "personal": list(personal_fields(problem.Request)),
         "key": list(problem.key), "protected": list(problem.protected),
+        "zone": source_of(problem.zone).strip() if callable(problem.zone) else problem.zone,
         "rule": {"name": rule.name, "version": rule.version, "threshold": rule.threshold, "sha": rule.sha}}

@@ -15,11 +15,10 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from pydantic import BaseModel
 
 from .core.quality.profiles import shares
 from .core.quality.drift import psi
-from .core.models.features import columns_of, missing_row
+from .core.models.features import columns_of, time_fields
 from .core.foundation.settings import CanarySettings, MonitorSettings, Settings
 from .core.foundation.stages import GoBack
 from .core.models.evaluation import cluster_bootstrap, interval
@@ -27,7 +26,9 @@ from .core.models.release import Release
 from .core.models.evaluation_case import savings
 from .core.problem.costs import Costs, mean_cost
 from .core.operations.canary import significantly_more
+from .core.problem.definition import Problem
 from .core.problem.plan import review_due
+from .core.problem.time_zones import wall_clocks
 
 # %% ../nbs/15_monitor.ipynb #15-m-watched-code
 def decisions_of(
@@ -46,18 +47,15 @@ def decisions_of(
 # %% ../nbs/15_monitor.ipynb #15-m-requests-code
 def request_columns(
     requests: Iterable[str],  # JSON, as the log keeps them
-    Request: type[BaseModel],  # the problem's
+    problem: Problem,
 ) -> dict[str, np.ndarray]:   # columns as features and rules take them
     "The fields of logged requests."
-    names = missing_row(Request)
-    local = [name for name in names if name.endswith("_local") and name.removesuffix("_local") in names]
-    frame = pd.DataFrame([json.loads(r) for r in requests])
-    frame = frame.reindex(columns=[name for name in names if name not in local])
-    for name in [n for n in frame if f"{n}_local" in names]:
-        clock = frame[name].str.replace(r"(Z|[+-]\d\d:\d\d)$", "", regex=True)  # local time
-        frame[f"{name}_local"] = pd.to_datetime(clock, format="ISO8601").astype("datetime64[us]")
+    frame, times = pd.DataFrame([json.loads(r) for r in requests]), time_fields(problem.Request)
+    frame = frame.reindex(columns=list(problem.Request.model_fields))
+    for name in times:
         frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
-    return columns_of(frame)
+    columns = columns_of(frame)
+    return columns | wall_clocks(columns, times, problem.zone)
 
 # %% ../nbs/15_monitor.ipynb #15-m-alarm-code
 # the most urgent first, and the stage that does it

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import timedelta, timezone
 from pathlib import Path
 
 import httpx
@@ -198,11 +197,9 @@ def request_of(
     def value(name: str):
         given = row[name]
         if given is None or given is pd.NaT or given != given: return None
-        if not isinstance(given, pd.Timestamp): return given.item() if isinstance(given, np.generic) else given
-        local = row[f"{name}_local"].tz_localize(None)
-        offset = timedelta(seconds=round((local - given.tz_convert("UTC").tz_localize(None)).total_seconds()))
-        return local.to_pydatetime().replace(tzinfo=timezone(offset))
-    return problem.Request.model_construct(**{name: value(name) for name in problem.Request.model_fields})
+        if isinstance(given, pd.Timestamp): return given.tz_convert("UTC").to_pydatetime()
+        return given.item() if isinstance(given, np.generic) else given
+    return problem.Request.model_construct(None, **{name: value(name) for name in problem.Request.model_fields})
 
 # %% ../nbs/11_test.ipynb #11-t-skew-code
 def check_skew(
@@ -220,7 +217,7 @@ def check_skew(
     unequal, compared, found = set(), 0, {}
     for row in examples.to_dict("records"):
         at = np.datetime64(row["decision_time"].tz_convert("UTC").tz_localize(None), "us")
-        found = features_for(features, row_of(request_of(problem, row)) | {"decision_time": at}, log.lookups, at)
+        found = features_for(features, row_of(request_of(problem, row), problem.zone) | {"decision_time": at}, log.lookups, at)
         compared += len(found)
         unequal |= {name for name, value in found.items()
                     if value != row[name] and not (pd.isna(value) and pd.isna(row[name]))}

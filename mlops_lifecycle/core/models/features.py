@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['Columns', 'Row', 'Moment', 'Find', 'identity', 'Feature', 'Lookup', 'check_lookup', 'as_of_join', 'codes_of',
-           'within_reach', 'columns_of', 'missing_row', 'row_of', 'Computation', 'RowSearch', 'FeatureSet',
-           'add_features', 'carried', 'Slices', 'checked_parts', 'Encoder']
+           'within_reach', 'columns_of', 'time_fields', 'missing_row', 'row_of', 'utc_times', 'in_utc', 'Computation',
+           'RowSearch', 'FeatureSet', 'add_features', 'carried', 'Slices', 'checked_parts', 'Encoder']
 
 # %% ../../../nbs/core/models/features.ipynb #feat-imports
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache, partial
 from operator import itemgetter
 from typing import Any, TypeAlias, get_args
@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from ..foundation.point_in_time import microseconds
 from ..foundation.source import source_of
 from ..foundation.stages import Document
+from ..problem.time_zones import Zone, offset_in
 
 # %% ../../../nbs/core/models/features.ipynb #feat-types
 Columns: TypeAlias = Mapping[str, Any]   # by name: arrays of one length, or single values
@@ -150,32 +151,55 @@ def columns_of(
 
 # %% ../../../nbs/core/models/features.ipynb #feat-row
 @lru_cache
+def time_fields(
+    model: type[BaseModel],  # a kind of request
+) -> tuple[str, ...]:
+    "The names of its fields that are times."
+    return tuple(
+        name for name, info in model.model_fields.items()
+        if datetime in (info.annotation, *get_args(info.annotation)) or "Datetime" in repr(info.annotation))
+
+@lru_cache
 def missing_row(
     model: type[BaseModel],  # a kind of request
 ) -> Row:                     # one missing value for each column that a request becomes
     "A request of which nothing is known."
-    row = {}
-    for name, info in model.model_fields.items():
-        if datetime in (info.annotation, *get_args(info.annotation)) or "Datetime" in repr(info.annotation):
-            row[name] = row[f"{name}_local"] = np.datetime64("NaT", "us")
+    row, times = {}, time_fields(model)
+    for name in model.model_fields:
+        if name in times: row[name] = row[f"{name}_local"] = np.datetime64("NaT", "us")
         else: row[name] = np.nan
     return row
+
 
 # %% ../../../nbs/core/models/features.ipynb #feat-rowof
 def row_of(
     request: BaseModel,
-) -> Row:  # one scalar a column, the times beside their local ones
-    "The fields of a request as features take them."
-    row = dict(missing_row(type(request)))
+    zone: Zone,  # of the problem
+) -> Row:  # one scalar a column, the times beside their wall clocks
+    "The fields of a request as features take them; raises `UnknownZone`."
+    row, times = dict(missing_row(type(request))), []
     for name, value in vars(request).items():
         if isinstance(value, datetime):
-            if (offset := value.utcoffset()) is None: raise TypeError(f'the time "{name}" needs an offset, got {value}')
-            row[name] = np.datetime64(at := microseconds(value), "us")
-            row[f"{name}_local"] = np.datetime64(at + offset // _MICROSECOND, "us")
+            if value.tzinfo is None: raise TypeError(f'the time "{name}" needs an offset, got {value}')
+            times.append((f"{name}_local", value, at := microseconds(value)))
+            row[name] = np.datetime64(at, "us")
         elif value is not None: row[name] = value
+    named = zone({name: row[name] for name in type(request).model_fields}) if callable(zone) else zone
+    for name, value, at in times:
+        if (offset := offset_in(value, named)) is not None: row[name] = np.datetime64(at + offset // _MICROSECOND, "us")
     return row
 
 _MICROSECOND = timedelta(microseconds=1)
+
+# %% ../../../nbs/core/models/features.ipynb #feat-utc
+def utc_times(request: BaseModel) -> dict[str, datetime]:
+    "The times of a request that are written with another offset than UTC's, in UTC."
+    return {name: value.astimezone(UTC) for name, value in vars(request).items()
+            if isinstance(value, datetime) and value.utcoffset()}
+
+def in_utc(request: BaseModel) -> BaseModel:
+    "The same request, its times written in UTC."
+    return request.model_copy(update=times) if (times := utc_times(request)) else request
 
 # %% ../../../nbs/core/models/features.ipynb #feat-taking
 def _taking(names: Sequence[str]) -> Callable[[Columns], tuple]:  # columns -> a tuple of those that are named

@@ -103,13 +103,10 @@ def requests_of(
     names: Mapping[str, Any] = MappingProxyType({}),  # pseudonym -> value, of `Remembering`
 ) -> list[bytes]:              # JSON, one a row
     "Each row as the request that a caller would send."
-    def offset(minutes): return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
     columns: dict[str, list[Any]] = {}
     for name, field in Request.model_fields.items():
-        if f"{name}_local" in rows:
-            local, utc = rows[f"{name}_local"], rows[name].dt.tz_localize(None)
-            minutes = ((local - utc).dt.total_seconds() // 60).astype("Int64")
-            columns[name] = [t.isoformat() + offset(m) if pd.notna(m) else None for t, m in zip(local, minutes)]
+        if isinstance(rows[name].dtype, pd.DatetimeTZDtype):
+            columns[name] = [t.isoformat() if pd.notna(t) else None for t in rows[name].dt.tz_convert("UTC")]
         else:
             types = (field.annotation, *get_args(field.annotation))
             kind = next((k for k in (bool, int) if k in types), lambda value: value)

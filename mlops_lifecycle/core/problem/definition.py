@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from ..foundation.source import source_of
 from .costs import CostUnit
 from .tasks import TASKS, Task
+from .time_zones import Zone, zone_info
 
 # %% ../../../nbs/core/problem/definition.ipynb #01-f-entity
 class Entity(BaseModel):
@@ -84,7 +85,7 @@ def key_text(
 # %% ../../../nbs/core/problem/definition.ipynb #01-f-problem-code
 @dataclass(frozen=True)
 class Problem:
-    "One decision about one kind of entity."
+    "One decision about one kind of entity. Wall clocks are those of `zone`, which is UTC where a project names none."
     name: str
     entity: str               # what a row is, singular: "loan"
     target: str               # column that holds what happened, 0 or 1, or an amount: "late"
@@ -98,6 +99,7 @@ class Problem:
     scope: tuple[Scope, ...] = ()    # where a model may decide
     metric: str = "cost"             # by which models are steered: "cost", or one of the kind's metrics
     kind: str = "binary"             # one of core.problem.tasks.KINDS
+    zone: Zone = "UTC"               # whose wall clock a time has: IANA name, or columns -> names
 
     @property
     def task(self) -> Task: return TASKS[self.kind]
@@ -128,6 +130,7 @@ def _fits_together(problem: Problem) -> None:
     kind, rule, name, fields = problem.kind, problem.rule, problem.Request.__name__, problem.Request.model_fields
     if kind not in TASKS: raise ValueError(f'"kind" must be one of {", ".join(TASKS)}, got {kind}')
     CostUnit.parse(problem.unit)
+    if not callable(problem.zone): zone_info(problem.zone)
     if rule.kind != kind: raise ValueError(f'the rule "{rule.name}" is of kind {rule.kind}, the problem of kind {kind}')
     for what, names in {"key": problem.key, "protected": problem.protected}.items():
         for unknown in [n for n in names if n not in fields]:

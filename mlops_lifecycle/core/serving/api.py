@@ -176,7 +176,7 @@ async def predict(request: HttpRequest, serving: _Asked) -> Response:
     clock, body = serving.identity.clock_of(request), await _sent(serving, request)
     entity, own = validated(serving.Request, body), headers_of(request).get(b"idempotency-key", b"").decode("latin-1")
     await serving.memory.current()
-    id = serving.identity.own_id(request, own) if own else serving.identity.new_id(clock, body)
+    id = serving.identity.own_id(request, own) if own else serving.identity.new_id(clock, entity)
     return as_json(await serving.predictor.predicted(entity, clock, id, bool(own)))
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-batch
@@ -188,7 +188,7 @@ async def predict_batch(request: HttpRequest, serving: _Asked) -> Response:
         raise ApiError(422, "must be a list of requests, at least one, and stand alone", "requests")
     if len(rows) > most: raise ApiError(413, f"at most {most:,} requests at a time", "requests")
     await serving.memory.current()
-    return as_json({"answers": await serving.predictor.each(rows, clock, body)})
+    return as_json({"answers": await serving.predictor.each(rows, clock)})
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-feedback-route
 @router.post("/v1/feedback", response_model=Noted, summary="Tell what came of it", tags=["what came of it"])
@@ -331,7 +331,7 @@ async def v2_infer(request: HttpRequest, serving: _Asked, name: str, version: st
     answer = partial(v2.answer_of, name, versions[0], asked=asked, amount=serving.problem.task.amount)
     answer([])                                                              # what is wanted can be given
     for row in rows: validated(serving.Request, json.dumps(row).encode())   # all or nothing
-    return as_json(answer([_whole(a) for a in await serving.predictor.each(rows, clock, body)]))
+    return as_json(answer([_whole(a) for a in await serving.predictor.each(rows, clock)]))
 
 def _whole(answer: Answer | RowError) -> Answer:
     if "detail" in answer: raise ApiError(422, answer["detail"][0]["message"], errors=answer["detail"])

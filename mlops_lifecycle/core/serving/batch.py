@@ -21,9 +21,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ..data.readers import harmless, read_file
 from ..foundation.errors import UsageError
 from ..foundation.workspace import Workspace, atomic_write, to_arrow
-from ..models.features import FeatureSet, columns_of, missing_row
+from ..models.features import FeatureSet, columns_of, time_fields
 from ..models.release import Release, same_features
 from ..problem.definition import Problem, Rule
+from ..problem.time_zones import UnknownZone, wall_clock, wall_clocks
 from .store import Ints, Key, Known, ServingLog, known_until, microseconds
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-coded
@@ -138,15 +139,25 @@ def whole_columns(
     rows, personal = len(next(iter(requests.values())).codes), problem.personal
     for name, (values, codes) in ((name, (column.values, column.codes)) for name, column in requests.items()):
         if name in personal: values = [workspace.pseudonyms(value) for value in values]
-        if f"{name}_local" in missing_row(problem.Request):
+        if name in time_fields(problem.Request):
             time = pa.array(values, pa.timestamp("us", "UTC")).to_numpy(zero_copy_only=False).astype("M8[us]")
-            ahead = np.array(["NaT" if v is None else v.utcoffset() for v in values], "m8[us]")
-            found |= {name: Coded(time, codes), f"{name}_local": Coded(time + ahead, codes)}
+            found[name] = Coded(time, codes)
         else: found[name] = Coded([np.nan if v is None else v for v in values], codes)
+    found |= _wall_clocks(found, problem)
     if not problem.decision_time:
         return found | {"decision_time": Coded(np.array([at], "M8[us]"), np.zeros(rows, int))}
     decided = problem.decision_time({name: column.array() for name, column in found.items()})
     return found | {"decision_time": Coded.of(np.asarray(decided, "M8[us]"))}
+
+def _wall_clocks(requested: Mapping[str, Coded], problem: Problem) -> dict[str, Coded]:
+    "The wall clock beside each time; of each different time where one zone holds for all rows."
+    times, zone = time_fields(problem.Request), problem.zone
+    try:
+        if not callable(zone):
+            return {f"{n}_local": Coded(wall_clock(np.asarray(requested[n].values), zone), requested[n].codes) for n in times}
+        columns = {name: column.array() for name, column in requested.items()} if times else {}
+        return {name: Coded.of(shown) for name, shown in wall_clocks(columns, times, zone).items()}
+    except UnknownZone as error: raise UsageError(str(error)) from None
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-whole
 def whole_features(

@@ -30,7 +30,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request as HttpRequest
 
 from .middleware import LOG, ServingMiddleware, FieldError, Metrics, ApiError, validated, where
-from ..models.features import FeatureSet, Row, row_of
+from ..models.features import FeatureSet, Row, in_utc, row_of, time_fields, utc_times
 from .auth import KeyRing
 from mlops_lifecycle.core.serving.store import (
     Contradiction, Database, Deployed, GroupCommit, Lookups, NotStored, Online, ServingLog, UnknownPrediction,
@@ -40,6 +40,7 @@ from ..models.release import Release, same_features, sign, signing_key, write_re
 from ..foundation.settings import Settings
 from ..foundation.workspace import Workspace
 from ..problem.definition import Entity, Problem, Rule
+from ..problem.time_zones import UnknownZone
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-arm-code
 Arm: TypeAlias = Literal["stable", "canary"]
@@ -144,11 +145,11 @@ def columns_for(
     workspace: Workspace,       # whose key makes the pseudonyms
     at: np.datetime64,          # now, UTC
 ) -> tuple[BaseModel, Row]:     # the entity behind pseudonyms, and its columns
-    "Put pseudonyms in place and name the columns, `decision_time` among them."
+    "Put pseudonyms in place, write times in UTC and name the columns, `decision_time` among them."
     clear = ((name, getattr(entity, name)) for name in problem.personal)
-    named = {name: workspace.pseudonyms(value) for name, value in clear if value is not None}
-    if named: entity = entity.model_copy(update=named)
-    row = row_of(entity)
+    changed = utc_times(entity) | {name: workspace.pseudonyms(value) for name, value in clear if value is not None}
+    if changed: entity = entity.model_copy(update=changed)
+    row = row_of(entity, problem.zone)
     row["decision_time"] = np.asarray(problem.decision_time(row) if problem.decision_time else at, _US)[()]
     return entity, row
 
@@ -254,9 +255,11 @@ class Identity:
         if clock is None: raise ApiError(422, "must be a time with an offset, such as 2024-03-01T12:00:00Z", "x-mlops-clock")
         return clock
 
-    def new_id(self, clock: datetime, body: bytes) -> str:  # 32 hexadecimal digits
+    def new_id(self, clock: datetime, entity: BaseModel, number: int = 0) -> str:  # row of a batch -> 32 hexadecimal digits
         "A prediction's id: random behind the milliseconds, so that an index grows at its end; in a replay, as asked."
-        if self.replay: return uuid5(NAMESPACE_URL, f"{self.memory.slots.generation} {clock.isoformat()} {body!r}").hex
+        if self.replay:
+            asked = f"{clock.isoformat()} {number} {in_utc(entity).model_dump_json()}"
+            return uuid5(NAMESPACE_URL, f"{self.memory.slots.generation} {asked}").hex
         return f"{int(clock.timestamp() * 1e3):012x}{os.urandom(10).hex()}"
 
     def own_id(self, request: HttpRequest, own: str) -> str:  # 32 hexadecimal digits
@@ -459,7 +462,8 @@ class Desk:
     def place(self, one: Pending) -> None:
         "Set pseudonyms, columns and the first release; raises `ApiError` outside of the scope."
         at = np.datetime64(one.clock.replace(tzinfo=None), "us")
-        one.entity, row = columns_for(self.problem, one.entity, self.workspace, at)
+        try: one.entity, row = columns_for(self.problem, one.entity, self.workspace, at)
+        except UnknownZone as error: raise ApiError(422, str(error)) from None
         if reason := self.problem.out_of_scope(row): raise ApiError(422, f"outside of what may be decided: {reason}")
         if one.slots.share: one.arm = arm_of(one.id, one.slots.share)
         release = one.slots.first(one.arm)
@@ -564,8 +568,8 @@ def _time_of(us: int) -> str: return str(np.datetime64(us, "us")) + "Z"
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-records
 class Records:
     "Stored predictions and reactions."
-    def __init__(self, memory: Memory, group: GroupCommit, replay: bool):
-        self.memory, self.group, self.replay = memory, group, replay
+    def __init__(self, memory: Memory, group: GroupCommit, replay: bool, times: Sequence[str] = ()):  # fields that are
+        self.memory, self.group, self.replay, self.times = memory, group, replay, times
 
     async def once(self, stored: Row, answer: Answer) -> Answer:
         "Store the answer unless its id was answered before; then give that answer, or a `ApiError` to another request."
@@ -575,7 +579,8 @@ class Records:
             again = stored | {"id": os.urandom(16).hex()}
             await self.group.store(again)
             return {**answer, "prediction_id": again["id"]}
-        if before["request"] != stored["request"]: raise ApiError(409, "was used for another request", "Idempotency-Key")
+        if not _same_request(before["request"], stored["request"], self.times):
+            raise ApiError(409, "was used for another request", "Idempotency-Key")
         decision = _decision_of(before | {"warnings": json.loads(before["warnings"])})
         if "interval" in answer: return {"prediction_id": before["id"], **decision, "interval": None}
         return {"prediction_id": before["id"], **decision}
@@ -603,6 +608,11 @@ class Records:
         "The reasons of the release that decided: one that serves, or from its folder."
         serves = next((r for r in self.memory.slots.asked("canary") if r.id == row["release"]), None)
         return (serves or self.memory.releases.load(row["release"])).explain(row["features"])
+
+def _same_request(before: str, now: str, times: Sequence[str]) -> bool:  # JSON; earlier versions kept a caller's offset
+    def read(text: str) -> dict[str, Any]:
+        return {name: datetime.fromisoformat(v) if v and name in times else v for name, v in json.loads(text).items()}
+    return before == now or read(before) == read(now)
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-predicted
 class Predictor:
@@ -634,12 +644,12 @@ class Predictor:
         one.seconds = time.perf_counter() - started
         self.desk.write(one, error)
 
-    async def each(self, rows: Sequence[Any], clock: datetime, body: bytes) -> list[Answer | RowError]:  # JSON values
+    async def each(self, rows: Sequence[Any], clock: datetime) -> list[Answer | RowError]:  # JSON values
         "Answer every row of a batch, in its order."
         async def one(number: int, row: Any) -> Answer | RowError:
             try:
                 entity = validated(self.Request, json.dumps(row).encode())
-                return await self.predicted(entity, clock, self.identity.new_id(clock, body + b"%d" % number))
+                return await self.predicted(entity, clock, self.identity.new_id(clock, entity, number))
             except ApiError as refusal:
                 if refusal.status == 503: raise
                 return {"detail": refusal.errors}
@@ -707,7 +717,7 @@ class Serving:
         self.decider = Decider(self.Request, self.finder, self.metrics)
         self.chain = Chain(self.decider, rule_of(problem), self.limits.decision_limit_ms, self.metrics)
         self.crowd = Crowd(Desk(problem, workspace, self.metrics), self.decider, self.log.database)
-        self.records = Records(self.memory, self.crowd.group, replay)
+        self.records = Records(self.memory, self.crowd.group, replay, time_fields(self.Request))
         self.predictor = Predictor(self.Request, self.identity, self.crowd, self.chain, self.records)
         self.upkeep = Upkeep(settings, self.memory, self.finder, self.crowd)
 

@@ -261,7 +261,7 @@ def test_in_a_crowd_everybody_gets_the_answer_to_what_was_asked(api):
     for sent, answer in zip(asked, told):
         if answer.status_code == 422: continue
         kept = api.get(f"/v1/predictions/{answer.json()['prediction_id']}").json()
-        row = row_of(problem.Request.model_validate_json(json.dumps(sent)))
+        row = row_of(problem.Request.model_validate_json(json.dumps(sent)), problem.zone)
         assert kept["features"]["flight"] == row["flight"]
         assert answer.json()["score"] == kept["score"] == float(problem.rule.score(row))
     assert len({a.json()["prediction_id"] for a in told if a.status_code == 200}) == 120 - 12 - 12

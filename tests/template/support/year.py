@@ -11,6 +11,7 @@ from mlops_lifecycle.core.foundation.point_in_time import known
 from mlops_lifecycle.core.quality.profiles import describe_table, entries
 from mlops_lifecycle.core.quality.drift import alarms, changes, judge
 from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.problem.time_zones import common_zone
 from mlops_lifecycle.formulate import problem
 
 SETTINGS = load_settings(Path(__file__).resolve().parents[3] / "settings.ini", environ={})
@@ -44,7 +45,7 @@ def lived(as_of: pd.Timestamp, bronze_fault=None, silver_fault=None, gold_fault=
              "gold": (made, {"examples": gold.availability})}
     def described(name, table, availability):
         return describe_table(lambda columns: table[columns], name, list(table), availability, len(table), as_of, "MS",
-                              PERSONAL, SETTINGS.drift.zone)
+                              PERSONAL, common_zone(problem.zone))
     seen = {f"{zone}.{n}": described(f"{zone}.{n}", t, availability[n])
             for zone, (tables, availability) in zones.items() for n, t in tables.items() if availability.get(n)}
     return entries(seen, "run", as_of)

@@ -167,9 +167,8 @@ def bill_of_materials(
         licenses = [model.license.DisjunctiveLicense(name=licence)] if licence else []
         return model.component.Component(
             name=name, version=version, type=kind, purl=purl, bom_ref=str(purl), licenses=licenses, **more)
-    hashes = [model.HashType(alg=model.HashAlgorithm.SHA_256, content=sha256(wheel))]
-    name, version = wheel.name.split("-")[:2]
-    ours = component(name, version, ComponentType.APPLICATION, hashes=hashes)
+    total = model.HashType(alg=model.HashAlgorithm.SHA_256, content=sha256(wheel))
+    ours = component(*wheel.name.split("-")[:2], ComponentType.APPLICATION, hashes=[total])
     all_parts = [component(name, part.version, licence=licence_of(part)) for name, part in parts.items()]
     bom = model.bom.Bom(components=all_parts, serial_number=uuid5(NAMESPACE_URL, sha256(wheel)))
     bom.metadata.component, bom.metadata.timestamp = ours, datetime.fromtimestamp(int(_EPOCH), UTC)

@@ -234,7 +234,8 @@ def serve(
     from mlops_lifecycle.core.serving.store import ServingLog
     from mlops_lifecycle.core.serving.server import run_server
     from mlops_lifecycle.serving import APP
-    log = ServingLog(workspace.serving_db); log.close()  # made before workers race to make it
+    log = ServingLog(workspace.serving_db)  # made before workers race to make it
+    log.close()
     console().print(f"http://{host}:{port}, its documentation under /docs", markup=False)
     run_server(APP, host, port, workers, log.database.file)
 

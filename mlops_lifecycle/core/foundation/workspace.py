@@ -39,7 +39,8 @@ def atomic_write(
     content: bytes | str,  # text is written as UTF-8
 ) -> Path:                 # `path`
     "Replace the file's content so that no reader and no crash ever sees half of it."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with open(beside, "wb") as file:
@@ -101,7 +102,9 @@ class _Sink:
     "A file that only remembers the fingerprint of what was written to it."
     closed = False
     def __init__(self, found: "hashlib._Hash"): self.found = found
-    def write(self, data: bytes) -> int: self.found.update(data); return len(data)
+    def write(self, data: bytes) -> int:
+        self.found.update(data)
+        return len(data)
     def flush(self) -> None: pass
     def close(self) -> None: self.closed = True
 
@@ -145,7 +148,9 @@ class Folder:
                 file.seek(0)
                 raise Busy(f"{file.read().strip() or 'another run'} is using {self.root}; "
                            "wait for it to end, or name another folder in MLOPS_WORKSPACE") from None
-            file.truncate(0); file.write(f"{who} (process {os.getpid()})"); file.flush()
+            file.truncate(0)
+            file.write(f"{who} (process {os.getpid()})")
+            file.flush()
             yield
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #ws-version-files
@@ -372,11 +377,14 @@ def store_parts(
     def numbered(part: pd.DataFrame) -> pd.DataFrame:
         if any(str(c).startswith("_") for c in part): return part
         return part.assign(_row=np.arange(seen["rows"], seen["rows"] + len(part)))
-    first = next(parts); schema = to_arrow(numbered(first)).schema
-    parts = itertools.chain([first], parts); del first  # each is gone before the next is made
+    first = next(parts)
+    schema = to_arrow(numbered(first)).schema
+    parts = itertools.chain([first], parts)
+    del first  # each is gone before the next is made
     def batches() -> Iterator["pa.RecordBatch"]:
         for table in (to_arrow(numbered(part)).cast(schema) for part in parts):
-            seen["rows"] += len(table); seen["digest"] = digest([seen["digest"], digest(table)])
+            seen["rows"] += len(table)
+            seen["digest"] = digest([seen["digest"], digest(table)])
             yield from table.to_batches()
             del table; release_memory()
     record = pa.RecordBatchReader.from_batches(schema, prefetch(batches()))

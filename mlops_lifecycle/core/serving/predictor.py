@@ -78,8 +78,9 @@ class Releases:
         rule: Rule,                          # of the problem
         features: Callable[[], FeatureSet],  # of the package; called when a model is loaded
         key: bytes | None = None,            # with which releases must be signed
+        approver: str = "a person",          # who says yes to a release, for people
     ):
-        self.workspace, self.rule, self.features, self.key = workspace, rule, features, key
+        self.workspace, self.rule, self.features, self.key, self.approver = workspace, rule, features, key, approver
 
     def load(self, id: str) -> Release:
         "Read a release, whether or not it could serve; raises `ValueError` or `OSError`."
@@ -115,7 +116,7 @@ class Releases:
         if id != Path(id).name or id.startswith(".") or not folder.is_dir():
             raise ApiError(404, "no release has this id", "release")
         if "release" in published and self.workspace.load("release").get("pending") == id:
-            raise ApiError(409, "waits for the approval of a person", "release")
+            raise ApiError(409, f"waits for the approval of {self.approver}", "release")
         try: return self.fit(id)
         except (ValueError, OSError) as error: raise ApiError(409, f"cannot serve: {error}", "release") from None
 
@@ -710,7 +711,8 @@ class Serving:
         self.reactions = {reaction["name"]: reaction for reaction in plan["reactions"]}
         self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ)
         self.metrics = Metrics()
-        self.releases = Releases(workspace, problem.rule, features, signing_key(settings))
+        approver = settings.owners.by_stage().get("release", "a person")
+        self.releases = Releases(workspace, problem.rule, features, signing_key(settings), approver)
         self.memory = Memory(self.log, self.releases, self.metrics, replay)
         self.identity = Identity(self.memory, replay)
         self.finder = Finder(features, self.memory.online, self.limits.fallback_after_ages, self.metrics)

@@ -252,7 +252,7 @@ def test_a_release_that_waits_for_somebodys_approval_is_not_deployed(tmp_path):
     with served(create_app(settings(), workspace)) as api:
         published(pending=model)
         refused = api.post("/v1/admin/deploy", json={"release": model})
-        assert refused.status_code == 409 and "approval" in refused.text
+        assert refused.status_code == 409 and f"approval of {settings().owners.by_stage()['release']}" in refused.text
         assert api.get("/v1/model").json()["canary"] is None
         published(pending=None)
         assert api.post("/v1/admin/deploy", json={"release": model}).json()["canary"] == model

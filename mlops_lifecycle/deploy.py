@@ -6,15 +6,20 @@
 __all__ = ['slots', 'check_release', 'smoke_check', 'put_online', 'load_error', 'deploy']
 
 # %% ../nbs/13_deploy.ipynb #13-d-imports
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .core.models.features import FeatureSet
+from .core.serving.predictor import columns_for, fill_lookups
 from .core.serving.store import ServingLog
 from .core.models.release import Release, same_features
 from .core.foundation.stages import GoBack
@@ -52,6 +57,7 @@ def smoke_check(
     release: Release,
     problem: Problem, plan: Mapping, settings: Settings,  # the project's; the document of stage 00
     features: FeatureSet | None = None,              # None: those of stage 04, when a model needs them
+    tables: Mapping[str, pd.DataFrame] = MappingProxyType({}),  # gold's lookups by name
 ) -> dict:                                           # the answer
     "Ask the app for one artificial decision by this release; raises `GoBack` to release when it gives none."
     from fastapi.testclient import TestClient
@@ -61,6 +67,11 @@ def smoke_check(
         shutil.copytree(release.folder, aside.releases / release.id)
         log = ServingLog(aside.serving_db)
         log.deployment.set(stable=release.id)
+        if release.kind == "model":
+            if features is None: from mlops_lifecycle.transform import FEATURES as features
+            at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
+            asked = problem.Request.model_validate_json(json.dumps(example_of(problem.Request)))
+            fill_lookups(log, features, [columns_for(problem, asked, aside, at)[1]], at, tables)
         log.close()
         app = create_app(settings, aside, problem, features)
         with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:

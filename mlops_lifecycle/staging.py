@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -25,7 +26,7 @@ from .core.models.features import FeatureSet, row_of, within_reach
 from .core.serving.store import ServingLog
 from .core.models.release import sign, signing_key, write_release
 from .core.serving.server import served as on_loopback
-from .core.serving.predictor import features_for, trial_workspace
+from .core.serving.predictor import columns_for, features_for, fill_lookups, trial_workspace
 from .core.foundation.stages import GoBack
 from .core.foundation.settings import Settings
 from .core.foundation.workspace import Workspace
@@ -251,12 +252,14 @@ def stage_subject(
 ) -> list[Check]:
     "Serve one release in staging and run the five checks over HTTP."
     key = signing_key(settings)
-    workspace = trial_workspace(root, problem, plan, key)
+    workspace, requests = trial_workspace(root, problem, plan, key), artificial(problem.Request, rows, seed)
     if release:
         id = release(workspace.releases)
         if key: sign(workspace.releases / id, key)
-        with closing(ServingLog(workspace.serving_db)) as log: log.deployment.set(stable=id)
-    requests, biased = artificial(problem.Request, rows, seed), "evaluate" if release else "formulate"
+        with closing(ServingLog(workspace.serving_db)) as log:
+            log.deployment.set(stable=id)
+            if features: _look_up_something(log, features, problem, requests, workspace)
+    biased = "evaluate" if release else "formulate"
     with served(create_app(settings, workspace, problem, features)) as client:
         status = client.get("/v1/model")
         if status.status_code != 200 or status.json()["fault"]:
@@ -267,6 +270,14 @@ def stage_subject(
             check_security(client, problem.Request, settings.serving.max_body_bytes),
             check_bias(client, problem, requests[:rows // 2], settings.evaluate.fairness_limit, biased),
             check_privacy(problem, requests, workspace.root)]
+
+def _look_up_something(
+    log: ServingLog, features: FeatureSet, problem: Problem, requests: list[dict], workspace: Workspace,
+) -> None:
+    "Lookups that live, with missing values, so that the model answers."
+    at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
+    asked = [problem.Request.model_validate_json(json.dumps(request)) for request in requests]
+    fill_lookups(log, features, [columns_for(problem, one, workspace, at)[1] for one in asked], at)
 
 # %% ../nbs/11_test.ipynb #11-t-insist-code
 def enforce(

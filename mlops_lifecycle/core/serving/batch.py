@@ -179,7 +179,8 @@ def whole_features(
         found[decided - np.append(np.asarray(rows.known_at, "int64"), 0)[found] > lookup.longest] = -1
         columns |= rows.columns(found, lookup.values)
         if lookup.max_age is None: continue
-        age = np.where(pd.isna(columns[lookup.values[0]]), until - rows.newest(until), 0)
+        since = np.nan_to_num(until - rows.newest(until), nan=np.inf)  # nothing was ever known
+        age = np.where(pd.isna(columns[lookup.values[0]]), since, 0)
         stale |= age > lookup.longest
         too_old |= age > fallback_after_ages * lookup.longest
     return features.compute(columns), stale, too_old

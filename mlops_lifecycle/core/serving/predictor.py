@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Arm', 'arm_of', 'Slots', 'Releases', 'trial_workspace', 'columns_for', 'looked_up', 'features_for',
-           'unknown_categories', 'lookup_ages', 'stale_lookups', 'Memory', 'Identity', 'PredictionContext', 'TooOld',
-           'Finder', 'Decider', 'rule_of', 'Chain', 'Decision', 'Answer', 'RowError', 'Pending', 'Desk', 'Crowd',
-           'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor', 'Upkeep', 'Serving']
+           'unknown_categories', 'lookup_ages', 'stale_lookups', 'fill_lookups', 'Memory', 'Identity',
+           'PredictionContext', 'TooOld', 'Finder', 'Decider', 'rule_of', 'Chain', 'Decision', 'Answer', 'RowError',
+           'Pending', 'Desk', 'Crowd', 'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor', 'Upkeep',
+           'Serving']
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-imports
 import asyncio
@@ -20,9 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
@@ -41,6 +43,8 @@ from ..foundation.settings import Settings
 from ..foundation.workspace import Workspace
 from ..problem.definition import Entity, Problem, Rule
 from ..problem.time_zones import UnknownZone
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-arm-code
 Arm: TypeAlias = Literal["stable", "canary"]
@@ -188,22 +192,49 @@ def lookup_ages(
     online: Online,
     until: int,  # microseconds: what became known later does not count
     row: Mapping[str, Any] | None = None,  # of `looked_up`: what was found for it is young enough to be passed over
-) -> dict[str, int]:  # microseconds since anything new came in, by lookup that has a limit
+) -> dict[str, float]:  # microseconds since anything new came in, by lookup that has a limit; inf: nothing ever did
     "How long ago each lookup was last renewed, whatever the key."
     ages = {}
     for v in features.limited:
         if row is not None and (first := row[v.values[0]]) == first: continue
-        if (known := online.newest(v.name, until)) is not None: ages[v.name] = until - known
+        known = online.newest(v.name, until)
+        ages[v.name] = inf if known is None else until - known
     return ages
 
 def stale_lookups(
     features: FeatureSet,
-    ages: Mapping[str, int],  # of `lookup_ages`
+    ages: Mapping[str, float],  # of `lookup_ages`
     fallback_after_ages: float,        # times the allowed age
 ) -> tuple[list[str], list[str]]:  # lookups of which nothing can be used; those for so long that no model is asked
     "The lookups without new values."
     stale = [v for v in features.lookups if v.name in ages and ages[v.name] > v.longest]
     return [v.name for v in stale], [v.name for v in stale if ages[v.name] > fallback_after_ages * v.longest]
+
+# %% ../../../nbs/core/serving/predictor.ipynb #svc-fill
+def fill_lookups(
+    log: ServingLog,           # of a workspace that is there only for a trial
+    features: FeatureSet,
+    rows: Sequence[Row],       # of `columns_for`
+    at: np.datetime64,         # now, UTC
+    tables: Mapping[str, "pd.DataFrame"] = MappingProxyType({}),  # gold's lookups by name; none: missing values
+) -> None:
+    "Put what made-up requests look up, as if it had just become known."
+    import pandas as pd
+    for lookup in features.lookups:
+        table, found = tables.get(lookup.name), {}
+        for row in rows:
+            key = tuple("" if row[name] is None or row[name] != row[name] else row[name] for name in lookup.key)
+            known_at = pd.Timestamp(min(row["decision_time"], at), tz="UTC")
+            found[key, known_at] = {**dict(zip(lookup.key, key)), "known_at": known_at}
+        wanted = pd.DataFrame(list(found.values()))
+        if table is None: wanted = wanted.reindex(columns=[*wanted, *lookup.values])
+        else:
+            newest = table.sort_values("known_at", kind="stable")
+            newest = newest.drop_duplicates(list(lookup.key), keep="last") if lookup.key else newest.tail(1)
+            texts = dict.fromkeys(lookup.key, object)  # a missing part is "" also where others are numbers
+            newest, wanted = newest[[*lookup.key, *lookup.values]].astype(texts), wanted.astype(texts)
+            wanted = wanted.merge(newest, "left", list(lookup.key)) if lookup.key else wanted.merge(newest, "cross")
+        log.lookups.put(lookup, wanted)
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-memory-code
 class Memory:
@@ -309,8 +340,9 @@ class Finder:
         stale, too_old = stale_lookups(self.features, ages, self.fallback_after_ages)
         for name in stale:
             self.metrics.of(self.metrics.stale, name).inc()
-            passed = f"{ages[name] / 3.6e9:,.0f} hours"
-            case.warnings.append(f'nothing new came from "{name}" for {passed}, so nothing of it was used')
+            passed = f"new came from \"{name}\" for {ages[name] / 3.6e9:,.0f} hours"
+            if ages[name] == inf: passed = f"is known of \"{name}\" by then"
+            case.warnings.append(f"nothing {passed}, so nothing of it was used")
         if too_old: raise TooOld(f"{', '.join(too_old)} too old")
 
     def tell_ages(self) -> None:
@@ -370,7 +402,7 @@ def rule_of(problem: Problem) -> Release:
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-answer
 class Chain:
     "The chain of fallbacks."
-    WHY = {"TooOld": "would have had to use values that are far too old", "TimeoutError": "took too long"}
+    WHY = {"TooOld": "would have had to use values that are far too old or not there at all", "TimeoutError": "took too long"}
 
     def __init__(self, decider: Decider, rule: Release, limit_ms: float, metrics: Metrics):
         self.decider, self.rule, self.limit_ms, self.metrics = decider, rule, limit_ms, metrics

@@ -65,9 +65,20 @@ def trial(folder) -> Workspace:
     return trial_workspace(folder, problem, plan.model_dump(mode="json"))
 
 
-def add_model(workspace, **manifest) -> str:
+def feed(workspace, times) -> None:
+    """Lookups that live at these times, whatever the key: what nothing is known of is decided by the rule."""
+    log = ServingLog(workspace.serving_db)
+    for lookup in FEATURES.lookups:
+        keys = {name: "?" for name in lookup.key}
+        log.lookups.put(lookup, pd.DataFrame([keys | {"known_at": time} for time in times]).reindex(
+            columns=[*lookup.key, "known_at", *lookup.values]))
+    log.close()
+
+
+def add_model(workspace, fed=True, **manifest) -> str:
     """Release a small model of the project's features, learned from artificial requests; its id."""
     requests, log = artificial(problem.Request, 60), ServingLog(workspace.root / "aside.db")
+    if fed: feed(workspace, pd.date_range("2013-06-30", "2013-07-20", freq="1h", tz="UTC"))
     at = np.datetime64("2013-06-01", "us")
     asked = [problem.Request.model_validate_json(json.dumps(request)) for request in requests]
     rows = [columns_for(problem, entity, workspace, at)[1] for entity in asked]

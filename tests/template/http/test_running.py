@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from test_http import GOOD, PLAIN, SECRET, add_model, ask, served, settings, trial, with_
+from test_http import GOOD, PLAIN, SECRET, add_model, ask, feed, served, settings, trial, with_
 
 from mlops_lifecycle.core.serving import predictor as service
 from mlops_lifecycle.core.serving.middleware import LOG, JsonLines
@@ -23,6 +24,7 @@ from mlops_lifecycle.core.models.release import sign
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
+from mlops_lifecycle.core.serving.batch import requests_of, score_requests
 from mlops_lifecycle.core.serving.predictor import trial_workspace
 from mlops_lifecycle.serving import create_app
 from mlops_lifecycle.transform import FEATURES
@@ -122,7 +124,7 @@ def test_each_figure_moves_when_it_should_and_only_then(tmp_path):
 
 def test_the_age_of_what_is_looked_up_is_told_and_what_is_too_old_is_counted(tmp_path):
     workspace = trial(tmp_path)
-    model, limited = add_model(workspace), FEATURES.limited
+    model, limited = add_model(workspace, fed=False), FEATURES.limited
     departs = datetime.fromisoformat(GOOD["scheduled_departure"])
     newest = pd.Timestamp(departs).tz_convert("UTC") - pd.Timedelta(4, unit="h")  # an hour before the decision
 
@@ -149,6 +151,32 @@ def test_the_age_of_what_is_looked_up_is_told_and_what_is_too_old_is_counted(tmp
         told = figures(api)
         assert told["mlops_rule_decided_total reason=TooOld"] == 1
         assert told[f"mlops_release_failures_total release={model}"] == 1
+
+
+def test_what_was_never_known_is_too_old_and_a_missing_key_is_not(tmp_path):
+    """An empty table, and the year 1900: a warning, the metrics, a review, and the rule decides; alone and in a file."""
+    workspace = trial(tmp_path)
+    model = add_model(workspace, fed=False)
+    with changed(workspace) as log: log.deployment.set(stable=model)
+    def in_a_file(**changes):
+        table = pa.table({name: [value] for name, value in (GOOD | changes).items()})
+        scored = score_requests(requests_of(table, problem.Request), problem, workspace, lambda: FEATURES)
+        return scored.model[0], bool(scored.review[0])
+    def oldest(told): return [told.get(f"mlops_lookup_age_seconds lookup={lookup.name}") for lookup in FEATURES.limited]
+    with served(create_app(settings(), workspace)) as api:
+        empty = ask(api, PLAIN).json()
+        assert (empty["model"], empty["review"]) == in_a_file() == ("rule", True) and "not there at all" in empty["warnings"][-1]
+        told = figures(api)
+        assert told["mlops_rule_decided_total reason=TooOld"] == 1
+        assert all(told[f"mlops_stale_lookups_total lookup={lookup.name}"] == 1 for lookup in FEATURES.limited)
+        comes_true(lambda: oldest(figures(api)) == [float("inf")] * len(FEATURES.limited))
+        feed(workspace, pd.date_range("2013-07-01", "2013-07-10", freq="1h", tz="UTC"))
+        comes_true(lambda: ask(api, PLAIN).json()["model"] == "small")
+        alive = ask(api, PLAIN).json()  # none of its keys is in the tables
+        assert in_a_file()[0] == "small" and not any("known of" in warning or "new came" in warning for warning in alive["warnings"])
+        early = "1900-01-02T12:00:00Z"
+        past = ask(api, with_(scheduled_departure=early)).json()
+        assert (past["model"], past["review"]) == in_a_file(scheduled_departure=early) == ("rule", True)
 
 
 def test_a_log_that_is_slow_is_seen_while_it_is(tmp_path):

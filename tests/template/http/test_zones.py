@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 from pydantic import Field
-from test_http import GOOD, add_model, served, settings, trial
+from test_http import GOOD, add_model, feed, served, settings, trial
 
 from mlops_lifecycle.collect import ZONES
 from mlops_lifecycle.core.foundation.errors import UsageError
@@ -150,8 +150,9 @@ def api(request, tmp_path_factory):
     workspace = trial(tmp_path_factory.mktemp(request.param))
     if request.param == "model":
         log = ServingLog(workspace.serving_db); log.deployment.set(stable=add_model(workspace)); log.close()
+        for change in CHANGES: feed(workspace, pd.date_range(change - timedelta(hours=6), periods=40, freq="1h"))
     with served(create_app(settings(), workspace)) as client:
-        client.workspace = workspace
+        client.workspace, client.model = workspace, {"rule": problem.rule.name, "model": "small"}[request.param]
         yield client
 
 
@@ -162,7 +163,7 @@ def api(request, tmp_path_factory):
 def test_both_spellings_have_one_answer_and_one_row_at_every_door(api, instant, offset, origin):
     both = [GOOD | {"origin": origin, "scheduled_departure": instant.astimezone(zone).isoformat()} for zone in (UTC, offset)]
     one, two = (api.post("/v1/predict", json=row).raise_for_status().json() for row in both)
-    assert same_but_for_the_id(one, two)
+    assert same_but_for_the_id(one, two) and one["model"] == api.model
     batch = api.post("/v1/predict/batch", json={"requests": both}).raise_for_status().json()["answers"]
     assert all(same_but_for_the_id(one, answer) for answer in batch)
     rows = [kept(api.workspace, answer["prediction_id"]) for answer in (one, two, *batch)]

@@ -19,9 +19,11 @@ import tempfile
 import tomllib
 import zipfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -152,9 +154,6 @@ def bill_of_materials(
     parts: Mapping[str, Distribution],  # of `serving_parts`
 ) -> str:                               # CycloneDX 1.6, JSON
     "The bill of materials of the app."
-    from datetime import UTC, datetime
-    from uuid import NAMESPACE_URL, uuid5
-
     import cyclonedx.model.bom
     import cyclonedx.model.license
     from cyclonedx.model.component import ComponentType
@@ -167,8 +166,9 @@ def bill_of_materials(
         licenses = [model.license.DisjunctiveLicense(name=licence)] if licence else []
         return model.component.Component(
             name=name, version=version, type=kind, purl=purl, bom_ref=str(purl), licenses=licenses, **more)
-    total = model.HashType(alg=model.HashAlgorithm.SHA_256, content=sha256(wheel))
-    ours = component(*wheel.name.split("-")[:2], ComponentType.APPLICATION, hashes=[total])
+    hashes = [model.HashType(alg=model.HashAlgorithm.SHA_256, content=sha256(wheel))]
+    name, version = wheel.name.split("-")[:2]
+    ours = component(name, version, ComponentType.APPLICATION, hashes=hashes)
     all_parts = [component(name, part.version, licence=licence_of(part)) for name, part in parts.items()]
     bom = model.bom.Bom(components=all_parts, serial_number=uuid5(NAMESPACE_URL, sha256(wheel)))
     bom.metadata.component, bom.metadata.timestamp = ours, datetime.fromtimestamp(int(_EPOCH), UTC)

@@ -153,7 +153,9 @@ def fuzz(seconds: float, seed: int, port: int, process: psutil.Process) -> dict[
     while time.monotonic() < end:
         content = b"".join(fuzzed(draw) for _ in range(draw.randint(1, 3)))
         started = time.monotonic()
-        found = sent(port, content, draw.choice([1 << 16, 1 << 16, 50, 3]) if len(content) < 5_000 else 1 << 16)
+        size = draw.choice([1 << 16, 1 << 16, 50, 3]) if len(content) < 5_000 else 1 << 16
+        try: found = sent(port, content, size)
+        except TimeoutError: raise AssertionError(f"neither answered nor closed, in pieces of {size}: {content!r}") from None
         took = time.monotonic() - started
         assert took < PatientProtocol.PATIENCE + 3, f"{took:.0f} s for {content!r}"
         assert not {status for status in found if status >= 500}, f"{found} for {content!r}"

@@ -6,20 +6,19 @@
 __all__ = ['slots', 'check_release', 'smoke_check', 'put_online', 'load_error', 'deploy']
 
 # %% ../nbs/13_deploy.ipynb #13-d-imports
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from .core.models.feature_hooks import TransformHooks
 from .core.models.features import FeatureSet
-from .core.serving.predictor import columns_for, fill_lookups
+from .core.serving.predictor import fill_trial
 from .core.serving.store import ServingLog
 from .core.models.release import Release, same_features
 from .core.foundation.stages import GoBack
@@ -65,14 +64,10 @@ def smoke_check(
         aside = Workspace(folder)
         aside.publish({"plan": aside.store("plan", dict(plan))})
         shutil.copytree(release.folder, aside.releases / release.id)
-        log = ServingLog(aside.serving_db)
-        log.deployment.set(stable=release.id)
+        with closing(ServingLog(aside.serving_db)) as log: log.deployment.set(stable=release.id)
         if release.kind == "model":
-            if features is None: from mlops_lifecycle.transform import FEATURES as features
-            at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
-            asked = problem.Request.model_validate_json(json.dumps(example_of(problem.Request)))
-            fill_lookups(log, features, [columns_for(problem, asked, aside, at)[1]], at, tables)
-        log.close()
+            features = TransformHooks.of_project().FEATURES if features is None else features
+            fill_trial(aside, features, problem, [example_of(problem.Request)], tables)
         app = create_app(settings, aside, problem, features)
         with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
             response = client.post("/v1/predict", json=example_of(problem.Request))

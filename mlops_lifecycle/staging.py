@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -26,7 +25,7 @@ from .core.models.features import FeatureSet, row_of, within_reach
 from .core.serving.store import ServingLog
 from .core.models.release import sign, signing_key, write_release
 from .core.serving.server import served as on_loopback
-from .core.serving.predictor import columns_for, features_for, fill_lookups, trial_workspace
+from .core.serving.predictor import features_for, fill_trial, trial_workspace
 from .core.foundation.stages import GoBack
 from .core.foundation.settings import Settings
 from .core.foundation.workspace import Workspace
@@ -256,9 +255,8 @@ def stage_subject(
     if release:
         id = release(workspace.releases)
         if key: sign(workspace.releases / id, key)
-        with closing(ServingLog(workspace.serving_db)) as log:
-            log.deployment.set(stable=id)
-            if features: _look_up_something(log, features, problem, requests, workspace)
+        with closing(ServingLog(workspace.serving_db)) as log: log.deployment.set(stable=id)
+        if features is not None: fill_trial(workspace, features, problem, requests)  # with missing values
     biased = "evaluate" if release else "formulate"
     with served(create_app(settings, workspace, problem, features)) as client:
         status = client.get("/v1/model")
@@ -270,14 +268,6 @@ def stage_subject(
             check_security(client, problem.Request, settings.serving.max_body_bytes),
             check_bias(client, problem, requests[:rows // 2], settings.evaluate.fairness_limit, biased),
             check_privacy(problem, requests, workspace.root)]
-
-def _look_up_something(
-    log: ServingLog, features: FeatureSet, problem: Problem, requests: list[dict], workspace: Workspace,
-) -> None:
-    "Lookups that live, with missing values, so that the model answers."
-    at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
-    asked = [problem.Request.model_validate_json(json.dumps(request)) for request in requests]
-    fill_lookups(log, features, [columns_for(problem, one, workspace, at)[1] for one in asked], at)
 
 # %% ../nbs/11_test.ipynb #11-t-insist-code
 def enforce(

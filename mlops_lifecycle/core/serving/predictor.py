@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Arm', 'arm_of', 'Slots', 'Releases', 'trial_workspace', 'columns_for', 'looked_up', 'features_for',
-           'unknown_categories', 'lookup_ages', 'stale_lookups', 'fill_lookups', 'Memory', 'Identity',
+           'unknown_categories', 'lookup_ages', 'stale_lookups', 'fill_lookups', 'fill_trial', 'Memory', 'Identity',
            'PredictionContext', 'TooOld', 'Finder', 'Decider', 'rule_of', 'Chain', 'Decision', 'Answer', 'RowError',
            'Pending', 'Desk', 'Crowd', 'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor', 'Upkeep',
            'Serving']
@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -235,6 +235,19 @@ def fill_lookups(
             newest, wanted = newest[[*lookup.key, *lookup.values]].astype(texts), wanted.astype(texts)
             wanted = wanted.merge(newest, "left", list(lookup.key)) if lookup.key else wanted.merge(newest, "cross")
         log.lookups.put(lookup, wanted)
+
+# %% ../../../nbs/core/serving/predictor.ipynb #svc-fill-trial
+def fill_trial(
+    workspace: Workspace,      # that is there only for a trial
+    features: FeatureSet, problem: Problem,
+    requests: Sequence[Mapping[str, Any]],  # JSON values
+    tables: Mapping[str, "pd.DataFrame"] = MappingProxyType({}),  # gold's lookups by name; none: missing values
+) -> None:
+    "Put what these requests look up into a workspace, as if it had just become known."
+    at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
+    asked = [problem.Request.model_validate_json(json.dumps(request)) for request in requests]
+    rows = [columns_for(problem, one, workspace, at)[1] for one in asked]
+    with closing(ServingLog(workspace.serving_db)) as log: fill_lookups(log, features, rows, at, tables)
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-memory-code
 class Memory:

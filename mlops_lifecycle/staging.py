@@ -257,7 +257,6 @@ def stage_subject(
         if key: sign(workspace.releases / id, key)
         with closing(ServingLog(workspace.serving_db)) as log: log.deployment.set(stable=id)
         if features is not None: fill_trial(workspace, features, problem, requests)  # with missing values
-    biased = "evaluate" if release else "formulate"
     with served(create_app(settings, workspace, problem, features)) as client:
         status = client.get("/v1/model")
         if status.status_code != 200 or status.json()["fault"]:
@@ -266,7 +265,7 @@ def stage_subject(
             check_contract(client, openapi, requests, answer_type(problem)),
             check_load(client, requests, settings.serving.latency_limit_ms),
             check_security(client, problem.Request, settings.serving.max_body_bytes),
-            check_bias(client, problem, requests[:rows // 2], settings.evaluate.fairness_limit, biased),
+            check_bias(client, problem, requests[:rows // 2], settings.evaluate.fairness_limit, "evaluate" if release else "formulate"),
             check_privacy(problem, requests, workspace.root)]
 
 # %% ../nbs/11_test.ipynb #11-t-insist-code

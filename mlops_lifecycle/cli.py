@@ -48,7 +48,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 def _program() -> None: ...
 
 # %% ../nbs/cli.ipynb #a89785a8
-REFUSALS = {"UsageError", "HookError", "SettingsError", "Busy", "SourceError", "LabelError"}
+REFUSALS = {"UsageError", "HookError", "SettingsError", "Busy", "SourceError", "LabelError", "NotStored", "PseudonymKeyError"}
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -231,10 +231,12 @@ def serve(
             raise Busy(f"nothing to serve in {workspace.root}; {first} makes a first product")
         from mlops_lifecycle.core.problem.hooks import FormulateHooks
         FormulateHooks.of_project()  # a project that lacks something is refused here, and not by each worker
-    from mlops_lifecycle.core.serving.store import ServingLog
+    from mlops_lifecycle.core.serving.store import NotStored, ServingLog
     from mlops_lifecycle.core.serving.server import run_server
     from mlops_lifecycle.serving import APP
-    log = ServingLog(workspace.serving_db)  # made before workers race to make it
+    log = ServingLog(workspace.serving_db, now=False)
+    try: log.marks()  # made before workers race to make it
+    except NotStored as error: typer.echo(f"{error}; the answer is 503 until it can", err=True)
     log.close()
     console().print(f"http://{host}:{port}, its documentation under /docs", markup=False)
     run_server(APP, host, port, workers, log.database.file)

@@ -126,7 +126,7 @@ def create_app(
         problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.task.amount)
     app.include_router(router)
     _serve_docs(app, problem.name)
-    for kind in (ApiError, NotStored, HTTPException, RequestValidationError): app.add_exception_handler(kind, _refused)
+    for kind in (ApiError, NotStored, HTTPException, RequestValidationError, Exception): app.add_exception_handler(kind, _refused)
     return ServingApp(app, serving, replay)
 
 # %% ../nbs/09_code.ipynb #09-c-lifespan
@@ -136,8 +136,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     serving: Serving = app.state.serving
     if "MLOPS_WORKER" in os.environ: with_parent(int(os.environ["MLOPS_WORKER"]))
     if serving.log.database.file and (warning := sqlite_warning()): LOG.warning(warning)
-    await serving.memory.refresh()
-    if not serving.memory.ring.ever and not serving.memory.replay: LOG.warning(NO_KEY)
+    try: await serving.memory.refresh()
+    except NotStored as error:
+        serving.memory.ring.known = False
+        LOG.error("%s", error)
+    if serving.memory.ring.known and not serving.memory.ring.ever and not serving.memory.replay: LOG.warning(NO_KEY)
     settle()
     following = asyncio.create_task(serving.upkeep.follow())
     yield

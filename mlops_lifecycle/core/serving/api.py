@@ -28,6 +28,7 @@ from . import inference_protocol as v2
 from . import web_form as pages
 from .middleware import ApiError, headers_of, read_body, strict_json, validated
 from .predictor import Answer, FeedbackRequest, RowError, Serving
+from .readiness import Readiness, readiness
 from ..models.release import Release
 from ..problem.definition import Entity, Problem
 
@@ -275,11 +276,10 @@ async def what_serves(serving: _Asked) -> Response:
 @router.get("/v2/health/live", summary="Does the process answer?", tags=["probes"])
 async def live() -> dict[str, bool]: return {"live": True}
 
-@router.get("/v2/health/ready", summary="Is traffic worth sending?", tags=["probes"])
-async def ready(serving: _Asked) -> dict[str, bool]:
-    await serving.memory.current()
-    await asyncio.to_thread(serving.log.marks)
-    return {"ready": True}
+@router.get("/v2/health/ready", response_model=Readiness, summary="Is traffic worth sending?", tags=["probes"])
+async def ready(serving: _Asked) -> Response:
+    answer = await readiness(serving)
+    return as_json(answer.model_dump(exclude_unset=True), 200 if answer.ready else 503)
 
 @router.get("/metrics", include_in_schema=False)
 async def tell_metrics(serving: _Asked) -> Response:

@@ -54,7 +54,7 @@ class Key(TypedDict):
 def list_keys(log: ServingLog) -> list[Key]:  # oldest first
     "Every key that was ever made."
     when = lambda us: us and datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="seconds")
-    with log.database.engine.connect() as connection:
+    with log.database.read() as connection:
         rows = connection.execute(sa.select(keys).order_by(keys.c.made)).mappings().all()
     return [{"id": r["id"], "name": r["name"], "scopes": r["scopes"].split(),
              "made": when(r["made"]), "revoked": when(r["revoked"])} for r in rows]
@@ -102,11 +102,12 @@ class KeyRing:
     def __init__(self):
         self.callers: dict[str, Caller] = {}  # by id
         self.ever = False                     # whether a key was ever made
+        self.known = True                     # False: the log could not be read since the start, so nobody knows
 
     def read(self, log: ServingLog) -> None:
         "Read the keys; callers that stay keep their buckets."
-        with log.database.engine.connect() as connection: rows = connection.execute(sa.select(keys)).mappings().all()
-        self.ever, rows = bool(rows), [r for r in rows if r["revoked"] is None]
+        with log.database.read() as connection: rows = connection.execute(sa.select(keys)).mappings().all()
+        self.known, self.ever, rows = True, bool(rows), [r for r in rows if r["revoked"] is None]
         def caller(r): return Caller(r["id"], r["name"], frozenset(r["scopes"].split()), r["hash"])
         self.callers = {r["id"]: self.callers.get(r["id"]) or caller(r) for r in rows}
 

@@ -210,6 +210,7 @@ def score_requests(
     "Score many requests with the stable release."
     log, rows = ServingLog(workspace.serving_db), len(next(iter(requests.values())).codes)
     if not rows: raise UsageError("there are no rows to score")
+    workspace.pseudonyms.stored.append(lambda: "the serving log" * log.predictions.of_people(problem.personal))
     release, declared = _stable_release(log, problem, workspace, features, key)
     at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
     coded = whole_columns(requests, problem, workspace, at)

@@ -27,7 +27,7 @@ UNKNOWN = {"404": "no prediction has this id"}
 MORE = {  # by path
     "/v1/predict": {"409": "the Idempotency-Key was used for another request"},
     "/v1/feedback": UNKNOWN | {"409": "answered before, and otherwise"},
-    "/v1/predictions/{prediction_id}": UNKNOWN,
+    "/v1/predictions/{prediction_id}": UNKNOWN | {"409": "asked to explain, and the release that decided is archived"},
     "/v1/reviews/{prediction_id}": UNKNOWN | {"409": "decided before, and otherwise"},
     "/v1/admin/deploy": {"404": "no release has this id", "409": "it cannot serve, or waits for approval"},
     "/v1/admin/promote": {"409": "there is no canary"},
@@ -59,6 +59,7 @@ def complete_route(
     sentence = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
     shape = sentence if path.startswith("/v2") and path not in PROBES else {"$ref": "#/components/schemas/Errors"}
     content, statuses = {JSON: {"schema": shape}}, sorted(statuses_of(path, bool(body)).items())
+    if path in PROBES: content = route["responses"]["200"].get("content", {})  # a probe says in one form what is broken
     refusals = {status: {"description": when, "content": content} for status, when in statuses}
     route["responses"] = {s: answer for s, answer in route["responses"].items() if s.startswith("2")} | refusals
     if body: route["requestBody"] = {"required": True, "content": {JSON: {"schema": body[0], "example": body[1]}}}

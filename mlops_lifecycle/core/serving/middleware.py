@@ -29,6 +29,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..foundation.settings import ServingSettings
+from ..foundation.workspace import PseudonymKeyError
 from .auth import KeyRing, from_this_machine
 from .store import NotStored
 
@@ -236,6 +237,7 @@ class Guard:
         if inside > self.limits.max_concurrent_requests: raise ApiError(503, "too many requests at once, ask again in a moment")
         scope_needed = needed(path)
         if scope_needed is None or self.no_keys: return
+        if not self.ring.known: raise ApiError(503, "the log cannot be read yet, and with it the keys")
         given = headers.get(b"authorization")
         if given is None and not self.ring.ever and from_this_machine(scope.get("server"), headers): return
         caller = self.ring.find((given or b"").decode("latin-1"))
@@ -252,7 +254,10 @@ def refusal_for(error: Exception) -> ApiError:
     if isinstance(error, ApiError): return error
     if isinstance(error, NotStored):
         LOG.error("%s", error)
-        return ApiError(503, "the log cannot be written, nothing was stored")
+        return ApiError(503, "the log cannot be read or written, nothing was stored")
+    if isinstance(error, PseudonymKeyError):
+        LOG.error("%s", error)
+        return ApiError(503, "the pseudonym key cannot be read, nothing was stored")
     LOG.error("not answered: %s", where(error))
     return ApiError(500, "this could not be answered; the log says why under the request's id")
 
@@ -326,8 +331,8 @@ class ServingMiddleware:
                 await send({"type": "http.response.start", "status": status, "headers": head})
                 await send({"type": "http.response.body", "body": b"" if bodiless else response.body})
         except Exception as error:
-            refused = self.form(path, refusal_for(error))
-            if not status: await refused(scope, receive, sending)
+            if not status: await self.form(path, refusal_for(error))(scope, receive, sending)
+            elif status < 500: LOG.error("broke off: %s", where(error))  # a 500 was logged when it was made
         finally:
             self.inside -= 1
             route, seconds = path if answer else getattr(scope.get("route"), "path", "other"), time.perf_counter() - started

@@ -253,6 +253,7 @@ def fill_trial(
 class Memory:
     "What this process remembers of the log, and whether that still holds."
     FRESH = 0.2  # seconds between two looks at the log; 0: a look before every request
+    AGAIN = 5.0  # seconds after which a release that could not be loaded is tried again
 
     def __init__(self,
         log: ServingLog, releases: Releases, metrics: Metrics,
@@ -261,26 +262,29 @@ class Memory:
         self.log, self.releases, self.metrics, self.replay = log, releases, metrics, replay
         self.slots, self.online, self.ring = Slots(), Online(log.lookups), KeyRing()
         self.marks: tuple[Any, ...] | None = None  # of the log at the last look
-        self._looking = asyncio.Lock()
+        self._looking, self._tried = asyncio.Lock(), 0.0
 
     async def current(self) -> Release:
         "The stable release that serves now; raises `ApiError` where none does."
         if self.replay or not self.FRESH: await self.refresh()
-        if self.slots.stable is None: raise ApiError(503, "nothing is deployed yet")
+        if self.slots.stable is None:
+            raise ApiError(503, "what is deployed cannot be loaded" if self.slots.fault else "nothing is deployed yet")
         return self.slots.stable
 
     async def refresh(self) -> None:
         "Take in what changed since the last look; raises `NotStored` where the log cannot be read."
         async with self._looking:
             marks = await asyncio.to_thread(self.log.marks)
-            if marks == self.marks: return
+            again = bool(self.slots.fault) and time.monotonic() - self._tried > self.AGAIN
+            if marks == self.marks and not again: return
             self.online.forget()
             await asyncio.to_thread(self.ring.read, self.log)
             state = await asyncio.to_thread(self.log.deployment.get)
-            if state["generation"] != self.slots.generation:
-                self.slots = await asyncio.to_thread(self.releases.slots, state, self.slots)
+            if again or state["generation"] != self.slots.generation:
+                before, self._tried = self.slots, time.monotonic()
+                self.slots = await asyncio.to_thread(self.releases.slots, state, before)
                 self.metrics.generation.set(self.slots.generation)
-                if fault := self.slots.fault:
+                if (fault := self.slots.fault) and (state["generation"], fault) != (before.generation, before.fault):
                     LOG.error("generation %s does not serve as deployed: %s", self.slots.generation, fault)
             self.marks = marks
 
@@ -653,7 +657,11 @@ class Records:
     def _why(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         "The reasons of the release that decided: one that serves, or from its folder."
         serves = next((r for r in self.memory.slots.asked("canary") if r.id == row["release"]), None)
-        return (serves or self.memory.releases.load(row["release"])).explain(row["features"])
+        try: release = serves or self.memory.releases.load(row["release"])
+        except (ValueError, OSError) as error:
+            LOG.warning("%s explains nothing any more: %s", row["release"], error)
+            raise ApiError(409, "the release that decided is archived or broken; ask without explain", "explain") from None
+        return release.explain(row["features"])
 
 def _same_request(before: str, now: str, times: Sequence[str]) -> bool:  # JSON; earlier versions kept a caller's offset
     def read(text: str) -> dict[str, Any]:
@@ -754,7 +762,8 @@ class Serving:
         self.limits, self.problem, self.plan = settings.serving, problem, plan
         self.Request, self.Feedback = problem.Request, Feedback
         self.reactions = {reaction["name"]: reaction for reaction in plan["reactions"]}
-        self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ)
+        self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ, now=False)
+        workspace.pseudonyms.stored.append(lambda: "the serving log" * self.log.predictions.of_people(problem.personal))
         self.metrics = Metrics()
         approver = settings.owners.by_stage().get("release", "a person")
         self.releases = Releases(workspace, problem.rule, features, signing_key(settings), approver)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['T', 'Row', 'Key', 'Ints', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys',
            'retention', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of', 'sqlite_warning', 'NotStored', 'Database',
-           'GroupCommit', 'prediction_row', 'store_once', 'Predictions', 'UnknownPrediction', 'Contradiction',
-           'reaction', 'Feedback', 'Deployed', 'Deployment', 'Lookups', 'Online', 'Known', 'known_until', 'Retention',
-           'ServingLog']
+           'cut_off', 'GroupCommit', 'prediction_row', 'store_once', 'Predictions', 'UnknownPrediction',
+           'Contradiction', 'reaction', 'Feedback', 'Deployed', 'Deployment', 'Lookups', 'Online', 'Known',
+           'known_until', 'Retention', 'ServingLog']
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-imports
 import asyncio
@@ -17,15 +17,16 @@ import sqlite3
 import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
+from urllib.parse import unquote
 from uuid import uuid4
 
 import numpy as np
@@ -33,8 +34,9 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from pydantic_core import from_json, to_json
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
+from ..foundation.errors import UsageError
 from ..foundation.point_in_time import microseconds
 
 if TYPE_CHECKING:  # for readers and the type checker; the log itself opens without them
@@ -110,18 +112,18 @@ def open_engine(
     checkpoints: bool = True,  # whether this process copies the write-ahead log into SQLite's file
 ) -> sa.Engine:
     "A database engine that keeps the log's promise."
-    named = isinstance(url, str) and "://" in url  # a path may hold any character, so it is never read as an address
-    address = sa.make_url(str(url)) if named else sa.URL.create("sqlite", database=str(Path(url).resolve()))
+    address = _address(url)
     if address.get_backend_name() != "sqlite":
         return sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 5})
-    if address.database is None: raise ValueError(f"SQLite needs the path of a file, got {url}")
+    if address.database is None: raise UsageError(f"SQLite needs the path of a file, got {url}")
     path = Path(address.database)
-    path.parent.mkdir(parents=True, exist_ok=True)
     open_file = lambda mode: sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=wait, check_same_thread=False,
         isolation_level=None)  # we say BEGIN ourselves
     # made here, once; errors show at the first use
-    with suppress(sqlite3.OperationalError): open_file("rwc").close()
+    with suppress(sqlite3.OperationalError, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open_file("rwc").close()
     engine = sa.create_engine(address, creator=lambda: open_file("rw"))
 
     @event.listens_for(engine, "connect")
@@ -134,6 +136,19 @@ def open_engine(
     def _begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
     return engine
+
+def _address(url: str | Path) -> sa.URL:
+    "Where a log is; a path may hold any character, so it is never read as a URL."
+    if not isinstance(url, str) or "://" not in url: return sa.URL.create("sqlite", database=str(Path(url).resolve()))
+    try:
+        address = sa.make_url(url)
+        if address.get_backend_name() == "sqlite": return address
+        if address.drivername == "postgresql": address = address.set(drivername="postgresql+psycopg")
+        address.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError):  # whose messages hold the password
+        scheme = url.partition("://")[0]
+        raise UsageError(f'the serving log needs "postgresql://USER:PASSWORD@HOST/DATABASE", got {scheme}://…') from None
+    return address.set(database=unquote(address.database or ""))
 
 def file_of(engine: sa.Engine) -> Path | None:
     "The file of a SQLite database; None for a server."
@@ -150,21 +165,39 @@ def sqlite_warning(
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-class-code
 class NotStored(RuntimeError):
-    "The log could not be written; nothing was acknowledged."
+    "The log could not be read or written; nothing was acknowledged."
 
 class Database:
-    "The file or the server that holds the log, and the one way to write into it."
-    def __init__(self, url: str | Path, wait: float = 5.0, checkpoints: bool = True):  # as for `open_engine`
+    "The file or the server that holds the log, and the one way to read it and to write into it."
+    def __init__(self,
+        url: str | Path, wait: float = 5.0, checkpoints: bool = True,  # as for `open_engine`
+        now: bool = True,  # open it now; False: at the first use that succeeds
+    ):
         self.engine, self.lock = open_engine(url, wait, checkpoints), threading.Lock()
-        self.file = file_of(self.engine)
-        try: _make_tables(self.engine)
-        except DBAPIError as error: raise NotStored(f"the serving log cannot be opened: {error.orig}") from error
-        self._which = self._inode()
+        self.file, self.failed = file_of(self.engine), ""  # why the last write was not stored
+        self._made = False                        # whether the tables are there
+        self._seen: os.stat_result | None = None  # the file as it was when it was last in order
+        if now: self._usable("opened")
 
-    def _inode(self) -> tuple[int, int] | None:
-        if self.file is None: return None
-        found = os.stat(self.file)
-        return found.st_dev, found.st_ino
+    def _usable(self, what: str) -> None:
+        "Make the tables where that was not done yet, and look at the file; raises `NotStored`."
+        try:
+            if not self._made: _make_tables(self.engine)
+            self._made, found, seen = True, os.stat(self.file) if self.file else None, self._seen
+            if found and seen and not os.path.samestat(found, seen): self.engine.dispose()  # another file
+            elif self.file and found and seen and found.st_mtime_ns != seen.st_mtime_ns:
+                if cut_off(self.file, found.st_size, seen.st_size):
+                    raise NotStored(f"the serving log cannot be {what}: {self.file.name} was cut off or overwritten")
+            self._seen = found
+        except (SQLAlchemyError, OSError) as error: raise _failure(what, error) from error
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        "A connection to read with; raises `NotStored`."
+        self._usable("read")
+        try:
+            with self.engine.connect() as connection: yield connection
+        except SQLAlchemyError as error: raise _failure("read", error) from error
 
     def commit(self,
         writes: Sequence[Mapping[str, Any] | Callable[[sa.Connection], Any]],  # rows of `predictions`; functions that write
@@ -173,16 +206,16 @@ class Database:
         rows = [w for w in writes if not callable(w)]
         try:
             with self.lock:
-                if self.file and (found := self._inode()) != self._which:
-                    self.engine.dispose()
-                    self._which = found
+                self._usable("written")
                 with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
                     for first in range(0, len(rows), 64): _insert(connection, rows[first:first + 64])
-                    return [_attempt(connection, w) if callable(w) else w["id"] for w in writes]
-        except FileNotFoundError as error:
-            raise NotStored(f"the serving log cannot be written: {Path(error.filename).name} is gone") from None
-        except SQLAlchemyError as error:
-            raise NotStored(f"the serving log cannot be written: {_why(error)}") from error
+                    done = [_attempt(connection, w) if callable(w) else w["id"] for w in writes]
+        except (SQLAlchemyError, NotStored) as error:
+            refusal = error if isinstance(error, NotStored) else _failure("written", error)
+            self.failed = str(refusal)
+            raise refusal from error.__cause__ or error
+        self.failed = ""
+        return done
 
     def write(self, task: Callable[[sa.Connection], T]) -> T:
         "Write and wait; returns the task's result, raises its exception, or `NotStored`."
@@ -211,12 +244,16 @@ def _attempt(connection: sa.Connection, task: Callable[[sa.Connection], T]) -> T
     "The result or the exception of a task; a fault of the database concerns the whole group."
     try:
         with connection.begin_nested(): return task(connection)
-    except (OperationalError, InterfaceError): raise
+    except (IntegrityError, DataError) as refusal: return refusal
+    except SQLAlchemyError: raise
     except Exception as refusal: return refusal
 
-def _why(error: SQLAlchemyError) -> BaseException:
-    "The message of the database."
-    return getattr(error, "orig", error)
+def _failure(what: str, error: SQLAlchemyError | OSError) -> NotStored:
+    "Why the log cannot be opened, read or written, in one line."
+    if isinstance(error, FileNotFoundError): why = f"{Path(error.filename).name} is gone"
+    elif isinstance(error, OSError): why = error.strerror
+    else: why = " ".join(str(getattr(error, "orig", None) or error).split())
+    return NotStored(f"the serving log cannot be {what}: {why}")
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-insert
 def _insert(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -231,6 +268,18 @@ def _statement(dialect: str, rows: int) -> str:
     one = f"({', '.join(['?' if dialect == 'sqlite' else '%s'] * len(predictions.columns))})"
     names = ", ".join('"' + name + '"' for name in predictions.columns.keys())
     return f"INSERT INTO predictions ({names}) VALUES {', '.join([one] * rows)}"
+
+# %% ../../../nbs/core/serving/store.ipynb #core-log-cut-code
+def cut_off(
+    path: Path,   # of a SQLite file
+    size: int,    # bytes it has
+    before: int,  # bytes it had
+) -> bool:
+    "Whether a file that changed has no header, or fewer pages than its header says."
+    with open(path, "rb") as file: head = file.read(100)
+    if not head.startswith(b"SQLite format 3\0"): return before > 0
+    page = int.from_bytes(head[16:18], "big")
+    return size < before and int.from_bytes(head[28:32], "big") * (65_536 if page == 1 else page) > size
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-group-code
 class GroupCommit:
@@ -324,7 +373,7 @@ class Predictions:
     def get(self, id: str) -> Row | None:  # its row, with JSON decoded; None if there is none
         "One prediction."
         wanted = sa.select(predictions).where(predictions.c.id == id)
-        with self.database.engine.connect() as connection: row = connection.execute(wanted).mappings().first()
+        with self.database.read() as connection: row = connection.execute(wanted).mappings().first()
         read = lambda name, value: json.loads(value) if name in ("warnings", "request", "features") and value else value
         return None if row is None else {name: read(name, value) for name, value in row.items()}
 
@@ -337,14 +386,22 @@ class Predictions:
         answered = sa.select(feedback.c.prediction_id).where(same, feedback.c.asks == asks).exists()
         wanted = sa.select(predictions.c.id).where(predictions.c.review, ~answered)
         wanted = wanted.order_by(predictions.c.at, predictions.c.id).limit(limit)
-        with self.database.engine.connect() as connection: ids = connection.execute(wanted).scalars().all()
+        with self.database.read() as connection: ids = connection.execute(wanted).scalars().all()
         return [row for id in ids if (row := self.get(id))]
+
+    def of_people(self,
+        personal: Sequence[str],  # fields of a request that lead to a person
+    ) -> bool:
+        "Whether any of them stands in a stored request, as a pseudonym."
+        given = (predictions.c.request.like(f'%"{name}":"%') for name in personal)
+        wanted = sa.select(predictions.c.id).where(sa.or_(sa.false(), *given)).limit(1)
+        with self.database.read() as connection: return connection.execute(wanted).first() is not None
 
     def days(self) -> dict[str, int]:  # "2024-03-01" (UTC) and the predictions of that day, oldest first
         "The days of the log."
         day = predictions.c.at // DAY
         counted = sa.select(day, sa.func.count()).group_by(day).order_by(day)
-        with self.database.engine.connect() as connection: rows = connection.execute(counted).all()
+        with self.database.read() as connection: rows = connection.execute(counted).all()
         return {str(np.datetime64(int(d), "D")): n for d, n in rows}
 
 DAY = 86_400_000_000  # microseconds
@@ -389,7 +446,7 @@ class Feedback:
         "The reactions to one prediction."
         wanted = sa.select(*(feedback.c[n] for n in ("prediction_id", "asks", "reaction", "label")))
         wanted = wanted.where(feedback.c.prediction_id == prediction_id).order_by(feedback.c.at, feedback.c.asks)
-        with self.database.engine.connect() as connection:
+        with self.database.read() as connection:
             return [dict(row) for row in connection.execute(wanted).mappings()]
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-deployment-code
@@ -408,7 +465,7 @@ class Deployment:
 
     def get(self) -> Deployed:
         "What serves now."
-        with self.database.engine.connect() as connection:
+        with self.database.read() as connection:
             row = connection.execute(sa.select(deployment)).mappings().first()
         if not row: return {"generation": 0, "stable": None, "canary": None, "share": 0.0}
         return _slots(row)
@@ -428,7 +485,7 @@ class Deployment:
         if now["canary"]: return self.set(canary=None, share=0.0)
         earlier = sa.select(deployed.c.stable).where(deployed.c.stable != now["stable"])
         earlier = earlier.order_by(deployed.c.generation.desc()).limit(1)
-        with self.database.engine.connect() as connection: before = connection.execute(earlier).scalar()
+        with self.database.read() as connection: before = connection.execute(earlier).scalar()
         if before is None:
             raise ValueError(f"there is nothing to go back to: {now['stable'] or 'nothing'} is all that ever served")
         return self.set(stable=before)
@@ -492,16 +549,13 @@ class Lookups:
         "All values of a key, as JSON, and since when each was known."
         same = online.c.lookup == lookup, online.c.key == json.dumps(key, default=_scalar)
         wanted = sa.select(online.c.known_at, online.c["values"]).where(*same).order_by(online.c.known_at)
-        with self.database.engine.connect() as connection: rows = connection.execute(wanted).all()
+        with self.database.read() as connection: rows = connection.execute(wanted).all()
         return array("q", [row[0] for row in rows]), [row[1] for row in rows]
 
     def times(self, lookup: str) -> Sequence[int]:
         "When values of a lookup became known, whatever their key."
         wanted = sa.select(online.c.known_at).where(online.c.lookup == lookup).distinct().order_by(online.c.known_at)
-        try:
-            with self.database.engine.connect() as connection: return array("q", connection.execute(wanted).scalars())
-        except SQLAlchemyError as error:
-            raise NotStored(f"the serving log cannot be read: {_why(error)}") from error
+        with self.database.read() as connection: return array("q", connection.execute(wanted).scalars())
 
     def get(self,
         lookup: str, key: Key, decision_time: datetime | np.datetime64 | int,  # as for `Online.get`
@@ -623,7 +677,7 @@ def known_until(
     found: dict[str, Known] = {}
     wanted = sa.select(online.c.lookup, online.c.key, online.c.known_at, online.c["values"])
     wanted = wanted.where(online.c.known_at <= microseconds(until))
-    with lookups.database.engine.connect() as connection:
+    with lookups.database.read() as connection:
         for lookup, key, known_at, values in connection.execute(wanted):
             known = found.get(lookup)
             if known is None: known = found[lookup] = Known()
@@ -675,15 +729,15 @@ class Retention:
 
     def forgotten(self) -> dict[str, int]:
         "How many predictions and reactions were dropped since there is this log."
-        with self.database.engine.connect() as connection:
+        with self.database.read() as connection:
             row = connection.execute(sa.select(retention)).mappings().one()
         return {name: row[name] for name in ("predictions", "feedback")}
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-frames-code
 class ServingLog:
     "The database under a serving app, and the parts of the log in it."
-    def __init__(self, url: str | Path, wait: float = 5.0, checkpoints: bool = True):  # as for `open_engine`
-        self.database = database = Database(url, wait, checkpoints)
+    def __init__(self, url: str | Path, wait: float = 5.0, checkpoints: bool = True, now: bool = True):  # as for `Database`
+        self.database = database = Database(url, wait, checkpoints, now)
         self.predictions, self.feedback = Predictions(database), Feedback(database)
         self.deployment, self.lookups = Deployment(database), Lookups(database)
         self.retention = Retention(database)
@@ -696,18 +750,19 @@ class ServingLog:
 
     def marks(self) -> tuple[int, int, int]:  # generation of the deployment, number of the last put, one that changes with the keys
         "Three numbers that change whenever a cached value does."
-        file = self.database.file
-        if file and not file.exists(): raise NotStored(f"the serving log cannot be read: {file.name} is gone")
-        try:
-            with self.database.engine.connect() as connection:
-                generation, put, keys = (value or 0 for value in connection.execute(_MARKS).one())
-                return generation, put, keys
-        except SQLAlchemyError as error:
-            raise NotStored(f"the serving log cannot be read: {_why(error)}") from error
+        with self.database.read() as connection:
+            generation, put, keys = (value or 0 for value in connection.execute(_MARKS).one())
+            return generation, put, keys
+
+    def check(self) -> None:
+        "Raise `NotStored` where the log cannot be read, or where no write succeeds since one failed."
+        self.marks()
+        if not self.database.failed: return
+        self.database.write(lambda connection: connection.execute(retention.update().values(one=1)).rowcount)
 
     def counts(self) -> dict[str, int]:
         "How many predictions and reactions there are."
-        with self.database.engine.connect() as connection:
+        with self.database.read() as connection:
             return {table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
                     for table in (predictions, feedback)}
 
@@ -715,7 +770,7 @@ class ServingLog:
         since: datetime | None = None, until: datetime | None = None,  # since <= at < until; None: without end
     ) -> "tuple[pd.DataFrame, pd.DataFrame]":                          # predictions and feedback, oldest first
         "The log as tables."
-        with self.database.engine.connect() as connection:
+        with self.database.read() as connection:
             return (_frame(connection, predictions, ("at", "decision_time"), since, until),
                     _frame(connection, feedback, ("at",), since, until))
 

@@ -3,13 +3,19 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 from under_load import (
     BODY,
     REACTION,
@@ -25,14 +31,18 @@ from under_load import (
     postgresql,
 )
 
+from mlops_lifecycle.cli import app as command_line
 from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
 from mlops_lifecycle.core.serving.server import served as on_loopback
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.problem.definition import example_of
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
 from mlops_lifecycle.core.serving.predictor import trial_workspace
 from mlops_lifecycle.serving import create_app
+
+GOOD = example_of(problem.Request)
 
 
 @pytest.fixture
@@ -95,25 +105,6 @@ def test_the_log_is_the_same_on_postgresql(database):
     assert log.counts() == {"predictions": 1, "feedback": 1}
     assert log.marks()[0] == log.deployment.get()["generation"]
     log.close()
-
-
-def test_a_database_server_that_goes_away_is_503_and_comes_back(tmp_path, database, monkeypatch):
-    """Nobody is told that something was stored. When the server is there again, so is the app, with all it acknowledged."""
-    trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
-    deploy_into(database, tmp_path / "w")
-    monkeypatch.setenv("MLOPS_DATABASE", database)
-    with on_loopback(create_app(load_settings(), Workspace(tmp_path / "w"))) as (port, _):
-        caller = Caller(port)
-        kept = [caller.send("POST", "/v1/predict", BODY)[1]["prediction_id"]]
-        database.stop()
-        try:
-            asked = caller.send("POST", "/v1/predict", BODY)[0]
-            probed = [caller.send("GET", f"/v2/health/{probe}")[0] for probe in ("ready", "live")]
-            assert (asked, probed) == (503, [503, 200])
-        finally: database.start()
-        kept.append(caller.send("POST", "/v1/predict", BODY)[1]["prediction_id"])
-    log = ServingLog(database)
-    assert sorted(log.frames()[0]["id"]) == sorted(kept); log.close()
 
 
 def test_no_answer_comes_before_the_disk_has_it(served):
@@ -218,3 +209,211 @@ def test_figures_of_all_workers_are_added_up_and_lines_are_json(served):
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
     own = [line for line in lines if line.get("request_id") == "mine"]
     assert [(line["trace_id"], line["status"]) for line in own] == [("a" * 32, 422)]
+
+
+TENSORS = [{"name": name, "datatype": {str: "BYTES", int: "INT64", float: "FP64"}[type(value)], "shape": [1], "data": [value]}
+           for name, value in GOOD.items() if value is not None]
+ROUTES = [
+    ("POST", "/v1/predict", GOOD), ("POST", "/v1/predict/batch", {"requests": [GOOD]}),
+    ("POST", "/v1/feedback", {"prediction_id": "{id}", "reaction": REACTION}), ("GET", "/v1/predictions/{id}", None),
+    ("GET", "/v1/predictions/{id}?explain=true", None), ("GET", "/v1/reviews", None),
+    ("POST", "/v1/reviews/{id}", {"decision": 1}), ("POST", "/v1/admin/deploy", {"release": f"rule-{problem.rule.version}"}),
+    ("POST", "/v1/admin/promote", {}), ("POST", "/v1/admin/rollback", {}),
+    ("POST", f"/v2/models/{problem.name}/infer", {"inputs": TENSORS})]
+
+
+def asked(api, id) -> dict[str, httpx.Response]:
+    """The answer of each route that needs the store."""
+    def send(method, path, body):
+        return api.request(method, path.replace("{id}", id), content=None if body is None else json.dumps(body).replace("{id}", id),
+                           headers={"content-type": "application/json"})
+    return {path: send(method, path, body) for method, path, body in ROUTES}
+
+
+def all_refused(api, id, part="store", words="") -> None:
+    """503 in the contract's form on each route, and the probe says what is broken."""
+    for path, answer in asked(api, id).items():
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "1", (path, answer.text)
+        assert list(answer.json()) == (["error"] if path.startswith("/v2") else ["detail"]), (path, answer.text)
+    said = api.get("/v2/health/ready")
+    assert said.status_code == 503 and words in said.json()["faults"][part], said.text
+    assert api.get("/v2/health/live").status_code == 200
+
+
+def all_answered(api, id) -> None:
+    statuses = {path: answer.status_code for path, answer in asked(api, id).items()}
+    assert set(statuses.values()) <= {200, 409}, statuses  # no canary to promote, nothing to go back to
+    assert statuses["/v1/predict"] == statuses["/v1/predictions/{id}"] == 200
+    assert api.get("/v2/health/ready").json() == {"ready": True}
+
+
+def in_place(content):
+    """Another content of the file, which the app holds open."""
+    return lambda path: path.write_bytes(content(path.read_bytes()))
+
+
+def replaced(content):
+    """Another file under its name."""
+    def put(path): (path.parent / "other").write_bytes(content); (path.parent / "other").replace(path)
+    return put
+
+
+BROKEN = {
+    "gone": (lambda path: path.unlink(), "serving.db is gone"),
+    "an empty file in its place": (replaced(b""), "no such table"),
+    "no database in its place": (replaced(b"no database " * 999), "not a database"),
+    "emptied": (in_place(lambda content: b""), "cut off"),
+    "cut off": (in_place(lambda content: content[:8192]), "cut off"),
+    "overwritten": (in_place(lambda content: b"no database " * 9999), "overwritten"),
+}
+
+
+@pytest.fixture(scope="module")
+def open_app(tmp_path_factory):
+    """An app on a file, a client, and a prediction of it."""
+    workspace = trial_workspace(tmp_path_factory.mktemp("broken") / "w", problem, plan.model_dump(mode="json"))
+    with on_loopback(create_app(load_settings(environ={}), workspace)) as (port, _):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+            yield api, workspace.serving_db, api.post("/v1/predict", json=GOOD).json()["prediction_id"]
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_file_that_is_broken_is_503_on_each_route_until_it_is_put_back(open_app, tmp_path, how):
+    api, path, id = open_app
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(tmp_path / "backup")) as backup:
+        source.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        source.backup(backup)
+    breaks, words = BROKEN[how]
+    breaks(path)
+    all_refused(api, id, "store", words)
+    for beside in ("-wal", "-shm"): path.with_name(path.name + beside).unlink(missing_ok=True)
+    (tmp_path / "backup").replace(path)
+    all_answered(api, id)
+
+
+def test_a_server_that_is_gone_is_503_on_each_route_while_serving_and_at_the_start(tmp_path, database, monkeypatch):
+    """An app that starts without its log asks for keys as soon as it knows whether there are any."""
+    workspace = trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    deploy_into(database, tmp_path / "w")
+    monkeypatch.setenv("MLOPS_DATABASE", database)
+    def client(port): return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+    with on_loopback(create_app(load_settings(environ={}), workspace)) as (port, _), client(port) as api:
+        id = api.post("/v1/predict", json=GOOD).json()["prediction_id"]
+        database.stop()
+        away = True
+        try:
+            all_refused(api, id)
+            with on_loopback(create_app(load_settings(environ={}), workspace)) as (second, _), client(second) as late:
+                all_refused(late, id)
+                assert "127.0.0.1" not in late.get("/v2/health/ready").text  # nobody learns where the database is
+                database.start()
+                away = False
+                until = time.monotonic() + 20
+                while late.get("/v2/health/ready").status_code != 200 and time.monotonic() < until: time.sleep(0.05)
+                all_answered(late, id)
+        finally:
+            if away: database.start()
+        all_answered(api, id)
+
+
+def test_an_app_starts_beside_a_broken_file_and_serves_when_it_is_put_back(tmp_path):
+    workspace = trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    path = workspace.serving_db
+    shutil.copy(path, tmp_path / "backup")
+    path.write_bytes(b"no database " * 999)
+    with on_loopback(create_app(load_settings(environ={}), workspace)) as (port, _):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+            all_refused(api, "0" * 32, words="not a database")
+            (tmp_path / "backup").replace(path)
+            until = time.monotonic() + 20
+            while api.get("/v2/health/ready").status_code != 200 and time.monotonic() < until: time.sleep(0.05)
+            all_answered(api, api.post("/v1/predict", json=GOOD).json()["prediction_id"])
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_a_lost_pseudonym_key_is_503_and_never_made_anew_where_it_was_used(tmp_path, request, monkeypatch, store):
+    """Gone, cut off and unreadable; put back, the same person has the same pseudonym again."""
+    workspace = trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    if store == "postgresql":
+        database = request.getfixturevalue("database")
+        deploy_into(database, tmp_path / "w")
+        monkeypatch.setenv("MLOPS_DATABASE", database)
+    key, personal = workspace.pseudonyms.path, GOOD | {problem.personal[0]: example_of(problem.Request)[problem.personal[0]]}
+    def app(): return create_app(load_settings(environ={}), Workspace(tmp_path / "w"))
+    with on_loopback(app()) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+        assert api.post("/v1/predict", json=personal).status_code == 200
+    content = key.read_bytes()
+    def gone(): key.unlink()
+    def cut(): key.write_bytes(content[:7])
+    def unreadable(): key.unlink(missing_ok=True); key.mkdir()  # for root, too
+    with on_loopback(app()) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+        for breaks in (gone, cut, unreadable):
+            breaks()
+            refused = api.post("/v1/predict", json=personal)
+            assert refused.status_code == 503 and "pseudonym key" in refused.json()["detail"][0]["message"]
+            said = api.get("/v2/health/ready")
+            assert said.status_code == 503 and key.name in said.json()["faults"]["pseudonym key"]
+        key.rmdir()
+        done = CliRunner().invoke(command_line, ["score", str(requests_file(tmp_path, personal)), str(tmp_path / "scores.csv")],
+                                  env={"MLOPS_WORKSPACE": str(tmp_path / "w")})
+        assert done.exit_code == 1 and not key.exists()
+        assert done.stderr.count("\n") == 1 and str(key) in done.stderr and "put it back from the backup" in done.stderr
+        key.write_bytes(content)
+        assert api.get("/v2/health/ready").json() == {"ready": True}
+        told = api.post("/v1/predict", json=personal).json()["prediction_id"]
+    log = ServingLog(workspace.serving_db)
+    assert log.predictions.get(told)["request"][problem.personal[0]] == workspace.pseudonyms(personal[problem.personal[0]])
+    log.close()
+
+
+def requests_file(folder, row) -> Path:
+    (folder / "requests.jsonl").write_text(json.dumps(row) + "\n")
+    return folder / "requests.jsonl"
+
+
+def test_the_probe_names_a_full_disk_and_a_release_that_cannot_be_loaded(tmp_path, monkeypatch):
+    """A release that cannot be loaded leaves the one before it serving, and ready; where there is none, it is not."""
+    from mlops_lifecycle.core.serving import predictor, readiness
+    monkeypatch.setattr(predictor.Memory, "AGAIN", 0.0)
+    workspace = trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    rule = workspace.releases / f"rule-{problem.rule.version}"
+    with on_loopback(create_app(load_settings(environ={}), workspace)) as (port, _):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+            log = ServingLog(workspace.serving_db)
+            log.deployment.set(canary="model-lost", share=0.5)
+            until = time.monotonic() + 20
+            while "faults" not in api.get("/v2/health/ready").json() and time.monotonic() < until: time.sleep(0.05)
+            said = api.get("/v2/health/ready")
+            assert (said.status_code, said.json()) == (200, {
+                "ready": True, "faults": {"release": "a deployed release cannot be loaded"}})
+            assert "model-lost" in api.get("/v1/model").json()["fault"] and api.post("/v1/predict", json=GOOD).status_code == 200
+            log.deployment.set(canary=None, share=0.0); log.close()
+            monkeypatch.setattr(readiness, "ROOM", 1 << 62)
+            said = api.get("/v2/health/ready")
+            assert said.status_code == 503 and said.json()["faults"]["disk"] == "the disk of the serving log is full"
+            monkeypatch.undo(); monkeypatch.setattr(predictor.Memory, "AGAIN", 0.0)
+    rule.rename(tmp_path / "archived")
+    with on_loopback(create_app(load_settings(environ={}), workspace)) as (port, _):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+            said, refused = api.get("/v2/health/ready"), api.post("/v1/predict", json=GOOD)
+            assert (said.status_code, refused.status_code) == (503, 503) and "cannot be loaded" in said.json()["faults"]["release"]
+            assert refused.json()["detail"][0]["message"] == "what is deployed cannot be loaded"
+            (tmp_path / "archived").rename(rule)
+            until = time.monotonic() + 20
+            while api.get("/v2/health/ready").status_code != 200 and time.monotonic() < until: time.sleep(0.05)
+            assert api.post("/v1/predict", json=GOOD).status_code == 200
+
+
+def test_what_fails_unexpectedly_has_the_contracts_form_and_an_archived_release_explains_nothing(tmp_path, monkeypatch):
+    workspace = trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    app = create_app(load_settings(environ={}), workspace)
+    with on_loopback(app) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+        row = dict(kind="model", release="model-archived", model="m", version="1", arm="stable", score=0.5, decision=1,
+                   threshold=0.5, review=False, warnings=[], request={}, features={})
+        id = app.serving.log.predictions.append(datetime.now(UTC), **row)
+        told, explained = (api.get(f"/v1/predictions/{id}{more}") for more in ("", "?explain=true"))
+        assert (told.status_code, explained.status_code) == (200, 409) and "archived" in explained.json()["detail"][0]["message"]
+        def breaks(*_): raise KeyError("R0001")
+        monkeypatch.setattr(app.serving.log.predictions, "get", breaks)
+        failed = api.get(f"/v1/predictions/{id}")
+        assert failed.status_code == 500 and list(failed.json()) == ["detail"] and "R0001" not in failed.text

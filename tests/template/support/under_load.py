@@ -21,7 +21,7 @@ import psutil
 import pytest
 from helpers import MLOPS, ROOT, environment, free_port
 
-from mlops_lifecycle.core.serving.store import ServingLog, feedback, keys, predictions
+from mlops_lifecycle.core.serving.store import ServingLog, deployed, feedback, keys, predictions
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.problem.definition import example_of
 from mlops_lifecycle.formulate import problem
@@ -144,9 +144,9 @@ def killed_under_load(
 
 
 def deploy_into(database: str, folder: Path) -> None:
-    """The rule into the stable slot of another database, with no predictions and no keys from before."""
+    """The rule into the stable slot of another database, with no predictions, keys and deployments from before."""
     log = ServingLog(database)
-    tables = feedback, predictions, keys
+    tables = feedback, predictions, keys, deployed
     log.database.write(lambda connection: [connection.execute(table.delete()) for table in tables])
     log.deployment.set(stable=f"rule-{problem.rule.version}"); log.close()
 

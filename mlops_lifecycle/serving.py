@@ -118,7 +118,7 @@ def create_app(
     plan = workspace.load("plan")
     serving = Serving(settings, workspace, problem, plan, feedback_request(plan), partial(_declared, features), replay)
     version = settings.serving.contract
-    app = FastAPI(title=problem.name, version=version, lifespan=_lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=problem.name, version=version, lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     document = openapi_of(problem, serving.plan, version)
     app.state.serving, app.openapi = serving, lambda: document
     schema = serving.Request.model_json_schema()
@@ -164,11 +164,12 @@ def _refused(request: HttpRequest, error: Exception) -> Response:
         refusal = ApiError(422, "is wrong", errors=wrong)
     else: refusal = refusal_for(error)
     answer = _formed(request.url.path, refusal)
+    if refusal.status == 405: answer.headers["allow"] = "GET"  # of files, which do not say so themselves
     answer.headers.update(getattr(error, "headers", None) or {})  # such as which methods a path allows
     return answer
 
 def _formed(path: str, refusal: ApiError) -> Response:
-    if not path.startswith("/v2/models"): return refusal.response()
+    if path != "/v2" and not path.startswith("/v2/"): return refusal.response()
     return Response(v2.failure(refusal), refusal.status, refusal.HEADERS.get(refusal.status), "application/json")
 
 # %% ../nbs/09_code.ipynb #09-c-call-code

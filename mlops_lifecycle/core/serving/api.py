@@ -13,7 +13,6 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 from fastapi import APIRouter, Depends
@@ -26,8 +25,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from ... import __version__
 from . import inference_protocol as v2
 from . import web_form as pages
-from .middleware import ApiError, headers_of, read_body, strict_json, validated
-from .predictor import Answer, FeedbackRequest, RowError, Serving
+from .middleware import ApiError, headers_of, read_body, validated, validated_rows
+from .predictor import FeedbackRequest, Serving, Slots
 from .readiness import Readiness, readiness
 from ..models.release import Release
 from ..problem.definition import Entity, Problem
@@ -183,13 +182,10 @@ async def predict(request: HttpRequest, serving: _Asked) -> Response:
 # %% ../../../nbs/core/serving/api.ipynb #09-c-batch
 @router.post("/v1/predict/batch", response_model=Batch, summary="Ask for many decisions", tags=["decisions"])
 async def predict_batch(request: HttpRequest, serving: _Asked) -> Response:
-    clock, body, most = serving.identity.clock_of(request), await _sent(serving, request), serving.limits.max_batch
-    rows = (asked := strict_json(body)).get("requests")
-    if set(asked) != {"requests"} or not isinstance(rows, list) or not rows:
-        raise ApiError(422, "must be a list of requests, at least one, and stand alone", "requests")
-    if len(rows) > most: raise ApiError(413, f"at most {most:,} requests at a time", "requests")
+    clock, body = serving.identity.clock_of(request), await _sent(serving, request)
+    rows = validated_rows(serving.Request, body, "requests", serving.limits.max_batch)
     await serving.memory.current()
-    return as_json({"answers": await serving.predictor.each(rows, clock)})
+    return as_json({"answers": await serving.batches.each(rows, clock)})
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-feedback-route
 @router.post("/v1/feedback", response_model=Noted, summary="Tell what came of it", tags=["what came of it"])
@@ -288,54 +284,61 @@ async def tell_metrics(serving: _Asked) -> Response:
 # %% ../../../nbs/core/serving/api.ipynb #09-c-v2
 def _named(
     serving: Serving, name: str, version: str | None = None,
-) -> list[str]:  # versions that serve, the stable first
+) -> Slots:  # those of the version, where one is named
     "Pass where this model serves; raises `ApiError`."
-    versions = [r.version for r in (serving.memory.slots.stable, serving.memory.slots.canary) if r]
+    slots = serving.memory.slots
+    found = slots if version is None else slots.only(version)
     if name != serving.problem.name: raise ApiError(404, "no such model or version serves", "name")
-    if version not in (None, *versions): raise ApiError(404, "no such model or version serves", "version")
-    return versions
+    if found is None: raise ApiError(404, "no such model or version serves", "version")
+    return found
 
-@router.get("/v2", summary="The server", tags=["inference protocol"])
+@router.get("/v2", response_model=v2.ServerMetadata, summary="The server", tags=["inference protocol"])
 async def v2_server(serving: _Asked) -> dict[str, Any]:
     return {"name": "mlops_lifecycle", "version": __version__, "extensions": ["binary_tensor_data"]}
 
-@router.get("/v2/models/{name}", summary="The model", tags=["inference protocol"])
-@router.get("/v2/models/{name}/versions/{version}", summary="One of its versions", tags=["inference protocol"])
+@router.get("/v2/models/{name}", response_model=v2.ModelMetadata, summary="The model", tags=["inference protocol"])
+@router.get("/v2/models/{name}/versions/{version}", response_model=v2.ModelMetadata,
+            summary="One of its versions", tags=["inference protocol"])
 async def v2_model(serving: _Asked, name: str, version: str | None = None) -> dict[str, Any]:
     await serving.memory.current()
-    versions, schema = _named(serving, name, version), serving.Request.model_json_schema()
+    versions, schema = _named(serving, name, version).versions, serving.Request.model_json_schema()
     return v2.metadata_of(name, versions, schema, serving.problem.task.amount)
 
-@router.get("/v2/models/{name}/ready", summary="Does the model serve?", tags=["inference protocol"])
-@router.get("/v2/models/{name}/versions/{version}/ready", summary="Does this version?", tags=["inference protocol"])
+@router.get("/v2/models/{name}/ready", response_model=v2.ModelReady,
+            summary="Does the model serve?", tags=["inference protocol"])
+@router.get("/v2/models/{name}/versions/{version}/ready", response_model=v2.ModelReady,
+            summary="Does this version?", tags=["inference protocol"])
 async def v2_ready(serving: _Asked, name: str, version: str | None = None) -> dict[str, Any]:
     await serving.memory.current()
     _named(serving, name, version)
     return {"name": name, "ready": True}
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-v2-infer
-@router.post("/v2/models/{name}/infer", summary="Ask for decisions, as tensors", tags=["inference protocol"])
-@router.post("/v2/models/{name}/versions/{version}/infer",
-             summary="Ask, where this version serves", tags=["inference protocol"])
+_BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}  # outputs behind the JSON
+
+@router.post("/v2/models/{name}/infer", response_model=v2.Inferred, responses=_BYTES,
+             summary="Ask for decisions, as tensors", tags=["inference protocol"])
+@router.post("/v2/models/{name}/versions/{version}/infer", response_model=v2.Inferred, responses=_BYTES,
+             summary="Ask this version", tags=["inference protocol"])
 async def v2_infer(request: HttpRequest, serving: _Asked, name: str, version: str | None = None) -> Response:
     await serving.memory.current()
-    versions = _named(serving, name, version)
+    slots = _named(serving, name, version)
     length, clock = request.headers.get("inference-header-content-length"), serving.identity.clock_of(request)
     kind = request.headers.get("content-type", "application/json").partition(";")[0]
     if kind not in ("application/json", "application/octet-stream"):
         raise ApiError(415, "the content type must be application/json")
     body = await _sent(serving, request, kind=None)  # the stock client names none
     asked, behind = v2.split_body(body, length)
+    v2.wanted_of(asked)  # what is wanted can be given
     optional = [n for n, f in serving.Request.model_fields.items() if not f.is_required()]
     rows = v2.rows_of(asked, behind, optional, serving.limits.max_batch)
-    answer = partial(v2.answer_of, name, versions[0], asked=asked, amount=serving.problem.task.amount)
-    answer([])                                                              # what is wanted can be given
-    for row in rows: validated(serving.Request, json.dumps(row).encode())   # all or nothing
-    return as_json(answer([_whole(a) for a in await serving.predictor.each(rows, clock)]))
-
-def _whole(answer: Answer | RowError) -> Answer:
-    if "detail" in answer: raise ApiError(422, answer["detail"][0]["message"], errors=answer["detail"])
-    return answer
+    entities = [validated(serving.Request, json.dumps(row)) for row in rows]
+    answers = await serving.batches.all_of(entities, clock, slots)
+    content, behind = v2.answer_of(name, answers, asked, serving.problem.task.amount)
+    if not behind: return as_json(content)
+    text = as_json(content).body
+    headers = {"inference-header-content-length": str(len(text))}
+    return Response(bytes(text) + behind, media_type="application/octet-stream", headers=headers)
 
 # %% ../../../nbs/core/serving/api.ipynb #api-page-code
 @router.get("/", include_in_schema=False)

@@ -39,7 +39,7 @@ def statuses_of(
     body: bool,      # whether the route takes one
 ) -> dict[str, str]:  # {status: when}
     "How a route may refuse."
-    if path in PROBES: return {"503": STATUSES["503"]} if path.endswith("/ready") else {}
+    if path in PROBES: return {} if path.endswith("/live") else {"503": STATUSES["503"]}
     usual = {status: when for status, when in STATUSES.items() if body or status not in OF_BODIES}
     return usual | MORE.get(path, {"404": "no such model or version serves"} if path.startswith("/v2") else {})
 
@@ -57,9 +57,10 @@ def complete_route(
 ) -> None:
     "Write body, statuses and key of a route into the document."
     sentence = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-    shape = sentence if path.startswith("/v2") and path not in PROBES else {"$ref": "#/components/schemas/Errors"}
+    shape = sentence if path.startswith("/v2") else {"$ref": "#/components/schemas/Errors"}
     content, statuses = {JSON: {"schema": shape}}, sorted(statuses_of(path, bool(body)).items())
-    if path in PROBES: content = route["responses"]["200"].get("content", {})  # a probe says in one form what is broken
+    # a probe says in one form what is broken
+    if path.startswith("/v2/health"): content = route["responses"]["200"].get("content", {})
     refusals = {status: {"description": when, "content": content} for status, when in statuses}
     route["responses"] = {s: answer for s, answer in route["responses"].items() if s.startswith("2")} | refusals
     if body: route["requestBody"] = {"required": True, "content": {JSON: {"schema": body[0], "example": body[1]}}}

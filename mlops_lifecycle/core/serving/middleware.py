@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Asked', 'Metric', 'LOG', 'CURRENT', 'PROBES', 'NEEDS', 'Handler', 'SAFE', 'CLOSED', 'FieldError', 'ApiError',
-           'strict_json', 'shown', 'validated', 'refusal_of', 'headers_of', 'read_body', 'Metrics', 'JsonLines',
-           'where', 'needed', 'Guard', 'refusal_for', 'note_request', 'ServingMiddleware']
+           'NotJson', 'strict_json', 'as_text', 'shown', 'validated', 'refusal_of', 'split_rows', 'validated_rows',
+           'headers_of', 'read_body', 'Metrics', 'JsonLines', 'where', 'needed', 'Guard', 'refusal_for', 'note_request',
+           'ServingMiddleware']
 
 # %% ../../../nbs/core/serving/middleware.ipynb #door-imports
 import asyncio
@@ -18,6 +19,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
+from enum import Enum
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
@@ -57,6 +59,9 @@ class ApiError(Exception):
         return JSONResponse({"detail": self.errors}, self.status, self.HEADERS.get(self.status))
 
 # %% ../../../nbs/core/serving/middleware.ipynb #door-json-code
+class NotJson(ApiError):
+    "The body is not JSON."
+
 class _Twice(ValueError):
     "A key occurs twice."
 
@@ -68,21 +73,29 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _READ = json.JSONDecoder(object_pairs_hook=_once).decode
 
 def strict_json(
-    body: bytes,
-) -> dict[str, Any]:  # an object whose keys are unique and whose texts can be encoded
+    body: bytes | str,
+    at: int = 0,      # the character at which it begins in a body that it is a part of
+) -> dict[str, Any]:  # an object whose keys are unique and whose texts can be encoded and stored
     "Read a JSON object; raises `ApiError` for anything else, or for repeated keys."
-    try: found = _READ(body.decode("utf-8"))
-    except UnicodeDecodeError as error: raise ApiError(400, f"the body is not UTF-8 at byte {error.start}") from None
+    try: found = _READ(text := as_text(body))
     except _Twice as error: raise ApiError(422, "is given twice", shown(str(error))) from None
-    except json.JSONDecodeError as error: raise ApiError(422, f"the body is not JSON at character {error.pos}") from None
+    except json.JSONDecodeError as error: raise NotJson(422, f"the body is not JSON at character {at + error.pos}") from None
     except (RecursionError, ValueError):
         raise ApiError(422, "the body is nested too deep, or holds a number too long to read") from None
     if not isinstance(found, dict): raise ApiError(422, "the body must be a JSON object")
-    if b"\\u" in body:  # half a pair can only be written with an escape
+    if "\\u" in text:  # half a pair and NUL can only be written with an escape
         for name, value in found.items():
             try: json.dumps([name, value], ensure_ascii=False).encode()
             except UnicodeEncodeError: raise ApiError(422, "holds half a surrogate pair", shown(name)) from None
+            if _NUL.search(json.dumps([name, value])): raise ApiError(422, "holds the character NUL", shown(name))
     return found
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+def as_text(body: bytes | str) -> str:
+    "A body as text; raises `ApiError` (400)."
+    try: return body if isinstance(body, str) else body.decode()
+    except UnicodeDecodeError as error: raise ApiError(400, f"the body is not UTF-8 at byte {error.start}") from None
 
 def shown(name: str) -> str | None:
     "A field's name, if it looks like one: callers choose the names of extra fields."
@@ -93,18 +106,74 @@ Asked = TypeVar("Asked", bound=BaseModel)
 
 def validated(
     Model: type[Asked],
-    body: bytes,
+    body: bytes | str,
+    at: int = 0,  # as for `strict_json`
 ) -> Asked:
     "The request that the body holds; raises `ApiError` (422) that names each wrong field."
-    strict_json(body)
-    try: return Model.model_validate_json(body)
+    given = strict_json(body, at)
+    try: found = Model.model_validate_json(body)
     except ValidationError as error: raise refusal_of(error) from None
+    taken = [n for n, v in given.items() if type(v) in (bool, float) and not _is_kept(v, getattr(found, n, v))]
+    if not taken: return found
+    raise _all_of([FieldError(field=shown(name), message="Input has another type than the listed values") for name in taken])
+
+def _is_kept(given: bool | float, found: Any) -> bool:
+    "Whether a value of JSON was taken for one of its own type."
+    if isinstance(found, Enum): found = found.value
+    return type(found) is bool if type(given) is bool else not isinstance(found, int)
 
 def refusal_of(error: ValidationError) -> ApiError:
     "Place and sentence of each of pydantic's errors."
     details = error.errors(include_url=False, include_input=False)
     wrong = [FieldError(field=shown(".".join(map(str, e["loc"]))), message=e["msg"]) for e in details]
+    return _all_of(wrong)
+
+def _all_of(wrong: list[FieldError]) -> ApiError:
     return ApiError(422, "; ".join(f"{w['field']}: {w['message']}" for w in wrong), errors=wrong)
+
+# %% ../../../nbs/core/serving/middleware.ipynb #door-rows-code
+_SPACE, _TEXT = r"[ \t\n\r]*", r'"(?:[^"\\]++|\\.)*+"'
+_PIECE = re.compile(rf'\{{(?:[^][{{}}"]++|{_TEXT})*+\}}|{_TEXT}?|[][{{}},]', re.DOTALL)  # a flat object; a text; one character
+
+def split_rows(
+    text: str,
+    name: str,  # the only field of the body
+    most: int,  # rows; from one more on no further ones are looked for
+) -> list[tuple[int, str]] | None:  # where each row begins, and its text; None: anything else
+    "The rows of `{name: [row, row]}`, each of which may still be anything."
+    head = re.match(rf'{_SPACE}\{{{_SPACE}"{name}"{_SPACE}:{_SPACE}\[', text)
+    if head is None: return None
+    rows, depth, first = [], 0, head.end()
+    for piece in _PIECE.finditer(text, first):
+        mark = piece[0]
+        if mark in ("[", "{"): depth += 1
+        elif depth and mark in ("]", "}"): depth -= 1
+        elif not depth and mark in (",", "]"):
+            rows.append((first, text[first:piece.start()]))
+            first = piece.end()
+            if mark == "]": break
+            if len(rows) > most: return rows
+    else: return None
+    if not re.fullmatch(rf"{_SPACE}\}}{_SPACE}", text[first:]): return None
+    return [] if len(rows) == 1 and not rows[0][1].strip() else rows
+
+def validated_rows(
+    Model: type[Asked],
+    body: bytes,
+    name: str,  # the field that holds the rows
+    most: int,  # rows
+) -> list[Asked | ApiError]:  # each request, or what is wrong with it
+    "Validate a batch row by row; raises `ApiError` where the batch itself is wrong."
+    text = as_text(body)
+    if not (rows := split_rows(text, name, most)):
+        strict_json(text)
+        raise ApiError(422, "must be a list of requests, at least one, and stand alone", name)
+    if len(rows) > most: raise ApiError(413, f"at most {most:,} requests at a time", name)
+    def one(at: int, row: str) -> Asked | ApiError:
+        try: return validated(Model, row, at)
+        except NotJson: raise
+        except ApiError as refusal: return refusal
+    return [one(at, row) for at, row in rows]
 
 # %% ../../../nbs/core/serving/middleware.ipynb #door-body-code
 def headers_of(request: HttpRequest) -> dict[bytes, bytes]:

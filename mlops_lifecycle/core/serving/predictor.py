@@ -6,8 +6,8 @@
 __all__ = ['Arm', 'arm_of', 'Slots', 'Releases', 'trial_workspace', 'columns_for', 'looked_up', 'features_for',
            'unknown_categories', 'lookup_ages', 'stale_lookups', 'fill_lookups', 'fill_trial', 'Memory', 'Identity',
            'PredictionContext', 'TooOld', 'Finder', 'Decider', 'rule_of', 'Chain', 'Decision', 'Answer', 'RowError',
-           'Pending', 'Desk', 'Crowd', 'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor', 'Upkeep',
-           'Serving']
+           'Pending', 'Desk', 'Crowd', 'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor', 'Batches',
+           'Upkeep', 'Serving']
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-imports
 import asyncio
@@ -18,7 +18,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from math import inf, isfinite, nan
@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 from starlette.requests import Request as HttpRequest
 
-from .middleware import LOG, ServingMiddleware, FieldError, Metrics, ApiError, validated, where
+from .middleware import LOG, ServingMiddleware, FieldError, Metrics, ApiError, where
 from ..models.features import FeatureSet, Row, in_utc, row_of, time_fields, utc_times
 from .auth import KeyRing
 from mlops_lifecycle.core.serving.store import (
@@ -65,6 +65,7 @@ class Slots:
     canary: Release | None = None
     share: float = 0.0
     fault: str = ""  # why something that was deployed does not serve
+    alone: bool = False  # whether nothing may decide in the place of the one release
 
     def first(self, arm: Arm) -> Release | None:  # None: nothing is deployed
         "The release that is asked first."
@@ -73,6 +74,17 @@ class Slots:
     def asked(self, arm: Arm) -> list[Release]:
         "The releases in the order in which they are asked."
         return [release for release in ((self.canary, self.stable) if arm == "canary" else (self.stable,)) if release]
+
+    @property
+    def versions(self) -> list[str]:
+        "The versions that serve, the stable first."
+        return [release.version for release in (self.stable, self.canary) if release]
+
+    def only(self, version: str) -> "Slots | None":  # None: it does not serve
+        "The one slot whose version this is, which then answers every request."
+        if self.stable and self.stable.version == version: return replace(self, canary=None, share=0.0, alone=True)
+        if self.canary and self.canary.version == version: return replace(self, stable=None, share=1.0, alone=True)
+        return None
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-releases-code
 class Releases:
@@ -88,7 +100,9 @@ class Releases:
 
     def load(self, id: str) -> Release:
         "Read a release, whether or not it could serve; raises `ValueError` or `OSError`."
-        return Release.load(self.workspace.releases / Path(id).name, rule=self.rule, key=self.key)
+        folder = self.workspace.releases / Path(id).name
+        if not folder.is_dir(): raise ValueError(f"release {id} is not in the workspace")
+        return Release.load(folder, rule=self.rule, key=self.key)
 
     def fit(self, id: str) -> Release:
         "Read one that can serve; raises `ValueError` or `OSError`."
@@ -116,9 +130,8 @@ class Releases:
 
     def deployable(self, id: str) -> Release:
         "The release, loaded; raises `ApiError` where it is unknown, unfit or not approved."
-        folder, published = self.workspace.releases / id, self.workspace.published()["names"]
-        if id != Path(id).name or id.startswith(".") or not folder.is_dir():
-            raise ApiError(404, "no release has this id", "release")
+        there, published = {folder.name for folder in self.workspace.releases.glob("*/")}, self.workspace.published()["names"]
+        if id.startswith(".") or id not in there: raise ApiError(404, "no release has this id", "release")
         if "release" in published and self.workspace.load("release").get("pending") == id:
             raise ApiError(409, f"waits for the approval of {self.approver}", "release")
         try: return self.fit(id)
@@ -443,10 +456,11 @@ class Chain:
         releases: Sequence[Release],      # that are asked before the rule
         row: Row, at: np.datetime64,
         failed: Exception | None = None,  # why the first of them could not, where it was asked before
+        alone: bool = False,              # whether the rule must not stand in for them
     ) -> tuple[PredictionContext, str | None]:         # the error of the first that could not
         "Decide with the first release that can; raises `ApiError` if none can."
         error = None
-        for release in (*releases, self.rule):
+        for release in (*releases, *(() if alone else (self.rule,))):
             try:
                 if failed and error is None: raise failed
                 case = await self.ask(release, row, at)
@@ -460,7 +474,8 @@ class Chain:
                 case.warnings.append(f"the rule decided: the model {self.WHY.get(error, 'failed')}")
             case.review = case.review or error is not None
             return case, error
-        raise ApiError(503, "nobody can decide at the moment")
+        if not alone: raise ApiError(503, "nobody can decide at the moment")
+        raise ApiError(503, f"the version {self.WHY.get(error or '', 'failed')}, and no other decides where one is named")
 
 def _is_quick(release: Release) -> bool: return release.trees is not None or release.kind == "rule"
 
@@ -671,8 +686,8 @@ def _same_request(before: str, now: str, times: Sequence[str]) -> bool:  # JSON;
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-predicted
 class Predictor:
     "The way of a request, from its arrival to its answer."
-    def __init__(self, Request: type[BaseModel], identity: Identity, crowd: Crowd, chain: Chain, records: Records):
-        self.Request, self.identity, self.crowd, self.chain, self.records = Request, identity, crowd, chain, records
+    def __init__(self, identity: Identity, crowd: Crowd, chain: Chain, records: Records):
+        self.identity, self.crowd, self.chain, self.records = identity, crowd, chain, records
         self.desk, self.memory, self.replay = crowd.desk, records.memory, records.replay
 
     async def predicted(self,
@@ -686,32 +701,67 @@ class Predictor:
         one = Pending(entity, clock, id, self.memory.slots, plain, asyncio.get_running_loop().create_future())
         self.crowd.join(one)
         if await one.ready is None:
-            if not one.written: await self._ask(one, started)
-            if plain: await self.crowd.group.store(one.stored)
-            else: one.answer = await self.records.once(one.stored, one.answer)
+            if not one.written: await self.ask(one, started)
+            await self.store(one, plain)
         self.desk.count(one, time.perf_counter() - started - one.seconds)
         return one.answer
 
-    async def _ask(self, one: Pending, started: float) -> None:
-        "Where the first could not decide, or not at once."
-        one.case, error = await self.chain.answer(one.slots.asked(one.arm), one.case.row, one.case.at, one.failed)
+    async def ask(self, one: Pending, started: float) -> None:  # of `time.perf_counter`
+        "Decide where the first could not decide, or not at once."
+        asked = one.slots.asked(one.arm)
+        one.case, error = await self.chain.answer(asked, one.case.row, one.case.at, one.failed, one.slots.alone)
         one.seconds = time.perf_counter() - started
         self.desk.write(one, error)
 
-    async def each(self, rows: Sequence[Any], clock: datetime) -> list[Answer | RowError]:  # JSON values
-        "Answer every row of a batch, in its order."
-        async def one(number: int, row: Any) -> Answer | RowError:
+    async def store(self, one: Pending, plain: bool) -> None:  # as in `Pending`
+        "Store what was decided."
+        if plain: await self.crowd.group.store(one.stored)
+        else: one.answer = await self.records.once(one.stored, one.answer)
+
+
+# %% ../../../nbs/core/serving/predictor.ipynb #svc-batches
+class Batches:
+    "Many requests at once."
+    ROOM = 100  # that are decided together
+
+    def __init__(self, predictor: Predictor): self.predictor, self.identity = predictor, predictor.identity
+
+    async def each(self,
+        rows: Sequence[BaseModel | ApiError],  # valid requests, and why others are none
+        clock: datetime,
+    ) -> list[Answer | RowError]:
+        "Answer every row, in its order."
+        async def one(number: int, row: BaseModel | ApiError) -> Answer | RowError:
             try:
-                entity = validated(self.Request, json.dumps(row).encode())
-                return await self.predicted(entity, clock, self.identity.new_id(clock, entity, number))
+                if isinstance(row, ApiError): raise row
+                return await self.predictor.predicted(row, clock, self.identity.new_id(clock, row, number))
             except ApiError as refusal:
                 if refusal.status == 503: raise
                 return {"detail": refusal.errors}
-        answers, room = [], 100
-        for first in range(0, len(rows), room):
-            some = enumerate(rows[first:first + room], first)
+        answers = []
+        for first in range(0, len(rows), self.ROOM):
+            some = enumerate(rows[first:first + self.ROOM], first)
             answers += await asyncio.gather(*(one(number, row) for number, row in some))
         return answers
+
+    async def all_of(self,
+        rows: Sequence[BaseModel],  # valid requests
+        clock: datetime,
+        slots: Slots,               # that answer
+    ) -> list[Answer]:
+        "Decide all, and only then store them; raises `ApiError` if one is refused."
+        started, loop, predictor = time.perf_counter(), asyncio.get_running_loop(), self.predictor
+        all_ = [Pending(row, clock, self.identity.new_id(clock, row, number), slots, False, loop.create_future())
+                for number, row in enumerate(rows)]
+        for first in range(0, len(all_), self.ROOM):
+            some = all_[first:first + self.ROOM]
+            for one in some: predictor.crowd.join(one)
+            for failed in await asyncio.gather(*(one.ready for one in some), return_exceptions=True):
+                if isinstance(failed, BaseException): raise failed
+            await asyncio.gather(*(predictor.ask(one, started) for one in some if not one.written))
+        await asyncio.gather(*(predictor.store(one, not predictor.replay) for one in all_))
+        for one in all_: predictor.desk.count(one, time.perf_counter() - started - one.seconds)
+        return [one.answer for one in all_]
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-forget
 class Upkeep:
@@ -774,7 +824,8 @@ class Serving:
         self.chain = Chain(self.decider, rule_of(problem), self.limits.decision_limit_ms, self.metrics)
         self.crowd = Crowd(Desk(problem, workspace, self.metrics), self.decider, self.log.database)
         self.records = Records(self.memory, self.crowd.group, replay, time_fields(self.Request))
-        self.predictor = Predictor(self.Request, self.identity, self.crowd, self.chain, self.records)
+        self.predictor = Predictor(self.identity, self.crowd, self.chain, self.records)
+        self.batches = Batches(self.predictor)
         self.upkeep = Upkeep(settings, self.memory, self.finder, self.crowd)
 
     def close(self) -> None:

@@ -118,7 +118,11 @@ def test_the_reaction_to_an_amount_brings_the_amount(desk):
     assert [say(reaction="stayed_away", value=v).status_code for v in (21.5, 21.5, 22.0)] == [200, 200, 409]
     for wrong in ({"reaction": "stayed_away"}, {"reaction": "helped", "value": 1.0}):
         assert say(**wrong).json()["detail"][0]["field"] == "value"
-    person = desk.post(f"/v1/reviews/{told['prediction_id']}", json={"decision": 24.0})
+    def person(**said): return desk.post(f"/v1/reviews/{told['prediction_id']}", json=said)
+    for wrong in (True, "24", None, [24.0]):  # an amount is a number
+        assert say(reaction="stayed_away", value=wrong).json()["detail"][0]["field"] == "value"
+        assert person(decision=wrong).json()["detail"][0]["field"] == "decision"
+    person = person(decision=24)
     assert person.json()["reaction"] == "24"
 
 

@@ -6,6 +6,7 @@ test_serving_faults.py.
 import contextlib
 import hmac
 import json
+import re
 import socket
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 
 import httpx
 import numpy as np
@@ -121,6 +123,7 @@ BAD = {
     "Infinity": (PLAIN.replace(b'"distance": 1400.0', b'"distance": -Infinity'), 422, "distance"),
     "1e999": (PLAIN.replace(b'"distance": 1400.0', b'"distance": 1e999'), 422, "distance"),
     "a lone surrogate": (PLAIN.replace(b'"UA"', b'"\\ud800A"'), 422, "carrier"),
+    "NUL": (PLAIN.replace(b'"UA"', b'"\\u0000A"'), 422, "carrier"),
     "a lone surrogate in a field of its own": (PLAIN.replace(b"{", b'{"note": "\\udfff", ', 1), 422, "note"),
     "a 20-digit integer": (with_(flight=10**20), 422, "flight"),
     "a 5,000-digit integer": (PLAIN.replace(b"9001", b"9" * 5_000), 422, None),
@@ -254,8 +257,40 @@ def test_a_batch_of_none_too_many_and_with_one_bad_row(api):
     assert answers[1]["detail"][0]["field"] == "carrier" and SECRET not in json.dumps(answers)
     for id in (answers[n]["prediction_id"] for n in (0, 2)):
         assert api.get(f"/v1/predictions/{id}").json()["prediction_id"] == id
-    twice = b'{"requests": [' + PLAIN.replace(b"{", b'{"flight": 1, ', 1) + b"]}"
-    assert api.post("/v1/predict/batch", content=twice, headers={"content-type": "application/json"}).status_code == 422
+
+
+ROWS = {name: BAD[name] for name in BAD if name not in ("nothing", "trailing junk", "bad UTF-8", "a body too large")} | {
+    "a number": (b"7", 422, None), "no row": (b"null", 422, None)}
+
+
+def test_one_bad_row_of_a_batch_is_its_own_error(api):
+    """Whatever is wrong with it: it is refused like a single request, and its neighbours are answered."""
+    before = len(stored(api.workspace))
+    for name, (bad, _, field) in ROWS.items():
+        answer = in_batch(api, PLAIN, bad, PLAIN)
+        assert answer.status_code == 200, name
+        first, wrong, last = answer.json()["answers"]
+        assert first["score"] == last["score"] and list(wrong) == ["detail"], name
+        assert wrong == ask(api, bad).json() and (field is None or field in wrong["detail"][0]["field"]), name
+    assert len(stored(api.workspace)) == before + 2 * len(ROWS)
+
+
+def test_a_batch_that_is_not_json_is_refused_as_a_whole(api):
+    """At the character at which a reader of JSON stops; nothing of it is stored."""
+    before = len(stored(api.workspace))
+    for bad in (b"", b"{", b"}", b"]", b'{"carrier": tru}', b'{"carrier" "UA"}', PLAIN + b" junk", b'"', PLAIN + b"]}", b"{} {}"):
+        answer = in_batch(api, PLAIN, bad)
+        with pytest.raises(json.JSONDecodeError) as stops: json.loads(b'{"requests": [' + PLAIN + b"," + bad + b"]}")
+        assert answer.status_code == 422 and answer.json()["detail"][0]["message"].endswith(f"at character {stops.value.pos}"), bad
+    for whole in (b"[]", b"7", b'{"requests": [], "more": 1}', b'{"requests": [{}], "requests": [{}]}', b"{}", b'{"requests": {}}'):
+        answer = api.post("/v1/predict/batch", content=whole, headers={"content-type": "application/json"})
+        assert answer.status_code == 422 and answer.json()["detail"], whole
+    assert len(stored(api.workspace)) == before
+
+
+def in_batch(api, *rows) -> httpx.Response:
+    content = b'{"requests": [' + b",".join(rows) + b"]}"
+    return api.post("/v1/predict/batch", content=content, headers={"content-type": "application/json"})
 
 
 def test_in_a_crowd_everybody_gets_the_answer_to_what_was_asked(api):
@@ -475,29 +510,6 @@ def test_the_rule_takes_over_when_the_model_breaks_and_nobody_can_when_that_brea
         assert ask(api, PLAIN).status_code == 200
 
 
-def test_the_stock_client_of_the_inference_protocol(api):
-    """Triton's own client, with tensors as JSON and as bytes."""
-    triton = pytest.importorskip("tritonclient.http")
-    with contextlib.closing(triton.InferenceServerClient(f"127.0.0.1:{api.base_url.port}")) as client:
-        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(problem.name)
-        described = client.get_model_metadata(problem.name)
-        assert described["name"] == problem.name and client.get_server_metadata()["name"] == "mlops_lifecycle"
-        numpy_of = {"BYTES": np.object_, "INT64": np.int64, "FP64": np.float64, "BOOL": np.bool_}
-        for binary in (False, True):
-            inputs = []
-            for tensor in described["inputs"]:
-                if GOOD.get(tensor["name"]) is None: continue
-                one = triton.InferInput(tensor["name"], [2], tensor["datatype"])
-                values = np.array([GOOD[tensor["name"]]] * 2, dtype=numpy_of[tensor["datatype"]])
-                one.set_data_from_numpy(values, binary_data=binary); inputs.append(one)
-            found = client.infer(problem.name, inputs, request_id="7")
-            alone = ask(api, PLAIN).json()
-            for name in ("score", "decision"): assert found.as_numpy(name).tolist() == [alone[name]] * 2
-            assert found.get_response()["id"] == "7"
-        with pytest.raises(triton.InferenceServerException, match="no such model"): client.get_model_metadata("others")
-        with pytest.raises(triton.InferenceServerException): client.infer(problem.name, inputs[:1])
-
-
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory):
     """An app that asks for keys, of one who asks and reacts and of one who runs it; and a release and a prediction in it."""
@@ -552,6 +564,113 @@ def test_requests_made_from_the_contract_get_no_5xx_and_no_answer_outside_of_it(
         told = statuses(keyed, operation, mode)
         assert told and (200 in told or mode == "NEGATIVE"), f"{operation.method} {operation.path}: {told}"
     assert len(operations) > 15
+
+
+METHODS = "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"
+QUERIES = "", "?explain=true", "?explain=maybe", "?limit=0", "?limit=2"
+BODIES = (b"", b"{}", b"[]", b"\xff", b'{"a": 1, "a": 2}', b" " * 300_001)
+BESIDE = ("/", "/docs", "/openapi.json", "/metrics", "/page.css", "/docs/assets/swagger-ui.css")  # routes that the contract leaves out
+NOWHERE = (
+    "/v1", "/v1/", "/v1/predict/", "/v1/nothing", "/v1//predict", "/v2/", "/v2/models", "/v2/models/", "/v2x", "/%00", "/%ff",
+    "/..%2f..%2fetc", "/docs/", "/docs/assets/", "/docs/assets/..%2fsettings.ini", "/page.exe", "/v1/predictions", f"/{'a' * 3_000}")
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory):
+    """The app on the rule, with a prediction by a model that served before, and the folder of that model's release."""
+    workspace = trial(tmp_path_factory.mktemp("archived"))
+    model = add_model(workspace)
+    with served(create_app(settings(max_body_bytes=300_000), workspace)) as client:
+        client.log, client.folder = ServingLog(workspace.serving_db), workspace.releases / model
+        by_model, by_rule = (serves(client, release) or ask(client, PLAIN).json() for release in (model, RULE))
+        client.there = {
+            "prediction_id": [by_model["prediction_id"], by_rule["prediction_id"], "0" * 32, "..%2Fx"],
+            "name": [problem.name, "others", "..%2Fx"], "version": [by_rule["version"], "9", "..%2Fx"]}
+        client.document = client.get("/openapi.json").json()
+        yield client
+        client.log.close()
+
+
+RULE = f"rule-{problem.rule.version}"
+
+
+def serves(api, release) -> None:
+    """Deploy it, and wait until it serves alone."""
+    api.log.deployment.set(stable=release, canary=None, share=0.0)
+    while (now := api.get("/v1/model").json())["release"] != release or now["canary"]: time.sleep(0.02)
+
+
+def everywhere(api):
+    """Every path, method, query and body, with the statuses that the contract has for it; and what it leaves out."""
+    for template, route in api.document["paths"].items():
+        names = re.findall("{(.+?)}", template)
+        paths = [template.format(**dict(zip(names, values))) for values in product(*(api.there[name] for name in names))]
+        own = route.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+        for path, method in product(paths, METHODS):
+            if "%2F" in path: yield path, method, b"", {404}; continue
+            known = route.get({"HEAD": "get"}.get(method, method.lower()))
+            statuses = {int(status) for status in known["responses"]} if known else {405}
+            for query in QUERIES if method == "GET" and known else ("",): yield path + query, method, b"", statuses
+            for body in (*BODIES, json.dumps(own).encode()) if method == "POST" and known else (): yield path, method, body, statuses
+    for path, method in product(BESIDE, METHODS): yield path, method, b"", {200 if method in ("GET", "HEAD") else 405}
+    for path, method in product(NOWHERE, METHODS): yield path, method, b"", {404} if method in ("GET", "HEAD") else {404, 405}
+
+
+def refuses_in_form(answer, path) -> bool:
+    """The contract's errors; below /v2 the protocol's."""
+    told = answer.json()
+    if path == "/v2" or path.startswith("/v2/"): return list(told) == ["error"] and isinstance(told["error"], str)
+    errors = told["detail"]
+    return list(told) == ["detail"] and errors and all(set(e) == {"field", "message"} and e["message"] for e in errors)
+
+
+@pytest.mark.parametrize("state", ["healthy", "a release is gone", "a release was changed"])
+def test_every_answer_of_every_route_has_the_contracts_form(archived, state, tmp_path):
+    """Right and wrong paths, methods, queries and bodies: a status that the contract names, and its body."""
+    serves(archived, RULE)
+    changed = archived.folder / "note.txt"
+    if state == "a release is gone": archived.folder.rename(tmp_path / "away")
+    if state == "a release was changed": changed.write_text("added by somebody")
+    try:
+        seen = set()
+        for path, method, body, statuses in everywhere(archived):
+            answer = archived.request(method, path, content=body, headers={"content-type": "application/json"})
+            status, case = answer.status_code, (state, method, path[:100], body[:50], answer.status_code, answer.text[:300])
+            assert status in statuses, case
+            assert (status == 405) == ("allow" in answer.headers), case
+            if method == "HEAD": assert not answer.content, case
+            elif status >= 400: assert answer.headers["content-type"] == "application/json" and refuses_in_form(answer, path), case
+            seen.add(status)
+        assert seen >= {200, 400, 404, 405, 409, 413, 422}
+        serves(archived, RULE)
+        by_model = f"/v1/predictions/{archived.there['prediction_id'][0]}"
+        explained = archived.get(by_model + "?explain=true")
+        if state == "healthy": assert explained.json()["explanation"]
+        else: assert explained.status_code == 409 and explained.json()["detail"][0]["field"] == "explain"
+        assert archived.get(by_model).json()["explanation"] is None  # it can be read all the same
+    finally:
+        changed.unlink(missing_ok=True)
+        if state == "a release is gone": (tmp_path / "away").rename(archived.folder)
+
+
+def test_a_number_is_no_boolean_and_no_text(archived):
+    """Wherever the contract asks for a number, or for one of listed numbers: the field is named, and nothing is stored."""
+    document, id = archived.document, ask(archived, PLAIN).json()["prediction_id"]
+    before, tried = archived.get("/v1/model").json(), []
+    for template, route in document["paths"].items():
+        content = route.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {})
+        schema = document["components"]["schemas"].get(content.get("schema", {}).get("$ref", "").rpartition("/")[2], {})
+        for name, field in schema.get("properties", {}).items():
+            kinds = {one.get("type") for one in (field, *field.get("anyOf", ()))}
+            if not kinds & {"number", "integer"}: continue
+            for wrong in ("true", "false", '"1"', "[1]", "1e999", "NaN", *(["1.0", "2.5"] if "number" not in kinds else [])):
+                body = json.dumps(content["example"] | {name: "?"}).replace('"?"', wrong)
+                answer = archived.post(template.format(prediction_id=id), content=body, headers={"content-type": "application/json"})
+                assert answer.status_code == 422 and answer.json()["detail"][0]["field"] == name, (template, name, wrong, answer.text)
+            tried.append((template, name))
+    assert {("/v1/reviews/{prediction_id}", "decision"), ("/v1/admin/deploy", "share"), ("/v1/admin/promote", "share")} < set(tried)
+    assert archived.get("/v1/model").json() == before and not archived.get(f"/v1/predictions/{id}").json()["reactions"]
+    assert archived.post(f"/v1/reviews/{id}", json={"decision": 1}).json()["reaction"] == "act"
 
 
 UTC_TIMES = pa.timestamp("us", "UTC")

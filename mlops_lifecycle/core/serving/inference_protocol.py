@@ -10,6 +10,7 @@ __all__ = ['TYPES', 'SIZES', 'OUTPUTS', 'INFER', 'tensors_of', 'metadata_of', 'o
 # %% ../../../nbs/core/serving/inference_protocol.ipynb #v2-imports
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -108,7 +109,7 @@ def split_body(
 ) -> tuple[dict[str, Any], bytes]:  # the JSON, and the bytes after it
     "Separate the JSON from the bytes; raises `ApiError`."
     if length is None: return strict_json(body), b""
-    if not length.isdigit() or int(length[:12]) > len(body):
+    if not re.fullmatch("[0-9]{1,12}", length) or int(length) > len(body):
         raise ApiError(400, "must be the length of the JSON in bytes", "Inference-Header-Content-Length")
     return strict_json(body[:int(length)]), body[int(length):]
 

@@ -429,6 +429,10 @@ def test_no_key_a_wrong_one_and_a_clients_one_on_an_admin_route(tmp_path, monkey
         many = [send("/v1/predict", **client) for _ in range(12)]
         assert {answer.status_code for answer in many} == {200, 429}
         assert all(answer.headers["retry-after"] == "1" for answer in many if answer.status_code == 429)
+        infer = f"/v2/models/{problem.name}/infer"  # the same refusals in the protocol's form
+        asked = [send(infer), send(infer, **admin), *(send(infer, **client) for _ in range(12))]
+        assert {401, 403, 429} <= {answer.status_code for answer in asked}
+        assert all(set(answer.json()) == {"error"} for answer in asked if answer.status_code in (401, 403, 429))
         assert api.get("/v2/health/ready").status_code == 200 and api.get("/docs").status_code == 200
         assert api.get("/v1/model", headers={"host": "evil.example"}).status_code == 401
 

@@ -187,6 +187,7 @@ REFUSED = {  # status, method, path; content and headers
     "another content type": (415, "POST", INFER, b"{}", {"content-type": "text/plain"}),
     "a compressed body": (415, "POST", INFER, b"{}", {"content-encoding": "gzip"}),
     "a length that is none": (400, "POST", INFER, b"{}", {"inference-header-content-length": "x"}),
+    "a length in another script": (400, "POST", INFER, b"{}", {"inference-header-content-length": b"\xb2"}),
     "an unknown datatype": (422, "POST", INFER, tensors(datatype="FP8")),
     "no datatype": (422, "POST", INFER, tensors(datatype=None)),
     "an unknown output": (422, "POST", INFER, tensors() | {"outputs": [{"name": "secret"}]}),

@@ -67,6 +67,7 @@ import pandas as pd
 from pandas.tseries.frequencies import to_offset
 from sklearn.base import is_classifier, is_outlier_detector
 
+from .core.foundation.errors import listed
 from .core.foundation.point_in_time import moment
 from .core.foundation.settings import Settings
 from .core.foundation.stages import GoBack
@@ -119,7 +120,7 @@ def split(
 ) -> dict[str, pd.DataFrame]:   # {"train", "validation", "test"}, rows in order of time
     "The rows of each set, as they were known at the end of its period."
     missing = [c for c in ("decision_time", "label_known_at", target) if c not in examples]
-    if missing: raise ValueError(f"examples lack {', '.join(missing)}; there are {', '.join(map(str, examples))}")
+    if missing: raise ValueError(f"examples lack {listed(missing)}; there are {listed(examples)}")
     when = temporal_split(as_of, period)
     found = {"train": labelled_before(examples, target, when["train"][1], task)}
     for name in ("validation", "test"):

@@ -8,6 +8,7 @@ __all__ = ['RULES', 'QUEUE', 'ANSWER', 'Question', 'items', 'queue', 'AnswerBook
 
 # %% ../../../nbs/core/data/labelling.ipynb #labels-imports
 import csv
+import errno
 import io
 import json
 import os
@@ -21,8 +22,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from .readers import harmless
+from ..foundation.errors import brief, listed
 from ..foundation.extras import install_hint
 from ..foundation.templating import render
+from ..foundation.workspace import naming
 
 # %% ../../../nbs/core/data/labelling.ipynb #labels-question
 RULES = ("majority", "unanimous", "latest")
@@ -96,7 +99,11 @@ class AnswerBook:
             end = os.fstat(file).st_size
             # a line that a crash cut off stays a line of its own
             if end and os.pread(file, 1, end - 1) != b"\n": lines = b"\n" + lines
-            os.write(file, lines); os.fsync(file)
+            with naming(self.path):
+                if os.write(file, lines) < len(lines):  # the disk became full
+                    os.ftruncate(file, end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file)
         finally: os.close(file)
         return len(new)
 
@@ -124,7 +131,7 @@ def check_answers(
     for a in answers:
         item = a["item"]
         if item not in offered:
-            wrong.append(f"{item} is not in the queue")
+            wrong.append(f"{brief(str(item))} is not in the queue")
             continue
         if a["label"] not in json.loads(offered[item]):
             wrong.append(f"{item}: the answer must be one of {offered[item]}, got {a['label']}")
@@ -234,15 +241,16 @@ def from_csv(
     table: str, annotator: str, at: str,  # for all answers; `at` as RFC 3339
 ) -> list[dict]:  # ANSWER; rows without an answer are left out
     "The answers in a table that was filled in; raises `LabelError` naming the line."
-    rows = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
+    try: rows = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
+    except csv.Error as error: raise LabelError(f"the table is no CSV: {error}") from None
     if rows and not {"item", "answer"} <= set(rows[0]):
-        raise LabelError(f'the table must have the columns "item" and "answer", it has {", ".join(map(str, rows[0]))}')
+        raise LabelError(f'the table must have the columns "item" and "answer", it has {listed(rows[0])}')
     answers = []
     for line, row in enumerate(rows, 2):
         answer = (row["answer"] or "").strip()
         if not answer: continue
         try: label = int(answer)
-        except ValueError: raise LabelError(f'row {line}: the answer must be a whole number, got "{answer}"') from None
+        except ValueError: raise LabelError(f'row {line}: the answer must be a whole number, got "{brief(answer)}"') from None
         answers.append({"table": table, "item": row["item"], "label": label, "annotator": annotator, "at": at})
     return answers
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from ..foundation.errors import listed
 from ..foundation.settings import PrivacySettings
 from ..foundation.stages import GoBack
 
@@ -39,7 +40,7 @@ def guard(
     found = {f"{name}.{column}": many for name, table in tables.items() for column in table
              if (many := in_the_clear(table[column], catalog[name][column]["personal"] != "no", real))}
     if found:
-        raise GoBack("collect", f"personal values stand in the clear in {', '.join(found)}, in no column may they; "
+        raise GoBack("collect", f"personal values stand in the clear in {listed(found)}, in no column may they; "
                                 "declare the column personal, or leave it out",
                      {name: {"figure": many, "limit": 0} for name, many in found.items()})
 
@@ -74,7 +75,7 @@ def publish(
     wrong = sorted({*personal} & {*privacy.shown})
     if wrong: raise ValueError(f"[privacy] shown names {wrong}, which lead to a person")
     missing = [c for c in privacy.shown if c not in rows]
-    if missing: raise ValueError(f"[privacy] shown names {missing}; the rows have {list(rows)}")
+    if missing: raise ValueError(f"[privacy] shown names {missing}; the rows have {listed(rows)}")
     shown = rows[list(privacy.shown)].reset_index(drop=True)
     k, known = anonymity(shown, privacy.quasi_identifiers), [c for c in privacy.quasi_identifiers if c in shown]
     if known and len(shown) and k < privacy.k:

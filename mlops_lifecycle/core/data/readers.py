@@ -6,7 +6,7 @@
 __all__ = ['pc', 'STRANGERS', 'BLOCK', 'READERS', 'TYPES', 'MISSING', 'PATTERNS', 'LARGEST', 'ORDERLESS', 'SourceError', 'opened',
            'fingerprint', 'refuse_strangers', 'look_through', 'header_of', 'Block', 'lines_of_rows', 'blocks_of_csv',
            'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'blocks_of_parquet', 'blocks_of', 'read_file',
-           'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types', 'harmless']
+           'text_of', 'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen', 'plain_types', 'harmless']
 
 # %% ../../../nbs/core/data/readers.ipynb #files-imports
 import codecs
@@ -30,6 +30,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
+
+from ..foundation.errors import listed
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, where no type checker sees them
 
@@ -118,7 +120,7 @@ def header_of(
     if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
         raise SourceError(f'"{path.name}" must separate its cells by ",", it seems to use {other.group()!r}')
     twice = sorted({c for c in header if header.count(c) > 1})
-    if twice: raise SourceError(f'"{path.name}" names columns twice: {twice}')
+    if twice: raise SourceError(f'"{path.name}" names columns twice: {listed(twice)}')
     if "" in header: raise SourceError(f'"{path.name}" has no name for column {header.index("") + 1}')
     return header
 
@@ -285,6 +287,14 @@ def read_file(
     blocks = list(blocks_of(path))
     return pa.concat_tables([b.rows for b in blocks], promote_options="default"), [m for b in blocks for m in b.misfits]
 
+# %% ../../../nbs/core/data/readers.ipynb #files-text
+def text_of(
+    path: Path,  # of text, packed or not
+) -> str:
+    "All of a file as text; raises `SourceError` where it is none, in UTF-8."
+    look_through(path)
+    with opened(path) as stream: return stream.read().decode("utf-8-sig")
+
 # %% ../../../nbs/core/data/readers.ipynb #files-column
 TYPES = ("text", "integer", "number", "boolean", "time")
 
@@ -378,7 +388,7 @@ def fit(
     "Give the rows their declared types; raises `SourceError` when a column is missing, empty or never fits."
     missing, whole = [c for c in columns if c not in rows.column_names], unseen is None
     numbers = np.arange(1, len(rows) + 1) if numbers is None else numbers
-    if missing: raise SourceError(f'table "{name}" lacks {missing}; expected {list(columns)}, came {rows.column_names}')
+    if missing: raise SourceError(f'table "{name}" lacks {listed(missing)}; expected {listed(columns)}; came {listed(rows.column_names)}')
     if unseen is None: unseen = dict.fromkeys(columns, "is empty")
     values, reasons = {}, {}
     shown = lambda column, i: "" if columns[column].personal else f', such as "{rows[column][int(i)]}"'

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from .readers import Column, convert, plain_types
+from ..foundation.errors import listed
 from ..foundation.stages import GoBack
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, where no type checker sees them
@@ -98,7 +99,7 @@ def conform(
     "Hold a typed table against its declaration; raises `GoBack` to collect when a column is missing or never fits."
     missing = [c for c, d in columns.items() if c not in table and d.source != "computed"]
     if missing:
-        raise GoBack("collect", f'table "{name}" lacks {missing}; expected {list(columns)}, came {list(table)}',
+        raise GoBack("collect", f'table "{name}" lacks {listed(missing)}; expected {listed(columns)}; came {listed(table)}',
                      {"missing columns": missing})
     values, reasons = {}, np.full(len(table), "", object)
     for column in (c for c in map(str, table) if c in columns):

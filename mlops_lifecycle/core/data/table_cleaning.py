@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from ..foundation.errors import listed
 from .catalog import Table
 from .cleaning import blank, clocks, fill, filled_columns, in_units
 from .readers import Column
@@ -48,7 +49,7 @@ def dedupe(
 ) -> tuple[pd.DataFrame, int]:   # the table, and how many copies were dropped
     "Drop repeated rows; raises `GoBack` when rows of one key differ and no column decides."
     missing = [c for c in key if c not in table]
-    if missing: raise GoBack("collect", f'the key of table "{name}" names {missing}; it has {list(table)}')
+    if missing: raise GoBack("collect", f'the key of table "{name}" names {listed(missing)}; it has {listed(table)}')
     table, names = table.reset_index(drop=True), list(key)
     some = table[table.duplicated(names or None, keep=False)]  # they share a key: only these are looked at whole
     lost = some.index[some.duplicated()]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from ..foundation.errors import listed
 from ..foundation.stages import GoBack
 from .event_windows import instants
 from .features import FeatureSet, columns_of, missing_row, time_fields
@@ -49,7 +50,7 @@ def decisions(
     wanted = [*fields, *others, *([] if decided_at else ["decision_time"])]
     missing = [c for c in wanted if c not in found]
     if missing:
-        raise GoBack("curate", f"silver gives no {missing} for the examples, the problem asks for {wanted}",
+        raise GoBack("curate", f"silver gives no {listed(missing)} for the examples, the problem asks for {listed(wanted)}",
                      {"missing columns": missing})
     found = with_wall_clocks(found, problem)
     columns = columns_of(found[request])

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
+from ..foundation.errors import listed
 from ..foundation.point_in_time import microseconds
 from ..foundation.source import source_of
 from ..foundation.stages import Document
@@ -79,7 +80,7 @@ def check_lookup(
     "The table as a lookup wants it; raises `ValueError` when it could give two answers."
     wanted = [*lookup.key, "known_at", *lookup.values]
     missing = [c for c in wanted if c not in table]
-    if missing: raise ValueError(f'lookup "{lookup.name}" lacks {missing}; it has {list(table)}')
+    if missing: raise ValueError(f'lookup "{lookup.name}" lacks {listed(missing)}; it has {listed(table)}')
     if (gone := table[[*lookup.key, "known_at"]].isna().any(axis=1)).any(): table = table[~gone]
     table = table[wanted]
     twice = table.duplicated([*lookup.key, "known_at"], keep=False)
@@ -226,7 +227,7 @@ class Computation:
         except KeyError:
             for f in self.features:
                 if missing := [i for i in f.inputs if i not in columns]:
-                    raise ValueError(f'feature "{f.name}" needs {missing}; there are {sorted(columns)}') from None
+                    raise ValueError(f'feature "{f.name}" needs {missing}; there are {listed(sorted(columns))}') from None
             raise  # out of the function itself
         return values
 

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from ..pipeline.stage_run import StageRecord
 from ..serving.store import ServingLog
+from ..foundation.errors import brief
 from ..foundation.stages import covers, stage
 from ..foundation.workspace import Version, Workspace
 
@@ -82,16 +83,16 @@ def lookup(
     id: str, workspace: Workspace,
 ) -> tuple[str, dict[str, Any]]:  # "run", "release" or "prediction", and what is known of it
     "What an id stands for; raises `KeyError` when nothing is called that."
-    plain = id == Path(id).name and not id.startswith(".")
+    plain = id == Path(id).name and not id.startswith(".") and len(id) <= 200 and id.isprintable()
     if plain and (path := workspace.runs / id / "run.json").exists(): return "run", json.loads(path.read_text())
     if plain and (path := workspace.releases / id / "manifest.json").exists():
         return "release", json.loads(path.read_text())
-    if workspace.has_log:
+    if plain and workspace.has_log:
         log = ServingLog(workspace.serving_db)
         try: found = log.predictions.get(id)
         finally: log.close()
         if found: return "prediction", dict(found)
-    raise KeyError(f'nothing is called "{id}"; give the id of a prediction, a release or a run')
+    raise KeyError(f'nothing is called "{brief(id)}"; give the id of a prediction, a release or a run')
 
 # %% ../../../nbs/core/reports/lineage.ipynb #85b1d22f
 class Trace(TypedDict):

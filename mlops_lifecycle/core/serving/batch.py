@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..data.readers import harmless, read_file
-from ..foundation.errors import UsageError
+from ..foundation.errors import UsageError, brief, listed
 from ..foundation.workspace import Workspace, atomic_write, to_arrow
 from ..models.features import FeatureSet, columns_of, time_fields
 from ..models.release import Release, same_features
@@ -54,9 +54,9 @@ def requests_of(
     "The rows as requests; raises `UsageError` naming the first wrong ones."
     fields, there = Request.model_fields, table.column_names
     if extra := sorted(set(there) - set(fields)):
-        raise UsageError(f"columns that no request has: {', '.join(extra)}; a request has {', '.join(fields)}")
+        raise UsageError(f"columns that no request has: {listed(extra)}; a request has {listed(fields)}")
     if missing := [name for name, field in fields.items() if field.is_required() and name not in there]:
-        raise UsageError(f"columns that are missing: {', '.join(missing)}; there are {', '.join(there)}")
+        raise UsageError(f"columns that are missing: {listed(missing)}; there are {listed(there)}")
     read = {name: _checked_column(table[name] if name in there else None, len(table), Request, name) for name in fields}
     wrong = [(row, place, words) for place, (_, found) in enumerate(read.values()) for row, words in found]
     if not wrong and _looks_at_rows(Request): wrong = _wrong_rows(table, Request)
@@ -281,8 +281,10 @@ def read_rows(
     if not path.exists(): raise UsageError(f"there is no {path}")
     if path.is_dir():
         from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
         if not (path / "_delta_log").is_dir(): raise UsageError(f"{path} is a folder and no Delta table")
-        return DeltaTable(path).to_pyarrow_table()
+        try: return DeltaTable(path).to_pyarrow_table()
+        except (DeltaError, OSError) as error: raise UsageError(f"{path} is no whole Delta table: {brief(str(error), 300)}") from None
     table, misfits = read_file(path)
     if misfits: raise UsageError(f"{path.name}, row {misfits[0]['row']}: {misfits[0]['reason']}")
     return table
@@ -297,4 +299,6 @@ def write_rows(
     elif path.suffix == ".parquet": atomic_write(path, frame.to_parquet(index=False))
     else:
         from deltalake import write_deltalake
-        write_deltalake(path, to_arrow(frame), mode="overwrite", schema_mode="overwrite")
+        from deltalake.exceptions import DeltaError
+        try: write_deltalake(path, to_arrow(frame), mode="overwrite", schema_mode="overwrite")
+        except (DeltaError, OSError) as error: raise UsageError(f"{path} cannot be written: {brief(str(error), 300)}") from None

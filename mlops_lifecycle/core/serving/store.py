@@ -177,7 +177,7 @@ class Database:
         self.file, self.failed = file_of(self.engine), ""  # why the last write was not stored
         self._made = False                        # whether the tables are there
         self._seen: os.stat_result | None = None  # the file as it was when it was last in order
-        if now: self._usable("opened")
+        if now: self._usable(f"opened ({self.file})" if self.file else "opened")
 
     def _usable(self, what: str) -> None:
         "Make the tables where that was not done yet, and look at the file; raises `NotStored`."

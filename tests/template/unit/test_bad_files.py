@@ -92,10 +92,10 @@ def zipped(content: str) -> bytes:
 REFUSED = {
     "a renamed column": (
         "loans.csv", GOOD.replace("reader", "card"),
-        ["lacks ['reader']", "expected ['loan', 'reader'", "came ['loan', 'card'"]),
+        ["lacks reader", "expected loan, reader", "came loan, card"]),
     "a missing column": (
-        "loans.csv", "loan,reader,branch,borrowed\n1,007,north,2024-03-01T09:00:00Z\n", ["lacks ['fine']"]),
-    "a column twice": ("loans.csv", GOOD.replace("branch", "reader"), ["names columns twice: ['reader']"]),
+        "loans.csv", "loan,reader,branch,borrowed\n1,007,north,2024-03-01T09:00:00Z\n", ["lacks fine"]),
+    "a column twice": ("loans.csv", GOOD.replace("branch", "reader"), ["names columns twice: reader"]),
     "a column without a name": ("loans.csv", GOOD.replace("branch", ""), ["no name for column 3"]),
     "an empty column": (
         "loans.csv", f"{HEADER}\n1,007,,2024-03-01T09:00:00Z,1\n", ['column "branch" of table "loans" is empty']),

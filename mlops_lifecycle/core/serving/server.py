@@ -68,13 +68,14 @@ class OrderlyProtocol(LeavingProtocol):
     "The same, with refusals that wait for the answers to earlier requests."
     _refusal: tuple[bytes, str] | None = None
     _unanswered, _headed = 0, False  # requests; whether the header of the current message has ended
-    _ended = False                   # the caller sends no more
+    _counted = False                 # whether the current message is one of those requests
+    _ended = False                   # the caller sends no more, or nothing that we would understand
 
     def refuse(self, status: bytes, message: str) -> None:
         "Refuse the message that is being received, and whatever follows."
         if self._refusal: return
         self._refusal = status, message
-        if self._headed: self._take_back()
+        if self._counted: self._take_back()
         self._refuse_in_turn()
 
     def _take_back(self) -> None:
@@ -92,10 +93,14 @@ class OrderlyProtocol(LeavingProtocol):
         self._ended = True
         return self._unanswered > 0
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._headed = self._counted = False
+
     def on_headers_complete(self) -> None:
         self._headed = True
-        self._unanswered += 1
-        super().on_headers_complete()
+        super().on_headers_complete()  # raises an error where the path is none
+        self._unanswered, self._counted = self._unanswered + 1, True
 
     def on_response_complete(self) -> None:
         self._unanswered -= 1
@@ -107,6 +112,11 @@ class OrderlyProtocol(LeavingProtocol):
 
     def on_message_complete(self) -> None:
         if not self._refusal: super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        "What follows in another protocol is not read; the request is answered as if it had not asked for one."
+        self._ended = True
+        self._refuse_in_turn()
 
     def send_400_response(self, msg: str) -> None: self.refuse(b"400 Bad Request", "this is not HTTP")
 
@@ -137,7 +147,7 @@ class PatientProtocol(OrderlyProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._open, self._headed, self._beside = True, False, 0
+        self._open, self._beside = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._headed: super().on_header(name, value)  # a trailer says nothing about the request

@@ -106,6 +106,22 @@ def test_many_requests_in_one_read_are_all_answered(port):
     assert sent(port, request() * 3 + request(b"POST", b"/v1/predict", BODY, b"host: a", b"host: b")) == [200, 200, 200, 400]
 
 
+@pytest.mark.parametrize("path", [b"/\xc3\xa9", b"//:x:y", b"http://[::1", b"CONNECT"])
+@pytest.mark.parametrize("before", range(4))
+def test_a_path_that_is_none_is_refused_and_what_came_before_it_is_answered(port, path, before):
+    """One that the parser of paths does not read came after its request was counted, and took another's place."""
+    bad = b"CONNECT x:99999999 HTTP/1.1\r\n\r\n" if path == b"CONNECT" else b"GET " + path + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+    found = sent(port, request() * before + bad)
+    assert found[:before] == [200] * before and found[before:] in ([400], [404]), found
+
+
+def test_a_request_that_asks_for_another_protocol_is_answered_and_the_connection_closed(port):
+    upgrade = request(b"GET", b"/v2/health/live", b"", b"host: 127.0.0.1", b"connection: upgrade", b"upgrade: h2c")
+    with wire(port) as connection:  # and stays open
+        connection.sendall(request() + upgrade + request())
+        assert answers(connection) == [200, 200]
+
+
 def test_head_works_where_get_does_and_a_wrong_method_is_told_which_are_allowed(port):
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         for path in ("/v2/health/live", "/v1/model", "/metrics", "/docs", "/"):
@@ -126,7 +142,7 @@ def test_small_chunks_are_a_body_and_no_header(port):
 
 
 PARTS = [
-    b"GET ", b"POST ", b"HEAD ", b"/v1/predict", b"/v1/admin/promote", b"/metrics", b"/v2/health/live", b" HTTP/1.1\r\n",
+    b"GET ", b"POST ", b"HEAD ", b"CONNECT ", b"x:99999", b"/\xc3\xa9", b"http://[::1", b"/v1/predict", b"/v1/admin/promote", b"/metrics", b"/v2/health/live", b" HTTP/1.1\r\n",
     b" HTTP/1.0\r\n", b"host: 127.0.0.1\r\n", b"host: evil.example\r\n", b"content-type: application/json\r\n",
     b"content-length: 5\r\n", b"content-length: 99999999999\r\n", b"content-length: -1\r\n", b"transfer-encoding: chunked\r\n",
     b"transfer-encoding: gzip, chunked\r\n", b"expect: 100-continue\r\n", b"connection: upgrade\r\nupgrade: h2c\r\n",

@@ -142,7 +142,8 @@ def test_small_chunks_are_a_body_and_no_header(port):
 
 
 PARTS = [
-    b"GET ", b"POST ", b"HEAD ", b"CONNECT ", b"x:99999", b"/\xc3\xa9", b"http://[::1", b"/v1/predict", b"/v1/admin/promote", b"/metrics", b"/v2/health/live", b" HTTP/1.1\r\n",
+    b"GET ", b"POST ", b"HEAD ", b"CONNECT ", b"x:99999", b"/\xc3\xa9", b"http://[::1",
+    b"/v1/predict", b"/v1/admin/promote", b"/metrics", b"/v2/health/live", b" HTTP/1.1\r\n",
     b" HTTP/1.0\r\n", b"host: 127.0.0.1\r\n", b"host: evil.example\r\n", b"content-type: application/json\r\n",
     b"content-length: 5\r\n", b"content-length: 99999999999\r\n", b"content-length: -1\r\n", b"transfer-encoding: chunked\r\n",
     b"transfer-encoding: gzip, chunked\r\n", b"expect: 100-continue\r\n", b"connection: upgrade\r\nupgrade: h2c\r\n",

@@ -229,9 +229,11 @@ def write_bronze(
     for name, source in run.settings.source.items():
         if source.kind == "file" and "://" not in source.where: run.file(source.where)
         elif source.where not in LOG_COLUMNS: run.inputs[f"live:{name}"] = None
-    for name, table in bronze.tables.items(): run.write(f"bronze.{name}", table, bronze.availability[name])
+    for name, table in bronze.tables.items():
+        of_log = run.settings.source[name].where in LOG_COLUMNS
+        run.write(f"bronze.{name}", table, bronze.availability[name], may_be_empty=of_log)
     for name, batches in bronze.events.items(): run.append_events(f"bronze.{name}", batches, bronze.availability[name])
-    run.write("bronze.quarantine", bronze.quarantine)
+    run.write("bronze.quarantine", bronze.quarantine, may_be_empty=True)
     loads = {name: load.record() | {"version": run.outputs[f"bronze.{name}"]} for name, load in bronze.loads.items()}
     rows = {name: load.rows for name, load in bronze.loads.items()}
     aside = len(bronze.quarantine)

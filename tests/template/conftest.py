@@ -41,6 +41,13 @@ def once(tmp_path_factory, name: str, make) -> Path:
 
 
 @pytest.fixture(scope="session")
+def database():
+    """A PostgreSQL of its own; a test that stops it starts it again."""
+    from under_load import postgresql
+    with postgresql() as url: yield url
+
+
+@pytest.fixture(scope="session")
 def sample(flights, tmp_path_factory) -> dict:
     """The settings of half a year: each fifth real flight until June, May is judged, June is played, a short ladder."""
     fifth = flights[flights.month.astype(int) <= 6].iloc[::5]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Edge', 'StageRecord', 'RunRecord', 'new_run', 'write_run', 'StageLineage', 'TableInputs', 'TablePartInputs',
-           'DocumentInputs', 'OutsideInputs', 'StageOutputs', 'StageAccess', 'StageOutcome', 'Execution', 'conclude',
-           'StageRun']
+           'DocumentInputs', 'OutsideInputs', 'too_early', 'keep_rows', 'StageOutputs', 'StageAccess', 'StageOutcome',
+           'for_want_of_rows', 'Execution', 'conclude', 'StageRun']
 
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #5cf784fa
 import json
@@ -24,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..foundation.point_in_time import Availability, moment
+from ..foundation.errors import listed
 from ..foundation.settings import Settings, load_settings
 from ..foundation.stages import Document, GoBack, Json, Stage, card, covers, in_words, stage
 from ..foundation.workspace import Events, Version, Workspace, atomic_write, release_memory, resolve_files
@@ -97,6 +98,7 @@ class StageLineage:
         self.inputs: dict[str, Version] = {}
         self.outputs: dict[str, Version] = {}
         self.entries: dict[str, dict[str, Any]] = {}  # of what was left, as `Workspace.publish` takes them
+        self.any_known: dict[str, bool] = {}  # whether a row was known, of tables that were read and hold back rows
 
     def note_input(self, name: str) -> None:  # a table or document: "silver.loans"
         "Note an input; raises `ValueError` for a name that the stage does not declare."
@@ -104,6 +106,20 @@ class StageLineage:
             raise ValueError(f'{self.stage.name} reads "{name}", which the stage table does not declare; '
                              f"it declares {', '.join(self.stage.reads)}")
         if name not in self.outputs: self.note_outside(name)
+
+    def note_rows(self,
+        name: str,
+        rows: int,  # that were known
+    ) -> None:
+        "Note whether anything of a published table was known, where its rows become known one by one."
+        entry = self.workspace.published()["names"].get(name, {})
+        if entry.get("rows") and "*" in entry["gates"].values(): self.any_known[name] = rows > 0
+
+    def first_known(self, name: str) -> pd.Timestamp | None:  # None: all its rows are always known
+        "When the first row of a published table became known."
+        gates = self.workspace.published()["names"][name]["gates"]
+        time = next((t for t, withheld in gates.items() if withheld == "*"), None)
+        return self.workspace.read_columns(name, [time])[time].min() if time else None
 
     def note_outside(self, name: str) -> None:  # "file:WHERE" or "log:serving"
         "Note an input that no stage leaves."
@@ -132,7 +148,9 @@ class TableInputs:
     ) -> pd.DataFrame:
         "A published table, as it was known then."
         self.lineage.note_input(name)
-        return self.workspace.read(name, as_of=as_of or self.as_of)
+        found = self.workspace.read(name, as_of=as_of or self.as_of)
+        self.lineage.note_rows(name, len(found))
+        return found
 
     def tables(self,
         zone: str,                                # "bronze"
@@ -169,7 +187,9 @@ class TablePartInputs:
     ) -> pd.DataFrame:
         "Some columns of a table, as they were known then."
         self.lineage.note_input(name)
-        return self.workspace.read_columns(name, columns, self.as_of, self.lineage.entries.get(name))
+        found = self.workspace.read_columns(name, columns, self.as_of, self.lineage.entries.get(name))
+        if name not in self.lineage.entries: self.lineage.note_rows(name, len(found))
+        return found
 
     def between(self,
         name: str,               # "gold.lookup_visitors"
@@ -229,19 +249,44 @@ class OutsideInputs:
         self.lineage.note_outside("file:labels.jsonl")
         return self.workspace.root / "labels.jsonl"
 
+# %% ../../../nbs/core/pipeline/stage_run.ipynb #run-keep-rows
+def too_early(names: Iterable[str], first: pd.Timestamp, as_of: pd.Timestamp) -> str:
+    "What to do about a clock before the first row of some tables."
+    return (f"at the clock {as_of.isoformat()} nothing is known of {listed(names)}, the first row is known from "
+            f"{first.isoformat()} on; run with a later as_of, or collect what is older")
+
+def keep_rows(
+    name: str,              # a table that would be left without rows
+    lineage: StageLineage,
+    as_of: pd.Timestamp,    # now
+) -> None:
+    "Raise `GoBack` where the published table has rows."
+    before = lineage.workspace.published()["names"].get(name, {})
+    if not before.get("rows"): return
+    first, words = lineage.first_known(name), f"{name} would have no row left of {before['rows']:,}: "
+    if first is not None and first > as_of: words += too_early([name], first, as_of)
+    else: words += f"{lineage.stage.name} kept nothing of what it read at the clock {as_of.isoformat()}; look at what was set aside"
+    back = "collect" if lineage.stage.number > stage("collect").number else "formulate"
+    evidence = {"rows": 0, "rows before": before["rows"], "clock": as_of.isoformat()}
+    raise GoBack(back, words, evidence if first is None else evidence | {"first row": first.isoformat()})
+
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #efd9fbc4
 class StageOutputs:
     "Stores what a stage leaves; nobody sees it before it is published."
-    def __init__(self, lineage: StageLineage): self.lineage, self.workspace = lineage, lineage.workspace
+    def __init__(self, lineage: StageLineage, as_of: pd.Timestamp):
+        self.lineage, self.workspace, self.as_of = lineage, lineage.workspace, as_of
 
     def write(self,
         name: str,                                     # "silver.loans"
         frame: pd.DataFrame | Iterator[pd.DataFrame],  # the table, or its parts
         known: Availability | None = None,                    # when its values became known
         schema: pa.Schema | None = None,               # that it must have, see `core.data.schema`
+        may_be_empty: bool = False,                    # whether it may lose all rows it had
     ) -> None:
-        "Leave a table."
-        self.lineage.note_output(name, self.workspace.store(name, frame, dict(known or {}), schema))
+        "Leave a table; raises `GoBack` where none of its rows would be left."
+        entry = self.workspace.store(name, frame, dict(known or {}), schema)
+        if not entry["rows"] and not may_be_empty: keep_rows(name, self.lineage, self.as_of)
+        self.lineage.note_output(name, entry)
 
     def save(self,
         name: str,                # "verdict"
@@ -277,7 +322,7 @@ class StageAccess:
         tables, parts = TableInputs(lineage, as_of), TablePartInputs(lineage, as_of)
         self.read, self.tables, self.head, self.heads = tables.read, tables.tables, tables.head, tables.heads
         self.read_columns, self.reader, self.between = parts.read_columns, parts.reader, parts.between
-        documents, around, left = DocumentInputs(lineage), OutsideInputs(lineage, root), StageOutputs(lineage)
+        documents, around, left = DocumentInputs(lineage), OutsideInputs(lineage, root), StageOutputs(lineage, as_of)
         self.load, self.depends_on = documents.load, documents.depends_on
         self.file, self.log, self.answers = around.file, around.log, around.answers
         self.write, self.save, self.append, self.append_events = left.write, left.save, left.append, left.append_events
@@ -311,6 +356,18 @@ class StageOutcome:
         elif error is not None: self.status, self.words = "failed", f"{type(error).__name__}: {error}"
         elif self.status != "passed":
             self.status, self.words = "failed", "ended without a verdict: call passed(…) in the block"
+
+# %% ../../../nbs/core/pipeline/stage_run.ipynb #run-for-want
+def for_want_of_rows(
+    error: Exception,       # with which a stage failed
+    lineage: StageLineage,
+    as_of: pd.Timestamp,    # now
+) -> GoBack | None:         # None: the clock is not the cause
+    "The going back of a stage that failed because nothing was known yet."
+    if not lineage.any_known or any(lineage.any_known.values()): return None
+    first = min(filter(None, map(lineage.first_known, lineage.any_known)))
+    words = f"{lineage.stage.name} failed ({type(error).__name__}: {error}): {too_early(lineage.any_known, first, as_of)}"
+    return GoBack("collect", words, {"clock": as_of.isoformat(), "first row": first.isoformat()})
 
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #9acd6716
 class Execution:
@@ -399,6 +456,9 @@ class StageRun(StageAccess):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self.held:
+            cause = error
+            if isinstance(error, Exception) and not isinstance(error, GoBack):
+                error = for_want_of_rows(error, self.lineage, self.as_of) or error
             if isinstance(error, GoBack):
                 error.owner = self.settings.owners.by_stage().get(error.stage, "")
                 _display(error)
@@ -406,6 +466,7 @@ class StageRun(StageAccess):
             conclude(self.execution, self.lineage, self.outcome)
             if error is None and self.outcome.status != "passed":
                 raise RuntimeError(f"{self.stage.name} {self.outcome.words}")
+            if error is not None and error is not cause: raise error from cause
 
     def _repr_html_(self) -> str: return _card(self.stage.notebook, self.outcome, self.outputs)
 

@@ -26,7 +26,6 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
-from urllib.parse import unquote
 from uuid import uuid4
 
 import numpy as np
@@ -148,7 +147,7 @@ def _address(url: str | Path) -> sa.URL:
     except (ArgumentError, NoSuchModuleError, ValueError):  # whose messages hold the password
         scheme = url.partition("://")[0]
         raise UsageError(f'the serving log needs "postgresql://USER:PASSWORD@HOST/DATABASE", got {scheme}://…') from None
-    return address.set(database=unquote(address.database or ""))
+    return address
 
 def file_of(engine: sa.Engine) -> Path | None:
     "The file of a SQLite database; None for a server."

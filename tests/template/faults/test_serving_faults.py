@@ -28,7 +28,6 @@ from under_load import (
     killed_under_load,
     missing,
     open_but_idle,
-    postgresql,
 )
 
 from mlops_lifecycle.cli import app as command_line
@@ -57,11 +56,6 @@ def served(tmp_path):
     start.workspace = Workspace(tmp_path / "w")
     yield start
     for server in started: server.kill()
-
-
-@pytest.fixture(scope="module")
-def database():
-    with postgresql() as url: yield url
 
 
 @pytest.mark.parametrize("time_", range(3))

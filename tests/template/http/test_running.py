@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from test_http import GOOD, PLAIN, SECRET, add_model, ask, feed, served, settings, trial, with_
+from under_load import new_database
 
 from mlops_lifecycle.core.serving import predictor as service
 from mlops_lifecycle.core.serving.middleware import LOG, JsonLines
@@ -153,9 +154,12 @@ def test_the_age_of_what_is_looked_up_is_told_and_what_is_too_old_is_counted(tmp
         assert told[f"mlops_release_failures_total release={model}"] == 1
 
 
-def test_what_was_never_known_is_too_old_and_a_missing_key_is_not(tmp_path):
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_what_was_never_known_is_too_old_and_a_missing_key_is_not(tmp_path, request, monkeypatch, store):
     """An empty table, and the year 1900: a warning, the metrics, a review, and the rule decides; alone and in a file."""
     workspace = trial(tmp_path)
+    if store == "postgresql":
+        monkeypatch.setenv("MLOPS_DATABASE", new_database(request.getfixturevalue("database"), "never known"))
     model = add_model(workspace, fed=False)
     with changed(workspace) as log: log.deployment.set(stable=model)
     def in_a_file(**changes):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from mlops_lifecycle.cli import app
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release
+from mlops_lifecycle.core.foundation import stages
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.problem.definition import example_of
@@ -209,6 +210,18 @@ def test_data_a_broken_table_is_refused_whole(lived, flights, tmp_path):
     assert done.returncode == 1 and "lacks arr_delay" in " ".join(done.stdout.split())
     assert Workspace(tmp_path / "workspace").published() == before
     assert "lacks" in (tmp_path / "workspace" / last_run(tmp_path / "workspace")["stages"][0]["report"]).read_text()
+
+
+def test_data_a_clock_before_all_data_empties_nothing(lived, tmp_path):
+    """Curate would leave tables without rows in the place of good ones; transform, run alone, would fail on none."""
+    settings, before = lived.copy(tmp_path / "workspace"), Workspace(lived.workspace).published()
+    first = Workspace(lived.workspace).read_columns("silver.flights", ["known_at"]).known_at.min().isoformat()
+    for stage in ("curate", "transform"):
+        done = mlops("run", stage, "-p", "as_of=2012-01-01T00:00:00Z", **settings)
+        said = went_back(done, f"{stages.stage(stage).notebook}", "02_collect", "at the clock 2012-01-01T00:00:00+00:00")
+        assert "the first row is known from " in said and "run with a later as_of" in said
+        if stage == "curate": assert first in said and "silver.flights would have no row left of " in said
+    assert Workspace(tmp_path / "workspace").published() == before
 
 
 def test_data_rows_that_single_somebody_out_are_not_published(lived, tmp_path):

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -154,6 +155,15 @@ def deploy_into(database: str, folder: Path) -> None:
 class Database(str):
     """The URL of a database server that can go away, and come back where it was."""
     start = stop = None
+
+
+def new_database(server: str, name: str) -> str:
+    """The URL of a new database of a server."""
+    import psycopg
+    from psycopg import sql
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as link:
+        link.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    return f"{server.rpartition('/')[0]}/{quote(name, safe='')}"
 
 
 @contextmanager

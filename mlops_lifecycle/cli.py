@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -246,6 +247,8 @@ def serve(
         raise Busy(f"nothing to serve in {workspace.root}; {first} makes a first product")
     from mlops_lifecycle.core.problem.hooks import FormulateHooks
     FormulateHooks.of_project()  # a project that lacks something is refused here, and not by each worker
+    try: socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error: raise _refused(f"nothing can listen on {host}, port {port}: {error.strerror}") from None
     from mlops_lifecycle.core.serving.store import NotStored, ServingLog
     from mlops_lifecycle.core.serving.server import run_server
     from mlops_lifecycle.serving import APP

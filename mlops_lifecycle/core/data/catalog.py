@@ -13,6 +13,7 @@ import pandas as pd
 
 from .readers import Column
 from .cleaning import Clock, Fill
+from ..foundation.errors import listed
 from ..foundation.stages import GoBack
 
 # %% ../../../nbs/core/data/catalog.ipynb #catalog-table
@@ -65,7 +66,7 @@ def catalog_of(
     blank += [f"{name}.{column}" for name, table in tables.items() for column in table if nameless(name, column)]
     if blank:
         raise GoBack("collect", f"{len(blank)} tables or columns have no entry in the catalog, at most 0 may: "
-                                f"{', '.join(blank[:5])}", {"without entry": len(blank), "limit": 0})
+                                f"{listed(blank)}", {"without entry": len(blank), "limit": 0})
     time = lambda table: next((c for c in ("known_at", "at") if c in table), None)
     newest = {n: f"{t[time(t)].max().isoformat()}" if time(t) and len(t) else "" for n, t in tables.items()}
     return {n: {c: entry_of(c, columns[n][c], n, about[n], newest[n]) for c in map(str, table)} for n, table in tables.items()}

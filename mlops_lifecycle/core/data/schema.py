@@ -100,7 +100,7 @@ def conform(
     missing = [c for c, d in columns.items() if c not in table and d.source != "computed"]
     if missing:
         raise GoBack("collect", f'table "{name}" lacks {listed(missing)}; expected {listed(columns)}; came {listed(table)}',
-                     {"missing columns": missing})
+                     {"missing columns": listed(missing)})
     values, reasons = {}, np.full(len(table), "", object)
     for column in (c for c in map(str, table) if c in columns):
         wanted, came = columns[column].type, table[column]

@@ -51,7 +51,7 @@ def decisions(
     missing = [c for c in wanted if c not in found]
     if missing:
         raise GoBack("curate", f"silver gives no {listed(missing)} for the examples, the problem asks for {listed(wanted)}",
-                     {"missing columns": missing})
+                     {"missing columns": listed(missing)})
     found = with_wall_clocks(found, problem)
     columns = columns_of(found[request])
     if decided_at is None: times = found.decision_time

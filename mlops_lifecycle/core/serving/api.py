@@ -275,7 +275,9 @@ async def live() -> dict[str, bool]: return {"live": True}
 @router.get("/v2/health/ready", response_model=Readiness, summary="Is traffic worth sending?", tags=["probes"])
 async def ready(serving: _Asked) -> Response:
     answer = await readiness(serving)
-    return as_json(answer.model_dump(exclude_unset=True), 200 if answer.ready else 503)
+    said = as_json(answer.model_dump(exclude_unset=True), 200 if answer.ready else 503)
+    said.headers.update(ApiError.HEADERS.get(said.status_code, {}))
+    return said
 
 @router.get("/metrics", include_in_schema=False)
 async def tell_metrics(serving: _Asked) -> Response:

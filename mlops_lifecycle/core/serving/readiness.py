@@ -46,6 +46,7 @@ def faults_of(serving: Serving) -> dict[str, str]:  # by part: store, disk, pseu
         found["pseudonym key"] = f"{serving.releases.workspace.pseudonyms.path.name} is lost or cannot be read"
     except NotStored: pass  # whether a key is missing cannot be known; the store says so
     if slots.fault: found["release"] = "a deployed release cannot be loaded"
+    elif serving.memory.marks is None: found.setdefault("store", "the serving log was not read yet")
     elif slots.stable is None: found["release"] = "nothing is deployed yet"
     return found
 

@@ -142,9 +142,11 @@ def test_a_disk_that_is_full_acknowledges_nothing_and_is_taken_up_again(tmp_path
             disk.fill()
             while (answer := ask())[0] == 200: kept.append(answer[1]["prediction_id"])  # the log as it is has room
             assert [answer[0], ask()[0], react(kept[-1])[0]] == [503] * 3
+            status, said = caller.send("GET", "/v2/health/ready")
+            assert status == 503 and "full" in said["faults"]["store"] + said["faults"]["disk"], said
             assert caller.headers["retry-after"] == "1" and caller.send("GET", "/v2/health/live")[0] == 200
             disk.empty()
-            assert react(kept[-1])[0] == 200
+            assert react(kept[-1])[0] == 200 and caller.send("GET", "/v2/health/ready") == (200, {"ready": True})
         kept.append(ask()[1]["prediction_id"])
         shutil.copytree(disk.inside, tmp_path / "seen")  # while nobody asks
     finally: server.kill()
@@ -230,7 +232,7 @@ def all_refused(api, id, part="store", words="") -> None:
         assert answer.status_code == 503 and answer.headers["retry-after"] == "1", (path, answer.text)
         assert list(answer.json()) == (["error"] if path.startswith("/v2") else ["detail"]), (path, answer.text)
     said = api.get("/v2/health/ready")
-    assert said.status_code == 503 and words in said.json()["faults"][part], said.text
+    assert said.status_code == 503 and said.headers["retry-after"] and words in said.json()["faults"][part], said.text
     assert api.get("/v2/health/live").status_code == 200
 
 

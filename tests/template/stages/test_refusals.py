@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from mlops_lifecycle.cli import app
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release
-from mlops_lifecycle.core.foundation import stages
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.problem.definition import example_of
@@ -216,11 +215,15 @@ def test_data_a_clock_before_all_data_empties_nothing(lived, tmp_path):
     """Curate would leave tables without rows in the place of good ones; transform, run alone, would fail on none."""
     settings, before = lived.copy(tmp_path / "workspace"), Workspace(lived.workspace).published()
     first = Workspace(lived.workspace).read_columns("silver.flights", ["known_at"]).known_at.min().isoformat()
-    for stage in ("curate", "transform"):
-        done = mlops("run", stage, "-p", "as_of=2012-01-01T00:00:00Z", **settings)
-        said = went_back(done, f"{stages.stage(stage).notebook}", "02_collect", "at the clock 2012-01-01T00:00:00+00:00")
-        assert "the first row is known from " in said and "run with a later as_of" in said
-        if stage == "curate": assert first in said and "silver.flights would have no row left of " in said
+    for stage, words in (("curate", "silver.flights would have no row left of "), ("transform", "transform failed (ValueError")):
+        with (patch("mlops_lifecycle.cli.export_edits", return_value=False),
+              patch("mlops_lifecycle.core.reports.site.build_report", return_value="no report")):
+            done = CliRunner().invoke(app, ["run", stage, "-p", "as_of=2012-01-01T00:00:00Z"],
+                                      env={name: str(value) for name, value in settings.items()})
+        assert done.exit_code == 2 and "goes back to collect: " in done.stdout and words in done.stdout, done.stdout
+        assert "at the clock 2012-01-01T00:00:00+00:00 nothing is known of silver.flights" in done.stdout
+        assert "the first row is known from " in done.stdout and "run with a later as_of" in done.stdout
+        if stage == "curate": assert first in done.stdout
     assert Workspace(tmp_path / "workspace").published() == before
 
 

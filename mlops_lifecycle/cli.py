@@ -14,6 +14,7 @@ import errno
 import gc
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -51,11 +52,14 @@ def refusal_of(
     error: Exception,
 ) -> str:  # "": a defect of the package
     "The line for an error that a person can mend."
-    kinds = (kind for kind in type(error).__mro__ if kind.__module__.startswith("mlops_lifecycle."))  # click has a UsageError, too
-    if any(kind.__name__ in REFUSALS for kind in kinds): return str(error)
-    if not isinstance(error, OSError) or error.errno not in MENDABLE: return ""
+    kinds = {kind.__name__: kind.__module__ for kind in type(error).__mro__}
+    if any(kinds.get(name, "").startswith("mlops_lifecycle.") for name in REFUSALS): return str(error)  # click has a UsageError, too
     from mlops_lifecycle.core.foundation.errors import brief
-    return ": ".join(brief(str(part), 300) for part in (error.filename, error.strerror) if part)
+    if isinstance(error, OSError) and error.errno in MENDABLE:
+        return ": ".join(brief(str(part), 300) for part in (error.filename, error.strerror) if part)
+    told = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, OSError) else None
+    if not (told and int(told[1]) in MENDABLE) and "TableNotFoundError" not in kinds: return ""
+    return brief(" ".join(re.sub(r"\x1b\[\d*m|↳", "", str(error)).split()), 400)
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:

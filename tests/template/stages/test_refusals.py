@@ -62,21 +62,23 @@ exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"
 
 
 def test_what_a_person_can_mend_is_one_line_of_every_command(tmp_path):
-    """Workspaces that are read-only, on a full disk, another user's, files of another user, and a file."""
+    """Workspaces that are read-only, on a full disk, another user's, of another user's files, a file, and without their lake."""
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount a file system of their own")
     good, given = trial_workspace(tmp_path / "good", problem, plan.model_dump(mode="json")), tmp_path / "given"
     rows = pd.DataFrame({"item": ["[1]", "[2]"], "asks": "?", "answers": "[0, 1]", "content": "{}"})
     good.publish({"silver.queue": good.store("silver.queue", rows)})
-    for name in ("read-only", "denied", "files-denied"): shutil.copytree(good.root, tmp_path / name)
+    for name in ("read-only", "denied", "files-denied", "lake-denied", "no-lake"): shutil.copytree(good.root, tmp_path / name)
     for name in ("full", "given"): (tmp_path / name).mkdir()
     (tmp_path / "a-file").touch()
     (given / "requests.jsonl").write_text(json.dumps(example_of(problem.Request)) + "\n")
     (given / "answers.csv").write_text("item,answer\n[1],1\n")
     for path in (tmp_path / "files-denied").rglob("*"):
         if path.is_file(): path.chmod(0)
+    for path in (tmp_path / "lake-denied" / "lake").rglob("*.parquet"): path.chmod(0)
+    shutil.rmtree(tmp_path / "no-lake" / "lake")
     (tmp_path / "denied").chmod(0)
-    names = "read-only", "full", "denied", "files-denied", "a-file"
+    names = "read-only", "full", "denied", "files-denied", "a-file", "lake-denied", "no-lake"
     script = ROOT / "tests" / "template" / "support" / "every_command.py"
     command = ["unshare", "-Urm", "sh", "-c", BROKEN, good.root, sys.executable, script, given, *(tmp_path / n for n in names)]
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True,
@@ -90,8 +92,9 @@ def test_what_a_person_can_mend_is_one_line_of_every_command(tmp_path):
             assert call["said"].count("\n") <= 1 and "Traceback" not in call["said"], (name, call)
             if call["code"]: assert call["said"].startswith("mlops: "), (name, call)
         refused = {call["command"].split()[0]: call["said"] for call in calls if call["code"]}
-        assert {"run", "keys", "score", "labels"} <= set(refused) <= {"run", "keys", "score", "labels", "try", "trace"} | fine, name
-        assert str(tmp_path / name) in refused["run"] and str(tmp_path / name) in refused["labels"], refused
+        wanted = {"labels"} if "lake" in name else {"run", "keys", "score", "labels"}
+        assert wanted <= set(refused) <= {"run", "keys", "score", "labels", "try", "trace"} | fine, name
+        assert all(str(tmp_path / name) in refused[command] for command in wanted & {"run", "labels"}), refused
 
 
 ODD = {

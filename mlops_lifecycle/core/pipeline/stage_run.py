@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Edge', 'StageRecord', 'RunRecord', 'new_run', 'write_run', 'StageLineage', 'TableInputs', 'TablePartInputs',
-           'DocumentInputs', 'OutsideInputs', 'too_early', 'keep_rows', 'StageOutputs', 'StageAccess', 'StageOutcome',
-           'for_want_of_rows', 'Execution', 'conclude', 'StageRun']
+           'DocumentInputs', 'OutsideInputs', 'too_early', 'refuse_empty', 'StageOutputs', 'StageAccess',
+           'StageOutcome', 'failed_before_data', 'Execution', 'conclude', 'StageRun']
 
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #5cf784fa
 import json
@@ -255,7 +255,7 @@ def too_early(names: Iterable[str], first: pd.Timestamp, as_of: pd.Timestamp) ->
     return (f"at the clock {as_of.isoformat()} nothing is known of {listed(names)}, the first row is known from "
             f"{first.isoformat()} on; run with a later as_of, or collect what is older")
 
-def keep_rows(
+def refuse_empty(
     name: str,              # a table that would be left without rows
     lineage: StageLineage,
     as_of: pd.Timestamp,    # now
@@ -285,7 +285,7 @@ class StageOutputs:
     ) -> None:
         "Leave a table; raises `GoBack` where none of its rows would be left."
         entry = self.workspace.store(name, frame, dict(known or {}), schema)
-        if not entry["rows"] and not may_be_empty: keep_rows(name, self.lineage, self.as_of)
+        if not entry["rows"] and not may_be_empty: refuse_empty(name, self.lineage, self.as_of)
         self.lineage.note_output(name, entry)
 
     def save(self,
@@ -358,7 +358,7 @@ class StageOutcome:
             self.status, self.words = "failed", "ended without a verdict: call passed(…) in the block"
 
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #run-for-want
-def for_want_of_rows(
+def failed_before_data(
     error: Exception,       # with which a stage failed
     lineage: StageLineage,
     as_of: pd.Timestamp,    # now
@@ -366,6 +366,7 @@ def for_want_of_rows(
     "The going back of a stage that failed because nothing was known yet."
     if not lineage.any_known or any(lineage.any_known.values()): return None
     first = min(filter(None, map(lineage.first_known, lineage.any_known)))
+    if first <= as_of: return None  # it was read as of another time
     words = f"{lineage.stage.name} failed ({type(error).__name__}: {error}): {too_early(lineage.any_known, first, as_of)}"
     return GoBack("collect", words, {"clock": as_of.isoformat(), "first row": first.isoformat()})
 
@@ -458,7 +459,7 @@ class StageRun(StageAccess):
         with self.held:
             cause = error
             if isinstance(error, Exception) and not isinstance(error, GoBack):
-                error = for_want_of_rows(error, self.lineage, self.as_of) or error
+                error = failed_before_data(error, self.lineage, self.as_of) or error
             if isinstance(error, GoBack):
                 error.owner = self.settings.owners.by_stage().get(error.stage, "")
                 _display(error)

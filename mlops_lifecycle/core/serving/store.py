@@ -756,6 +756,8 @@ class ServingLog:
     def check(self) -> None:
         "Raise `NotStored` where the log cannot be read, or where no write succeeds since one failed."
         self.marks()
+        with self.database.read() as connection:
+            for table in metadata.sorted_tables: connection.execute(sa.select(table).limit(1)).first()
         if not self.database.failed: return
         self.database.write(lambda connection: connection.execute(retention.update().values(one=1)).rowcount)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from typer.testing import CliRunner
 from under_load import (
@@ -27,6 +28,7 @@ from under_load import (
     held_up,
     killed_under_load,
     missing,
+    new_database,
     open_but_idle,
 )
 
@@ -310,6 +312,32 @@ def test_a_server_that_is_gone_is_503_on_each_route_while_serving_and_at_the_sta
         finally:
             if away: database.start()
         all_answered(api, id)
+
+
+def test_a_database_without_a_table_or_for_reading_only_is_not_ready_until_it_is_mended(tmp_path, database, monkeypatch):
+    """Other faults of a server than that it is away."""
+    workspace = trial_workspace(tmp_path / "w", problem, plan.model_dump(mode="json"))
+    url = new_database(database, "mended")
+    deploy_into(url, tmp_path / "w")
+    monkeypatch.setenv("MLOPS_DATABASE", url)
+    def run(*commands):
+        with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as link:
+            for command in commands: link.execute(command)
+    hang_up = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'mended'"
+    def lock(value): run(f"alter database mended set default_transaction_read_only = {value}", hang_up)
+    def rename(old, new):
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as link: link.execute(f"alter table {old} rename to {new}")
+    faults = {"read-only": (lambda: lock("on"), lambda: lock("off")),
+              "no table": (lambda: rename("predictions", "other"), lambda: rename("other", "predictions"))}
+    with on_loopback(create_app(load_settings(environ={}), workspace)) as (port, _):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+            for name, (breaks, mends) in faults.items():
+                breaks()
+                refused, said = api.post("/v1/predict", json=GOOD), api.get("/v2/health/ready")
+                assert (refused.status_code, list(refused.json())) == (503, ["detail"]), (name, refused.text)
+                assert said.status_code == 503 and "store" in said.json()["faults"], (name, said.text)
+                mends()
+                assert api.get("/v2/health/ready").status_code == api.post("/v1/predict", json=GOOD).status_code == 200, name
 
 
 def test_an_app_starts_beside_a_broken_file_and_serves_when_it_is_put_back(tmp_path):

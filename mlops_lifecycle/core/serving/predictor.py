@@ -117,9 +117,11 @@ class Releases:
         "Load the deployed releases; one that cannot be loaded does not serve."
         found: dict[str, Release | None] = {}
         faults: list[str] = []
+        again = state["generation"] == before.generation  # what could be loaded then stays
+        there = {release.id: release for release in (before.stable, before.canary) if release and again}
         for slot, id in (("stable", state["stable"]), ("canary", state["canary"])):
             try:
-                found[slot] = release = self.fit(id) if id else None
+                found[slot] = release = there.get(id) or self.fit(id) if id else None
                 if release and release.encoder:  # slow only once, before any client waits
                     release.score_one(dict.fromkeys(release.encoder.names, np.nan))
             except (ValueError, OSError) as error:

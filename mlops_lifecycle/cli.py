@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REFUSALS', 'MENDABLE', 'app', 'COLOURS', 'keys', 'labels', 'refusal_of', 'one_line_errors', 'console', 'pairs',
-           'stage_line', 'run', 'export_edits', 'watch', 'finish', 'ago', 'map_table', 'status', 'serve', 'make',
-           'list_', 'revoke', 'project_features', 'score', 'report', 'try_lines', 'refuse_if_loaded', 'try_',
-           'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
+           'stage_line', 'run', 'export_edits', 'progress_line', 'watch', 'finish', 'ago', 'map_table', 'status',
+           'serve', 'make', 'list_', 'revoke', 'project_features', 'score', 'report', 'try_lines', 'refuse_if_loaded',
+           'try_', 'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
            'labels_import', 'yours_table', 'yours']
 
 # %% ../nbs/cli.ipynb #a7069662
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlops_lifecycle.core.data.labelling import AnswerBook, Question
     from mlops_lifecycle.core.models.features import FeatureSet
     from mlops_lifecycle.core.pipeline.runner import Runner
-    from mlops_lifecycle.core.pipeline.stage_run import RunRecord
+    from mlops_lifecycle.core.pipeline.stage_run import Progress, RunRecord
     from mlops_lifecycle.core.pipeline.yours import HookRow
     from mlops_lifecycle.core.reports.lineage import Trace
     from mlops_lifecycle.core.serving.store import ServingLog
@@ -158,6 +158,15 @@ def export_edits(root: Path, show: "Console") -> bool:  # whether the project's 
     for name in exported: show.print(f"exported {name}", style="bright_black", markup=False)
     return True
 
+def progress_line(
+    progress: "Progress",
+) -> str:
+    "How far a stage is."
+    from mlops_lifecycle.core.foundation.stages import stage
+    number, left = stage(progress["stage"]).number, progress["seconds_left"]
+    time_left = "" if left is None else f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
+    return f"{number:02d} {progress['stage']}: cell {progress['cell']} of {progress['cells']}{time_left}"
+
 def watch(
     runner: "Runner",
     show: "Console",
@@ -170,7 +179,7 @@ def watch(
         def tell(row, record):
             if record is None: going.update(f"{row.number:02d} {row.name}: {row.does}")
             else: show.print(stage_line(record))
-        runner.tell = tell
+        runner.tell, runner.show = tell, lambda progress: going.update(progress_line(progress))
         if threading.current_thread() is threading.main_thread():  # SIGTERM is a Ctrl-C
             signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         return runner.go()
@@ -181,7 +190,7 @@ def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # ex
     from mlops_lifecycle.core.reports.summary import in_plain_words
     code, site = {"passed": 0, "went_back": 2}.get(record["status"], 1), None
     if runner.interrupted: code = 130
-    else:
+    elif runner.settings.run.report == "every run":
         try:
             from mlops_lifecycle.core.reports.site import build_report
             with show.status("building the report"): site = build_report(runner.settings)

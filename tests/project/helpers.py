@@ -67,8 +67,12 @@ def copy_project(to: Path) -> Path:
 
 
 def environment(project: Path = ROOT, **more) -> dict:
-    """The environment of a command in a project; in a copy nothing is measured, its lines are not the package's."""
+    """The environment of a command in a project; in a copy nothing is measured, its lines are not the package's.
+
+    A run builds no report, unless `more` says `MLOPS_RUN__REPORT="every run"`.
+    """
     found = {k: v for k, v in os.environ.items() if project == ROOT or not k.startswith("COVERAGE_")}
+    found["MLOPS_RUN__REPORT"] = "on demand"  # most tests look at no page
     if project != ROOT: found["PYTHONPATH"] = str(project)
     return found | {k: str(v) for k, v in more.items()}
 

@@ -2,7 +2,6 @@
 import fcntl
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -75,7 +74,7 @@ class Lived:
         self.workspace, self.said = folder / "workspace", (folder / "said.txt").read_text()
         self.settings = settings | at(self.workspace)
         self.run = json.loads(next((self.workspace / "runs").glob("*/run.json")).read_text())
-        self.site = ROOT / re.search(r"^Report: (.+)$", self.said, re.M)[1]
+        self.site = ROOT / self.said.splitlines()[-1]
 
     def copy(self, to: Path) -> dict:
         """The settings for a copy of the workspace that a test may spoil."""
@@ -90,7 +89,8 @@ def lived(sample, tmp_path_factory) -> Lived:
         workspace = folder / "workspace"
         workspace.mkdir()
         (workspace / "pseudonym.key").write_bytes(bytes(32))  # the same ids, and so the same arms, each time
-        (folder / "said.txt").write_text(passed(mlops("run", **sample | at(workspace))).stdout)
+        said = [passed(mlops(command, **sample | at(workspace))).stdout for command in ("run", "report")]
+        (folder / "said.txt").write_text("".join(said))
     return Lived(once(tmp_path_factory, "lived", live), sample)
 
 

@@ -308,7 +308,12 @@ class MonitorSettings(Section):
         "any of: roll back, hotfix, review, retrain")
 
 class RunSettings(Section):
-    "Limits of a run."
+    "How notebooks are executed, and limits of a run."
+    kernels: Literal["warm", "plain"] = words(
+        "warm", "how a stage's kernel starts; warm ones are forked from a process that has imported their libraries",
+        "warm or plain")
+    report: Literal["every run", "on demand"] = words(
+        "every run", "when the pages are built; on demand is: by mlops report", "every run or on demand")
     max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
     stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'QUIET', 'Execute', 'Tell', 'choose', 'declared', 'typed', 'assign', 'require_inputs', 'StageFailed',
-           'engine', 'mark', 'kernel_environment', 'execute', 'RunJournal', 'StageExecutor', 'StageQueue', 'cut_off',
-           'Runner', 'status']
+           'engine', 'mark', 'kernel_environment', 'execute', 'KernelExecution', 'RunJournal', 'ExecutedCode',
+           'executed_code', 'cell_seconds', 'progress_of', 'StageExecutor', 'StageQueue', 'cut_off', 'Runner', 'status']
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #892d92b9
 import ast
@@ -16,21 +16,22 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from ..foundation.errors import UsageError
 from ..foundation.point_in_time import moment
-from .stage_run import Edge, RunRecord, StageRecord, new_run, write_run
-from .staleness import code_of, sections_of, stale
+from .stage_run import Edge, Progress, RunRecord, StageRecord, new_run, write_run
+from .code_versions import CodeFiles, Fingerprint, libraries_used, library_versions, modules_used
+from .staleness import project_code, sections_of, stale
 from .versions import open_workspace
 from ..foundation.section_reads import NOTES
 from ..foundation.settings import Settings
 from ..foundation.stages import STAGES, Json, Stage, covers, dependents, stage
-from ..foundation.workspace import Workspace
+from ..foundation.workspace import Workspace, digest
 
 if TYPE_CHECKING: from nbformat import NotebookNode
 
@@ -142,14 +143,27 @@ def engine() -> str:
     from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
     from traitlets.config import Config
 
+    from mlops_lifecycle.core.pipeline.warm_kernels import register
+    manager = register()
+
+    class StageClient(PapermillNotebookClient):
+        progress: Callable[[int, int], None]
+
+        def execute_cell(self, cell: "NotebookNode", cell_index: int, *rest: Any, **more: Any) -> "NotebookNode":
+            code = [c.cell_type == "code" for c in self.nb.cells]
+            if code[cell_index]: self.progress(sum(code[:cell_index + 1]), sum(code))
+            return super().execute_cell(cell, cell_index, *rest, **more)
+
     class StageEngine(Engine):
         @classmethod
         def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **options: Any) -> None:
             seconds, ipc = options["seconds"], Config(KernelManager={"transport": "ipc", "ip": options["sockets"]})
             end = time.monotonic() + seconds
-            client = PapermillNotebookClient(
-                nb_man, kernel_name=kernel_name, config=ipc, startup_timeout=60, log=logging.getLogger("papermill"),
+            client = StageClient(
+                nb_man, kernel_name=kernel_name, kernel_manager_class=manager, config=ipc, startup_timeout=60,
+                log=logging.getLogger("papermill"),
                 timeout_func=lambda cell: max(1, round(end - time.monotonic())))
+            client.progress = options["progress"]
             try: client.execute(env=options["environment"], stderr=options["log"])
             except CellTimeoutError: mark(nb_man.nb, "TimeoutError", f"the stage ran longer than {seconds} seconds")
             except DeadKernelError: mark(nb_man.nb, "DeadKernel", "the kernel died; it may have run out of memory")
@@ -186,6 +200,7 @@ def execute(
     parameters: Mapping[str, Json],   # checked by `assign`
     environment: Mapping[str, str],   # variables beside those of this process
     seconds: float,                   # the longest it may take
+    progress: Callable[[int, int], None] = lambda cell, cells: None,  # called before each code cell: its number from 1, of how many
 ) -> None:
     "Execute a notebook in its folder; raises `StageFailed` with the error in one line."
     name = engine()
@@ -197,13 +212,38 @@ def execute(
             papermill.execute_notebook(
                 notebook, copy, parameters=parameters, cwd=notebook.parent, engine_name=name, kernel_name="python3",
                 language="python", progress_bar=False, environment=kernel_environment(environment), log=log,
-                sockets=f"{sockets}/k", seconds=seconds)
+                sockets=f"{sockets}/k", seconds=seconds, progress=progress)
     except papermill.exceptions.PapermillExecutionError as error:
         raise StageFailed(" ".join(f"{error.ename}: {error.evalue}".split())) from None
     except Exception as error:
         raise StageFailed(f"the kernel did not start: {type(error).__name__}: {error}") from error
     finally:
         if not output.stat().st_size: output.unlink()
+
+# %% ../../../nbs/core/pipeline/runner.ipynb #run-warm
+class KernelExecution:
+    "Executes the notebooks of a run; all but the first have kernels forked from a warm process."
+    def __init__(self,
+        stages: Iterable[Stage],
+        code: CodeFiles,
+        warm: bool = True,  # whether kernels may be forked
+        progress: Callable[[int, int], None] = lambda cell, cells: None,  # as for `execute`
+    ):
+        self.notebooks, self.code = [f"nbs/{row.notebook}.ipynb" for row in stages], code
+        self.warm, self.progress = warm, progress
+
+    def __call__(self, notebook: Path, copy: Path, parameters: Mapping[str, Json], environment: Mapping[str, str], seconds: float) -> None:
+        "As `execute`."
+        from mlops_lifecycle.core.pipeline.warm_kernels import WARM
+        if self.warm and WARM.begun: WARM.settled.wait(seconds)
+        elif self.warm and len(self.notebooks) > 1: WARM.start(self.libraries(), kernel_environment({}))
+        execute(notebook, copy, parameters, environment, seconds, self.progress)
+
+    def libraries(self) -> set[str]:
+        "What these notebooks import, as far as names tell."
+        texts, package = [self.code.text(name) or "" for name in self.notebooks], self.code.package
+        modules = set[Path]().union(*(modules_used(text, package) for text in texts))
+        return libraries_used([*texts, *(path.read_text(encoding="utf-8") for path in modules)], package.name)
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #run-journal
 class RunJournal:
@@ -212,7 +252,7 @@ class RunJournal:
         runs: Path,     # workspace/runs
         settings: str,  # their digest
     ):
-        self.name, self.began = new_run(), time.monotonic()
+        self.name, self.began, self.written = new_run(), time.monotonic(), 0.0
         self.folder = runs / self.name
         self.record = RunRecord(
             run=self.name, started=datetime.now(UTC).isoformat(timespec="seconds"), seconds=0.0, status="failed",
@@ -224,7 +264,17 @@ class RunJournal:
             earlier = [s for s in self.record["stages"] if s["stage"] != record["stage"]]
             self.record["stages"] = [*earlier, record]
             self.record["edges"] += record["edges"]
-        self.record["seconds"] = round(time.monotonic() - self.began, 3)
+        self.record.pop("running", None)
+        self._write()
+
+    def note(self, progress: Progress) -> None:
+        "Say in `run.json` how far the stage is that runs now, once a second."
+        self.record["running"] = progress
+        if time.monotonic() - self.written > 1: self._write()
+
+    def _write(self) -> None:
+        self.written = time.monotonic()
+        self.record["seconds"] = round(self.written - self.began, 3)
         write_run(self.folder, self.record)
 
     def close(self) -> None:
@@ -232,6 +282,41 @@ class RunJournal:
         statuses = {s["status"] for s in self.record["stages"]}
         self.record["status"] = next((s for s in ("failed", "went_back") if s in statuses), "passed")
         self.keep()
+
+# %% ../../../nbs/core/pipeline/runner.ipynb #run-code
+class ExecutedCode(TypedDict):
+    "What was executed, beside the record of a stage that passed."
+    code: str                          # digest of the files
+    files: Mapping[str, Fingerprint]   # the notebook, and modules of the package
+    libraries: Mapping[str, str]       # versions of what these import
+
+def executed_code(
+    notebook: str,           # "07_train.ipynb"
+    modules: Iterable[str],  # that its kernel had imported
+    code: CodeFiles,         # as it stood when the kernel began
+) -> ExecutedCode:
+    "What a stage has executed."
+    files = code.behind(f"nbs/{notebook}", modules)
+    libraries = library_versions(libraries_used([code.text(name) or "" for name in files], code.package.name))
+    return {"code": digest([[name, files[name][1]] for name in sorted(files)]), "files": files, "libraries": libraries}
+
+# %% ../../../nbs/core/pipeline/runner.ipynb #run-progress
+def cell_seconds(
+    executed: Path,  # the executed copy of a notebook
+) -> list[float]:    # of each code cell; empty where there is no copy
+    "How long each cell took."
+    if not executed.is_file(): return []
+    cells = json.loads(executed.read_text())["cells"]
+    return [cell["metadata"].get("papermill", {}).get("duration") or 0.0 for cell in cells if cell["cell_type"] == "code"]
+
+def progress_of(
+    stage: str,
+    cell: int, cells: int,        # the cell that begins, from 1, and how many there are
+    before: Sequence[float] = (),  # of `cell_seconds`, of the last time
+) -> Progress:
+    "How far a stage is."
+    left = round(sum(before[cell - 1:]), 1) if len(before) == cells else None
+    return {"stage": stage, "cell": cell, "cells": cells, "seconds_left": left}
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #19afa3a6
 Execute: TypeAlias = Callable[[Path, Path, Mapping[str, Json], Mapping[str, str], float], None]  # like `execute`
@@ -262,7 +347,8 @@ class StageExecutor:
         own, notes = folder / "record.json", folder / "settings_read.txt"
         folder.mkdir(parents=True, exist_ok=True)
         for left in (own, notes): left.unlink(missing_ok=True)
-        began, problem, code, usual = time.monotonic(), "", code_of(notebook), declared(notebook)
+        began, problem, code, usual = time.monotonic(), "", project_code(self.settings).read_all(), declared(notebook)
+        code.text(f"nbs/{notebook.name}")  # as it stands before anybody edits it
         different = {name: value for name, value in parameters.items() if value != usual[name]}
         given, seconds = self.environment(parameters, notes), self.settings.run.stage_timeout
         try: self.execute(notebook, self.folder / notebook.name, different, given, seconds)
@@ -276,8 +362,11 @@ class StageExecutor:
         if problem and record["status"] != "went_back":
             record.update({"status": "failed", "words": problem, "outputs": {}})
         if (read := sections_of(notes, self.settings, record["settings"])) is not None: record["sections"] = read
+        modules = record.pop("modules", [])
+        executed = executed_code(notebook.name, modules, code)
+        record["code"] = executed["code"] if own.exists() else None
         if self.workspace.published()["passed"].get(row.name, {}).get("run") == self.run:
-            self.workspace.publish({}, {row.name: {**record, "code": code}})
+            self.workspace.publish({}, {row.name: {**record, **executed}})
         record["seconds"], record["report"] = round(time.monotonic() - began, 3), f"runs/{self.run}/{notebook.name}"
         return record
 
@@ -349,17 +438,26 @@ class Runner:
         force: bool = False,                           # run also what did not change
         retry: bool = False,                           # follow edges back that change something
         tell: Tell = lambda row, record: None,         # called as a stage begins, and with its record when it ended
-        execute: Execute = execute,                    # what executes a notebook
+        execute: Execute | None = None,                # what executes a notebook; None: kernels
+        show: Callable[[Progress], None] = lambda progress: None,  # called as each cell begins
     ):
         self.settings, self.tell, self.workspace = settings, tell, open_workspace(settings.workspace_path)
+        self.show, self.running, self.before = show, "", list[float]()
         self.queue = StageQueue(settings, chosen, parameters or {}, force, retry)
         self.chosen = self.queue.chosen
         require_inputs(self.chosen, self.workspace)
         self.journal = RunJournal(self.workspace.runs, settings.digest)
+        execute = execute or KernelExecution(self.chosen, project_code(settings), settings.run.kernels == "warm", self.note)
         self.executor = StageExecutor(settings, self.workspace, self.journal.name, execute)
 
     @property
     def interrupted(self) -> bool: return self.executor.interrupted
+
+    def note(self, cell: int, cells: int) -> None:
+        "Say how far the stage is that runs now."
+        progress = progress_of(self.running, cell, cells, self.before)
+        self.journal.note(progress)
+        self.show(progress)
 
     def one(self, row: Stage) -> StageRecord:
         "Execute a stage, or find that it need not run."
@@ -367,6 +465,8 @@ class Runner:
         if not self.queue.force and not stale(row, parameters, self.settings, self.workspace):
             return _skipped(row, self.workspace)
         self.tell(row, None)
+        last = self.workspace.published()["passed"].get(row.name, {}).get("run", "")
+        self.running, self.before = row.name, cell_seconds(self.workspace.runs / last / f"{row.notebook}.ipynb")
         return self.executor(row, parameters)
 
     def go(self) -> RunRecord:
@@ -396,10 +496,10 @@ def status(
     tried = [s for stages in runs for s in stages if s["status"] != "skipped"]
     for record in tried + list(workspace.published()["passed"].values()):
         if record["started"] >= last.get(record["stage"], record)["started"]: last[record["stage"]] = record
-    rows, now, owners = [], datetime.now(UTC), settings.owners.by_stage()
+    rows, now, owners, code = [], datetime.now(UTC), settings.owners.by_stage(), project_code(settings)
     for row in STAGES:
         record, notebook = last.get(row.name, {}), notebooks / f"{row.notebook}.ipynb"
-        reasons = stale(row, declared(notebook), settings, workspace) if notebook.exists() else ["no notebook"]
+        reasons = stale(row, declared(notebook), settings, workspace, code) if notebook.exists() else ["no notebook"]
         age = (now - datetime.fromisoformat(record["started"])).total_seconds() if record else None
         after = [r["stage"] for r in rows if r["stale"] and row.name in dependents(r["stage"])]
         rows.append({"stage": row.name, "number": row.number, "wheel": row.wheel, "status": record.get("status"),

@@ -14,28 +14,32 @@ from ..foundation.workspace import Folder, Workspace
 # %% ../../../nbs/core/pipeline/versions.ipynb #vs-log
 def log_version(
     workspace: Folder,
-) -> str | None:  # "predictions 7, feedback 3"; None when there is no log
-    "How much was ever written to the app's log."
+) -> str | None:  # "predictions 7, feedback 3"; None where nobody ever left anything
+    "How much callers ever left in the app's log."
     where = workspace.serving_db
     counted = _server_rows(where) if isinstance(where, str) else _file_rows(where)
-    return ", ".join(f"{name} {rows}" for name, rows in counted.items()) or None
+    return ", ".join(f"{name} {rows}" for name, rows in counted.items()) if any(counted.values()) else None
 
 def _server_rows(url: str) -> dict[str, int]:
     "The rows of a database server's log."
     from mlops_lifecycle.core.serving.store import ServingLog  # its client is only needed here
     log = ServingLog(url)
-    try: return {name: n + log.retention.forgotten()[name] for name, n in log.counts().items()}
+    try: return log.written()
     finally: log.close()
 
 def _file_rows(path: Path) -> dict[str, int]:
     "The rows of a log in a file."
     if not path.exists(): return {}
     with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True) as log:
-        tables = {name for name, in log.execute("select name from sqlite_master where type = 'table'")}
-        logged = [name for name in ("predictions", "feedback") if name in tables]
-        count = lambda column, table: log.execute(f"select {column} from {table}").fetchone()[0]
-        dropped = {name: count(name, "retention") if "retention" in tables else 0 for name in logged}
-        return {name: count("count(*)", name) + dropped[name] for name in logged}
+        def columns(table: str) -> set[str]: return {row[1] for row in log.execute(f"pragma table_info({table})")}
+        def number(of: str, table: str) -> int: return log.execute(f"select {of} from {table}").fetchone()[0] or 0
+        def written(name: str) -> int:
+            "Rows that are there and rows that were forgotten, less those of replays; older logs lack some columns."
+            here = number("count(*)" + " - count(replayed)" * ("replayed" in columns(name)), name)
+            gone = columns("retention")
+            return here + (number(name, "retention") if gone else 0) - (
+                number(f"replayed_{name}", "retention") if f"replayed_{name}" in gone else 0)
+        return {name: written(name) for name in ("predictions", "feedback") if columns(name)}
 
 # %% ../../../nbs/core/pipeline/versions.ipynb #vs-open
 def open_workspace(

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Cell', 'SHOWN', 'STOPPED', 'EARLIER', 'ABOVE', 'ROOMS', 'KEPT', 'directives', 'is_setup', 'label', 'values',
-           'outputs', 'at_home', 'relink', 'as_read', 'ways_in', 'page_of', 'history', 'standings', 'ways_back',
-           'figure', 'mark', 'link', 'lead', 'origin', 'opening', 'table', 'landing', 'catalog_page', 'sources',
-           'how_page', 'write_sources', 'configuration', 'report_style', 'run_sphinx', 'front', 'put_in_place',
-           'build_report']
+           'outputs', 'at_home', 'relink', 'as_read', 'ways_in', 'page_of', 'with_prose', 'history', 'standings',
+           'ways_back', 'figure', 'mark', 'link', 'lead', 'origin', 'opening', 'table', 'landing', 'catalog_page',
+           'sources', 'how_page', 'write_sources', 'configuration', 'report_style', 'run_sphinx', 'front',
+           'put_in_place', 'take_over', 'build_report']
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-imports
 import ast
+import fcntl
 import json
 import os
 import re
@@ -18,8 +19,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, cast
 
@@ -30,6 +33,7 @@ from ..foundation.settings import Settings
 from ..foundation.stages import STAGES, Json, Stage, stage
 from ..foundation.templating import macro, render
 from ..foundation.workspace import Workspace, atomic_write
+from ..pipeline.code_versions import as_python, fingerprint
 from ..pipeline.stage_run import Edge, RunRecord, StageRecord
 
 Cell: TypeAlias = dict[str, Any]  # of a notebook, as its file has it
@@ -180,10 +184,27 @@ def page_of(
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
+# %% ../../../nbs/core/reports/site.ipynb #rep-prose
+def with_prose(
+    executed: dict[str, Any],  # a notebook's executed copy
+    notebook: dict[str, Any],  # the notebook as it is now
+) -> dict[str, Any]:  # the notebook with the copy's outputs; the copy, where its code is no longer the notebook's
+    "What was executed, in the words of today."
+    def added(cell: Cell) -> bool:  # by papermill
+        return bool({"injected-parameters", "papermill-error-cell-tag"} & set(cell["metadata"].get("tags", [])))
+    def code(cells: list[Cell]) -> list[Cell]: return [c for c in cells if c["cell_type"] == "code" and not added(c)]
+    def read(cells: list[Cell]) -> list[str]: return [fingerprint(as_python("".join(c["source"])))[1] for c in code(cells)]
+    if read(executed["cells"]) != read(notebook["cells"]): return executed
+    ran, cells = iter(code(executed["cells"])), []
+    injected = [c for c in executed["cells"] if "injected-parameters" in c["metadata"].get("tags", [])]
+    cells = [c if c["cell_type"] != "code" else {**next(ran), "source": c["source"]} for c in notebook["cells"]]
+    return {**executed, "cells": [*[c for c in executed["cells"] if added(c) and c not in injected], *cells, *injected]}
+
 # %% ../../../nbs/core/reports/site.ipynb #rep-history
 def history(workspace: Workspace) -> list[RunRecord]:  # contents of run.json
-    "The records of all runs, oldest first."
+    "The records of all runs in which a stage was executed, oldest first."
     found = [json.loads(path.read_text()) for path in workspace.runs.glob("*/run.json")]
+    found = [run for run in found if {s["status"] for s in run["stages"]} != {"skipped"}]
     return sorted(found, key=lambda run: (run["started"], run["run"]))
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-standing
@@ -399,6 +420,8 @@ def write_sources(
     for page, path in pages.items():
         s = next((s for s in STAGES if s.notebook == page), None)
         notebook = json.loads(path.read_text()) if path else {"cells": []}
+        source = Path(settings.root) / "nbs" / f"{page}.ipynb"
+        if s and source.exists() and source != path: notebook = with_prose(notebook, json.loads(source.read_text()))
         heading = (f"{s.number:02d}", lead(s, standing.get(s.name), owners)) if s else ("", "")
         made = page_of(notebook, page, known, *heading)
         atomic_write(folder / f"{page}.ipynb", json.dumps(made))
@@ -443,12 +466,12 @@ def report_style() -> Markup:  # CSS
 # %% ../../../nbs/core/reports/site.ipynb #rep-sphinx
 def run_sphinx(
     source: Path, target: Path,
-    strict: bool = False,  # a warning is an error
+    strict: bool = False,  # all pages are made again, and a warning is an error
 ) -> None:
-    "Build the pages; raises `RuntimeError` with the messages of Sphinx."
-    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", "-d", str(target.parent / "doctrees"),
+    "Build the pages that are not up to date; raises `RuntimeError` with the messages of Sphinx."
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", str(target.parent / "doctrees"),
                str(source), str(target)]
-    command += ["-W", "--keep-going"] * strict
+    command += ["-E", "-a", "-W", "--keep-going"] * strict
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     if done.returncode: raise RuntimeError(f"the report could not be built: {done.stderr.strip()[-2000:]}")
     for path in [*target.rglob("*.map"), *target.rglob("*webpack-macros.html")]:
@@ -483,6 +506,20 @@ def put_in_place(
     return index
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-build
+def take_over(
+    new: Path,  # a folder of files
+    old: Path,  # one from before, or none
+) -> list[str]:  # names of files that changed, came or went
+    "Make the old folder like the new one; files that are the same are not touched."
+    def files(folder: Path) -> set[str]: return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    wanted, there = files(new), files(old)
+    changed = [name for name in sorted(wanted) if name not in there or (new / name).read_bytes() != (old / name).read_bytes()]
+    for name in changed:
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(new / name, old / name)
+    for name in there - wanted: (old / name).unlink()
+    return [*changed, *sorted(there - wanted)]
+
 def build_report(
     settings: Settings,
     workspace: Workspace | None = None,  # the settings' when not given
@@ -492,20 +529,30 @@ def build_report(
     "Build the site from what is there; the old one stays in place until the new one is whole."
     workspace = workspace or Workspace(settings.workspace_path)
     out = Path(out or os.environ.get("MLOPS_REPORTS") or Path(settings.root) / "reports")
-    out.mkdir(parents=True, exist_ok=True)
-    runs = history(workspace)
-    for left in out.glob(".building-*"):  # by a build that was killed
-        if not _alive(int(left.name.split("-")[1])): shutil.rmtree(left, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=out))
-    try:
-        write_sources(settings, workspace, work / "source")
+    runs, work = history(workspace), out / ".build"
+    name, index = runs[-1]["run"] if runs else "never-run", out / "index.html"
+    with _alone(work), tempfile.TemporaryDirectory(dir=work) as new:
+        write_sources(settings, workspace, Path(new) / "source")
+        atomic_write(Path(new) / "source" / "made_with.txt", _made_with())
+        changed = take_over(Path(new) / "source", work / "source")
+        whole = (work / "whole").exists() and "made_with.txt" not in changed
+        if whole and not changed and not strict and (out / name).is_dir() and index.exists(): return index
+        (work / "whole").unlink(missing_ok=True)
+        if not whole:
+            for left in ("doctrees", "site"): shutil.rmtree(work / left, ignore_errors=True)
         run_sphinx(work / "source", work / "site", strict)
-        return put_in_place(work / "site", out, runs[-1]["run"] if runs else "never-run")
-    finally: shutil.rmtree(work, ignore_errors=True)
+        (work / "whole").touch()
+        shutil.copytree(work / "site", Path(new) / "site")
+        return put_in_place(Path(new) / "site", out, name)
 
-def _alive(process: int) -> bool:
-    "Whether a process of this number is there."
-    try: os.kill(process, 0)
-    except ProcessLookupError: return False
-    except PermissionError: pass
-    return True
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    "Wait for a build that another process makes here."
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+def _made_with() -> str:
+    "The versions of what makes the pages."
+    return "".join(f"{name} {version(name)}\n" for name in ("sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb"))

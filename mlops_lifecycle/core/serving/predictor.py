@@ -523,8 +523,11 @@ class Pending:
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-desk
 class Desk:
     "Turns a request into a context, and a context into the answer."
-    def __init__(self, problem: Problem, workspace: Workspace, metrics: Metrics):
-        self.problem, self.workspace, self.metrics = problem, workspace, metrics
+    def __init__(self,
+        problem: Problem, workspace: Workspace, metrics: Metrics,
+        replay: bool = False,  # then a stored row says so
+    ):
+        self.problem, self.workspace, self.metrics, self.replayed = problem, workspace, metrics, replay or None
 
     def place(self, one: Pending) -> None:
         "Set pseudonyms, columns and the first release; raises `ApiError` outside of the scope."
@@ -547,7 +550,8 @@ class Desk:
         one.stored = prediction_row(
             one.clock, id=one.id, key=self.problem.key_of(case.row), decision_time=case.row["decision_time"],
             release=release.id, kind=release.kind, generation=one.slots.generation,
-            request=one.entity.model_dump_json(), features=case.values, seconds=one.seconds, error=error, **decision)
+            request=one.entity.model_dump_json(), features=case.values, seconds=one.seconds, error=error,
+            replayed=self.replayed, **decision)
         if self.problem.task.amount: one.answer["interval"] = release.interval(case.score)
         one.written = True
 
@@ -654,7 +658,7 @@ class Records:
 
     async def noted(self, id: str, asks: str, answer: str, clock: datetime, label: float | None) -> Reaction:
         "Store a reaction; raises `ApiError` (404, 409)."
-        try: row = await self.group.store(reaction(id, asks, answer, clock, label))
+        try: row = await self.group.store(reaction(id, asks, answer, clock, label, self.replay))
         except UnknownPrediction: raise ApiError(404, "no prediction has this id", "prediction_id") from None
         except Contradiction: raise ApiError(409, f'"{asks}" was answered before, and otherwise', "reaction") from None
         return {"prediction_id": row["prediction_id"], "asks": row["asks"],
@@ -824,7 +828,7 @@ class Serving:
         self.finder = Finder(features, self.memory.online, self.limits.fallback_after_ages, self.metrics)
         self.decider = Decider(self.Request, self.finder, self.metrics)
         self.chain = Chain(self.decider, rule_of(problem), self.limits.decision_limit_ms, self.metrics)
-        self.crowd = Crowd(Desk(problem, workspace, self.metrics), self.decider, self.log.database)
+        self.crowd = Crowd(Desk(problem, workspace, self.metrics, replay), self.decider, self.log.database)
         self.records = Records(self.memory, self.crowd.group, replay, time_fields(self.Request))
         self.predictor = Predictor(self.identity, self.crowd, self.chain, self.records)
         self.batches = Batches(self.predictor)

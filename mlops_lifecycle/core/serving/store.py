@@ -68,12 +68,13 @@ predictions = sa.Table("predictions", metadata,
     sa.Column("review", sa.Boolean),
     sa.Column("warnings", sa.Text), sa.Column("request", sa.Text), sa.Column("features", sa.Text),
     sa.Column("seconds", sa.Float),
-    sa.Column("error", sa.Text))  # of a canary whose answer the stable arm had to give
+    sa.Column("error", sa.Text),  # of a canary whose answer the stable arm had to give
+    sa.Column("replayed", sa.Boolean))  # true: asked in a replay of the past, not by a caller
 
 feedback = sa.Table("feedback", metadata,
     sa.Column("prediction_id", sa.Text, sa.ForeignKey("predictions.id"), primary_key=True),
     sa.Column("asks", sa.Text, primary_key=True), sa.Column("reaction", sa.Text, nullable=False),
-    sa.Column("label", Amount), sa.Column("at", sa.BigInteger, nullable=False))
+    sa.Column("label", Amount), sa.Column("at", sa.BigInteger, nullable=False), sa.Column("replayed", sa.Boolean))
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-tables-serves
 online = sa.Table("online", metadata,
@@ -102,7 +103,8 @@ retention = sa.Table("retention", metadata,
     sa.Column("one", sa.Integer, primary_key=True),
     sa.Column("collected", sa.BigInteger),  # empty: nothing was collected
     sa.Column("predictions", sa.Integer, nullable=False),  # forgotten rows
-    sa.Column("feedback", sa.Integer, nullable=False))     # the same
+    sa.Column("feedback", sa.Integer, nullable=False),     # the same
+    sa.Column("replayed_predictions", sa.Integer), sa.Column("replayed_feedback", sa.Integer))  # of them, those of replays
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-engine-code
 def open_engine(
@@ -416,9 +418,11 @@ def reaction(
     prediction_id: str, asks: str, reaction: str,  # the question, and the answer to it
     at: datetime | np.datetime64,
     label: float | None = None,                    # 1 or 0, or the amount, where the answer says what happened
+    replayed: bool = False,                        # in a replay of the past
 ) -> Callable[[sa.Connection], Row]:               # for `commit`; gives the row as stored
     "Store one reaction; the same again changes nothing."
-    row = {"prediction_id": prediction_id, "asks": asks, "reaction": reaction, "label": label, "at": microseconds(at)}
+    row = {"prediction_id": prediction_id, "asks": asks, "reaction": reaction, "label": label, "at": microseconds(at),
+           "replayed": replayed or None}
     def task(connection: sa.Connection) -> Row:
         there = sa.select(predictions.c.id).where(predictions.c.id == prediction_id)
         if connection.execute(there).first() is None: raise UnknownPrediction(prediction_id)
@@ -718,10 +722,14 @@ class Retention:
         def task(connection: sa.Connection) -> int:
             wanted = _done(connection, limit, uncollected).limit(piece).with_for_update()  # no reaction comes meanwhile
             ids = connection.execute(wanted).scalars().all()
-            reactions_gone = connection.execute(feedback.delete().where(feedback.c.prediction_id.in_(ids))).rowcount
-            connection.execute(predictions.delete().where(predictions.c.id.in_(ids)))
-            connection.execute(retention.update().values(
-                predictions=retention.c.predictions + len(ids), feedback=retention.c.feedback + reactions_gone))
+            gone = {feedback.name: feedback.c.prediction_id.in_(ids), predictions.name: predictions.c.id.in_(ids)}
+            for table in (feedback, predictions):  # a reaction goes before its prediction
+                counted = sa.select(sa.func.count(), sa.func.count(table.c.replayed)).where(gone[table.name])
+                rows, replayed = connection.execute(counted).one()
+                connection.execute(table.delete().where(gone[table.name]))
+                before = sa.func.coalesce(retention.c[f"replayed_{table.name}"], 0)
+                connection.execute(retention.update().values(
+                    {table.name: retention.c[table.name] + rows, f"replayed_{table.name}": before + replayed}))
             return len(ids)
         while (dropped := self.database.write(task)): gone += dropped
         return gone
@@ -766,6 +774,15 @@ class ServingLog:
         with self.database.read() as connection:
             return {table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
                     for table in (predictions, feedback)}
+
+    def written(self) -> dict[str, int]:
+        "How many predictions and reactions callers ever left: those forgotten since count, those of replays do not."
+        with self.database.read() as connection:
+            gone = connection.execute(sa.select(retention)).mappings().one()
+            left = {table.name: sa.select(sa.func.count() - sa.func.count(table.c.replayed)).select_from(table)
+                    for table in (predictions, feedback)}
+            found = {name: connection.execute(wanted).scalar_one() for name, wanted in left.items()}
+        return {name: n + gone[name] - (gone[f"replayed_{name}"] or 0) for name, n in found.items()}
 
     def frames(self,
         since: datetime | None = None, until: datetime | None = None,  # since <= at < until; None: without end

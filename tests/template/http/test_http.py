@@ -600,8 +600,8 @@ RULE = f"rule-{problem.rule.version}"
 
 def serves(api, release) -> None:
     """Deploy it, and wait until it serves alone."""
-    api.log.deployment.set(stable=release, canary=None, share=0.0)
-    while (now := api.get("/v1/model").json())["release"] != release or now["canary"]: time.sleep(0.02)
+    wanted = api.log.deployment.set(stable=release, canary=None, share=0.0)["generation"]
+    while api.get("/v1/model").json()["generation"] < wanted: time.sleep(0.02)
 
 
 def everywhere(api):

@@ -1,5 +1,6 @@
 """Whole runs on real data, as people start them: all seventeen stages, again, otherwise, with the rule only."""
 import json
+import shutil
 
 import httpx
 import pandas as pd
@@ -47,21 +48,43 @@ def test_a_run_says_in_plain_words_how_it_went(lived):
 
 
 def test_a_second_run_skips_what_did_not_change(lived, tmp_path):
-    """The canary's own decisions are new to collect, and to what reads bronze or its catalog; nothing is learned anew,
-    and the third time everything is skipped."""
-    settings = lived.copy(tmp_path / "workspace")
-    run = json.loads(passed(mlops("run", "--json", **settings)).stdout)
-    again = {name for name, status in statuses(run).items() if status != "skipped"}
-    assert run["status"] == "passed" and "collect" in again
-    assert again <= {"collect", "curate", "transform", "validate", "monitor", "loop"}
-    action = lived.run["stages"][14]["words"].partition(":")[0]
-    assert Workspace(tmp_path / "workspace").load("operation")["action"] == action
+    """The run's own canary is no news; a caller is, to collect and to what reads bronze or its catalog."""
+    settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
     run = json.loads(passed(mlops("run", "--json", **settings)).stdout)
     assert statuses(run) == {s.name: "skipped" for s in STAGES} and run["status"] == "passed"
+    log = ServingLog(workspace.serving_db)
+    asked = log.frames()[0]
+    assert asked.replayed.all() and len(asked) > 100
+    log.predictions.append(asked["at"].max().to_pydatetime(), replayed=None)
+    log.close()
     changed = passed(mlops("status", "--json", **settings | {"MLOPS_COSTS__MISSED": 6}))
     read = {"formulate", "explore", "train", "evaluate", "release", "operate", "monitor", "loop"}
     why = {row["stage"]: row["stale"] for row in json.loads(changed.stdout)}
     assert {stage for stage, reasons in why.items() if "settings [costs] changed" in reasons} == read
+    assert {stage for stage, reasons in why.items() if "log:serving changed" in reasons} == {"collect", "monitor"}
+
+
+SAME = ("plan", "formulate", "collect", "curate", "transform", "validate", "train", "evaluate")
+
+
+def lasting(content):
+    """A document without what is another each time: seconds, and names of runs."""
+    if isinstance(content, list): return [lasting(one) for one in content]
+    if not isinstance(content, dict): return content
+    return {name: lasting(one) for name, one in content.items() if name not in ("seconds", "run", "mlflow_run", "model")}
+
+
+def test_a_plain_kernel_and_a_warm_one_leave_the_same(lived, tmp_path):
+    """Every table and document has the same content, and so the same version; one document names runs."""
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.root.mkdir()
+    shutil.copy(lived.workspace / "pseudonym.key", workspace.root)
+    settings = lived.settings | {"MLOPS_WORKSPACE": workspace.root, "MLOPS_RUN__KERNELS": "plain"}
+    run = json.loads(passed(mlops("run", "--json", *SAME, **settings)).stdout)
+    plain, warm = ({s["stage"]: s["outputs"] for s in r["stages"]} for r in (run, lived.run))
+    assert plain.pop("train").keys() == warm["train"].keys() == {"candidates"}
+    assert plain == {stage: warm[stage] for stage in SAME if stage != "train"}
+    assert lasting(workspace.load("candidates")) == lasting(Workspace(lived.workspace).load("candidates"))
 
 
 def test_other_parameters_run_the_whole_cycle_again(lived, tmp_path):

@@ -29,7 +29,7 @@ def library(tmp_path) -> dict:
     notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
     (tmp_path / "nbs" / "00_plan.ipynb").write_text(json.dumps(notebook))
     return {"MLOPS_SETTINGS": tmp_path / "settings.ini", "MLOPS_WORKSPACE": tmp_path / "workspace",
-            "MLOPS_REPORTS": tmp_path / "reports"}
+            "MLOPS_REPORTS": tmp_path / "reports", "MLOPS_RUN__REPORT": "every run"}
 
 
 def test_a_way_back_names_the_owner_of_the_stage_it_leads_to(library):

@@ -18,6 +18,7 @@ ANYTHING = {  # parameters that take a value of any kind
     "cells_of(table)",  # an element of lxml, which declares no types
     "learn(estimator)", "ask(estimator)",  # scikit-learn declares neither fit nor predict on its common class
     "served(options)", "server_config(options)",  # of uvicorn.Config
+    "WarmProvisioner.launch_kernel(kwargs)",  # of subprocess.Popen, as jupyter_client declares them
     # A feature's text is part of each release, which an annotation would change: arrays, or one value of a request
     "identity(value)", "hour_of_day(time)", "day_of_week(time)", "holiday_distance(days)", "from_holiday(time)",
     "hours_since(time)", "hours_since(hour)", "turnaround(time)", "turnaround(hour)", "turnaround(minutes)",

@@ -179,7 +179,7 @@ def watch(
         def tell(row, record):
             if record is None: going.update(f"{row.number:02d} {row.name}: {row.does}")
             else: show.print(stage_line(record))
-        runner.tell, runner.show = tell, lambda progress: going.update(progress_line(progress))
+        runner.tell, runner.progress.show = tell, lambda progress: going.update(progress_line(progress))
         if threading.current_thread() is threading.main_thread():  # SIGTERM is a Ctrl-C
             signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         return runner.go()

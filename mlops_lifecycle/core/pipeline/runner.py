@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'QUIET', 'Execute', 'Tell', 'choose', 'declared', 'typed', 'assign', 'require_inputs', 'StageFailed',
-           'engine', 'mark', 'kernel_environment', 'execute', 'KernelExecution', 'RunJournal', 'ExecutedCode',
-           'executed_code', 'cell_seconds', 'progress_of', 'StageExecutor', 'StageQueue', 'cut_off', 'Runner', 'status']
+           'engine', 'mark', 'kernel_environment', 'execute', 'KernelExecution', 'RunJournal', 'cell_seconds',
+           'progress_of', 'ProgressReport', 'ExecutedCode', 'executed_code', 'StageExecutor', 'StageQueue', 'cut_off',
+           'Runner', 'status']
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #892d92b9
 import ast
@@ -283,23 +284,6 @@ class RunJournal:
         self.record["status"] = next((s for s in ("failed", "went_back") if s in statuses), "passed")
         self.keep()
 
-# %% ../../../nbs/core/pipeline/runner.ipynb #run-code
-class ExecutedCode(TypedDict):
-    "What was executed, beside the record of a stage that passed."
-    code: str                          # digest of the files
-    files: Mapping[str, Fingerprint]   # the notebook, and modules of the package
-    libraries: Mapping[str, str]       # versions of what these import
-
-def executed_code(
-    notebook: str,           # "07_train.ipynb"
-    modules: Iterable[str],  # that its kernel had imported
-    code: CodeFiles,         # as it stood when the kernel began
-) -> ExecutedCode:
-    "What a stage has executed."
-    files = code.behind(f"nbs/{notebook}", modules)
-    libraries = library_versions(libraries_used([code.text(name) or "" for name in files], code.package.name))
-    return {"code": digest([[name, files[name][1]] for name in sorted(files)]), "files": files, "libraries": libraries}
-
 # %% ../../../nbs/core/pipeline/runner.ipynb #run-progress
 def cell_seconds(
     executed: Path,  # the executed copy of a notebook
@@ -318,10 +302,44 @@ def progress_of(
     left = round(sum(before[cell - 1:]), 1) if len(before) == cells else None
     return {"stage": stage, "cell": cell, "cells": cells, "seconds_left": left}
 
-# %% ../../../nbs/core/pipeline/runner.ipynb #19afa3a6
+# %% ../../../nbs/core/pipeline/runner.ipynb #run-report
+class ProgressReport:
+    "Says how far the stage is that runs now; called as each of its cells begins."
+    def __init__(self, journal: RunJournal, workspace: Workspace, show: Callable[[Progress], None]):
+        self.journal, self.workspace, self.show = journal, workspace, show
+        self.stage, self.before = "", list[float]()
+
+    def begin(self, row: Stage) -> None:
+        "The stage that is executed next."
+        last = self.workspace.published()["passed"].get(row.name, {}).get("run", "")
+        self.stage, self.before = row.name, cell_seconds(self.workspace.runs / last / f"{row.notebook}.ipynb")
+
+    def __call__(self, cell: int, cells: int) -> None:
+        progress = progress_of(self.stage, cell, cells, self.before)
+        self.journal.note(progress)
+        self.show(progress)
+
+# %% ../../../nbs/core/pipeline/runner.ipynb #run-code
 Execute: TypeAlias = Callable[[Path, Path, Mapping[str, Json], Mapping[str, str], float], None]  # like `execute`
 Tell: TypeAlias = Callable[[Stage, StageRecord | None], None]  # None: the stage begins
 
+class ExecutedCode(TypedDict):
+    "What was executed, beside the record of a stage that passed."
+    code: str                          # digest of the files
+    files: Mapping[str, Fingerprint]   # the notebook, and modules of the package
+    libraries: Mapping[str, str]       # versions of what these import
+
+def executed_code(
+    notebook: str,           # "07_train.ipynb"
+    modules: Iterable[str],  # that its kernel had imported
+    code: CodeFiles,         # as it stood when the kernel began
+) -> ExecutedCode:
+    "What a stage has executed."
+    files = code.behind(f"nbs/{notebook}", modules)
+    libraries = library_versions(libraries_used([code.text(name) or "" for name in files], code.package.name))
+    return {"code": digest([[name, files[name][1]] for name in sorted(files)]), "files": files, "libraries": libraries}
+
+# %% ../../../nbs/core/pipeline/runner.ipynb #19afa3a6
 class StageExecutor:
     "Executes a stage's notebook as part of a run, and completes the record that it leaves."
     def __init__(self, settings: Settings, workspace: Workspace, run: str, execute: Execute):
@@ -442,22 +460,16 @@ class Runner:
         show: Callable[[Progress], None] = lambda progress: None,  # called as each cell begins
     ):
         self.settings, self.tell, self.workspace = settings, tell, open_workspace(settings.workspace_path)
-        self.show, self.running, self.before = show, "", list[float]()
         self.queue = StageQueue(settings, chosen, parameters or {}, force, retry)
         self.chosen = self.queue.chosen
         require_inputs(self.chosen, self.workspace)
         self.journal = RunJournal(self.workspace.runs, settings.digest)
-        execute = execute or KernelExecution(self.chosen, project_code(settings), settings.run.kernels == "warm", self.note)
+        self.progress = ProgressReport(self.journal, self.workspace, show)
+        execute = execute or KernelExecution(self.chosen, project_code(settings), settings.run.kernels == "warm", self.progress)
         self.executor = StageExecutor(settings, self.workspace, self.journal.name, execute)
 
     @property
     def interrupted(self) -> bool: return self.executor.interrupted
-
-    def note(self, cell: int, cells: int) -> None:
-        "Say how far the stage is that runs now."
-        progress = progress_of(self.running, cell, cells, self.before)
-        self.journal.note(progress)
-        self.show(progress)
 
     def one(self, row: Stage) -> StageRecord:
         "Execute a stage, or find that it need not run."
@@ -465,8 +477,7 @@ class Runner:
         if not self.queue.force and not stale(row, parameters, self.settings, self.workspace):
             return _skipped(row, self.workspace)
         self.tell(row, None)
-        last = self.workspace.published()["passed"].get(row.name, {}).get("run", "")
-        self.running, self.before = row.name, cell_seconds(self.workspace.runs / last / f"{row.notebook}.ipynb")
+        self.progress.begin(row)
         return self.executor(row, parameters)
 
     def go(self) -> RunRecord:

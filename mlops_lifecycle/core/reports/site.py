@@ -505,7 +505,7 @@ def put_in_place(
     for past in runs[KEPT - 1:]: shutil.rmtree(out / past, ignore_errors=True)
     return index
 
-# %% ../../../nbs/core/reports/site.ipynb #rep-build
+# %% ../../../nbs/core/reports/site.ipynb #rep-take
 def take_over(
     new: Path,  # a folder of files
     old: Path,  # one from before, or none
@@ -520,6 +520,20 @@ def take_over(
     for name in there - wanted: (old / name).unlink()
     return [*changed, *sorted(there - wanted)]
 
+# %% ../../../nbs/core/reports/site.ipynb #rep-alone
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    "Wait for a build that another process makes here."
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+def _made_with() -> str:
+    "The versions of what makes the pages."
+    return "".join(f"{name} {version(name)}\n" for name in ("sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb"))
+
+# %% ../../../nbs/core/reports/site.ipynb #rep-build
 def build_report(
     settings: Settings,
     workspace: Workspace | None = None,  # the settings' when not given
@@ -544,15 +558,3 @@ def build_report(
         (work / "whole").touch()
         shutil.copytree(work / "site", Path(new) / "site")
         return put_in_place(Path(new) / "site", out, name)
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    "Wait for a build that another process makes here."
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-def _made_with() -> str:
-    "The versions of what makes the pages."
-    return "".join(f"{name} {version(name)}\n" for name in ("sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb"))

@@ -169,6 +169,7 @@ def rows_of(
     rows = (zip(columns, row) for row in zip(*columns.values()))
     return [{name: value for name, value in row if not missing(name, value)} for row in rows]
 
+# %% ../../../nbs/core/serving/inference_protocol.ipynb #v2-values-code
 def _is_column(shape: Any) -> bool:
     "Whether a tensor of this shape has one value a row."
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n <= 10**9 for n in shape): return False

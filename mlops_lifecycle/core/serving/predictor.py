@@ -100,9 +100,8 @@ class Releases:
 
     def load(self, id: str) -> Release:
         "Read a release, whether or not it could serve; raises `ValueError` or `OSError`."
-        folder = self.workspace.releases / Path(id).name
-        if not folder.is_dir(): raise ValueError(f"release {id} is not in the workspace")
-        return Release.load(folder, rule=self.rule, key=self.key)
+        if (folder := self.workspace.releases / Path(id).name).is_dir(): return Release.load(folder, rule=self.rule, key=self.key)
+        raise ValueError(f"release {id} is not in the workspace")
 
     def fit(self, id: str) -> Release:
         "Read one that can serve; raises `ValueError` or `OSError`."
@@ -115,8 +114,7 @@ class Releases:
         before: Slots = Slots(),
     ) -> Slots:
         "Load the deployed releases; one that cannot be loaded does not serve."
-        found: dict[str, Release | None] = {}
-        faults: list[str] = []
+        found, faults = dict[str, Release | None](), list[str]()
         again = state["generation"] == before.generation  # what could be loaded then stays
         there = {release.id: release for release in (before.stable, before.canary) if release and again}
         for slot, id in (("stable", state["stable"]), ("canary", state["canary"])):
@@ -636,6 +634,11 @@ def _decision_of(row: Mapping[str, Any]) -> Decision:  # of `predictions`, its J
 
 def _time_of(us: int) -> str: return str(np.datetime64(us, "us")) + "Z"
 
+def _same_request(before: str, now: str, times: Sequence[str]) -> bool:  # JSON; earlier versions kept a caller's offset
+    def read(text: str) -> dict[str, Any]:
+        return {name: datetime.fromisoformat(v) if v and name in times else v for name, v in json.loads(text).items()}
+    return before == now or read(before) == read(now)
+
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-records
 class Records:
     "Stored predictions and reactions."
@@ -683,11 +686,6 @@ class Records:
             LOG.warning("%s explains nothing any more: %s", row["release"], error)
             raise ApiError(409, "the release that decided is archived or broken; ask without explain", "explain") from None
         return release.explain(row["features"])
-
-def _same_request(before: str, now: str, times: Sequence[str]) -> bool:  # JSON; earlier versions kept a caller's offset
-    def read(text: str) -> dict[str, Any]:
-        return {name: datetime.fromisoformat(v) if v and name in times else v for name, v in json.loads(text).items()}
-    return before == now or read(before) == read(now)
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-predicted
 class Predictor:

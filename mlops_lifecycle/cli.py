@@ -7,7 +7,7 @@ __all__ = ['REFUSALS', 'MENDABLE', 'app', 'COLOURS', 'keys', 'labels', 'refusal_
            'stage_line', 'run', 'export_edits', 'progress_line', 'watch', 'finish', 'ago', 'map_table', 'status',
            'serve', 'make', 'list_', 'revoke', 'project_features', 'score', 'report', 'try_lines', 'refuse_if_loaded',
            'try_', 'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
-           'labels_import', 'yours_table', 'yours']
+           'labels_import', 'yours_table', 'yours', 'settings_table', 'fixed_table', 'settings_']
 
 # %% ../nbs/cli.ipynb #a7069662
 import errno
@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 
     from mlops_lifecycle.core.data.labelling import AnswerBook, Question
     from mlops_lifecycle.core.models.features import FeatureSet
+    from mlops_lifecycle.core.foundation.settings import SettingRow
     from mlops_lifecycle.core.pipeline.runner import Runner
     from mlops_lifecycle.core.pipeline.stage_run import Progress, RunRecord
     from mlops_lifecycle.core.pipeline.yours import HookRow
     from mlops_lifecycle.core.reports.lineage import Trace
+    from mlops_lifecycle.core.serving.limits import Limit
     from mlops_lifecycle.core.serving.store import ServingLog
     from mlops_lifecycle.try_edit import TryResult
 
@@ -546,6 +548,49 @@ def yours(
     elif name is None: console().print(yours_table(rows))
     else:
         for label, value in rows[0].items(): console().print(f"{label:<9}{value}", markup=False)
+
+# %% ../nbs/cli.ipynb #cli-settings
+def settings_table(
+    rows: "list[SettingRow]",  # of `core.foundation.settings.setting_rows`
+) -> "Table":
+    "Settings as a table."
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from mlops_lifecycle.core.foundation.settings import value_text
+    whole = (Column(head, no_wrap=True) for head in ("section", "name"))  # a name that is cut off is none
+    table = Table(*whole, "value", "allowed", "meaning", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, (row["section"], row["name"], value_text(row["value"]), row["allowed"], row["meaning"])))
+    return table
+
+def fixed_table(
+    limits: "list[Limit]",  # of `core.serving.limits.limits_of`
+) -> "Table":
+    "Limits that no setting changes, as a table."
+    from rich.table import Table
+    from rich.text import Text
+    table = Table("fixed limit of the app", "at most", "a caller beyond it gets", box=None, pad_edge=False)
+    for limit in limits: table.add_row(*map(Text, (limit.name, limit.most, limit.beyond)))
+    return table
+
+@app.command("settings")
+def settings_(
+    section: Annotated[str | None, typer.Argument(metavar="[SECTION]", help="One section: costs, serving, source.NAME …")] = None,
+    as_json: _Json = False,
+):
+    "The settings: each with its value, what is allowed, and what it is for; and the fixed limits of the app."
+    from dataclasses import asdict
+
+    from mlops_lifecycle.core.foundation.settings import load_settings, setting_rows
+    settings, fixed = load_settings(), []
+    rows = setting_rows(settings, section)
+    if section in (None, "serving"):
+        from mlops_lifecycle.core.serving.limits import limits_of
+        fixed = [limit for limit in limits_of(settings.serving) if limit.where == "fixed"]
+    if as_json: typer.echo(json.dumps({"settings": rows, "fixed": [asdict(limit) for limit in fixed]}, indent=1)); return
+    console().print(settings_table(rows))
+    if fixed: console().print("", fixed_table(fixed), sep="\n")
 
 # %% ../nbs/cli.ipynb #cli-main
 if __name__ == "__main__" and "__file__" in globals(): app(prog_name="mlops")

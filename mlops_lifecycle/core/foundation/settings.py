@@ -6,8 +6,9 @@
 __all__ = ['UtcTime', 'CommaList', 'NEEDS', 'SECTIONS', 'FORMER', 'GONE', 'UNNOTED', 'number', 'words', 'as_utc', 'comma_list',
            'Section', 'ProjectSettings', 'CostSettings', 'offset_alias', 'ClockSettings', 'Source', 'PrivacySettings',
            'TrainSettings', 'EvaluateSettings', 'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings',
-           'MonitorSettings', 'RunSettings', 'DriftSettings', 'OwnerSettings', 'Settings', 'SettingsError', 'nearest',
-           'explain', 'read_ini', 'put', 'overrides', 'RecordedSettings', 'recorded', 'find_settings', 'load_settings']
+           'MonitorSettings', 'RunSettings', 'DriftSettings', 'OwnerSettings', 'Settings', 'SettingRow', 'setting_rows',
+           'value_text', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put', 'overrides', 'RecordedSettings',
+           'recorded', 'find_settings', 'load_settings']
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-imports
 import configparser
@@ -20,11 +21,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import EllipsisType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pandas.tseries.frequencies import to_offset
 from pydantic import (
-    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator,
+    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -40,7 +42,8 @@ def number(
 ) -> Any:  # a pydantic field, of the type that the setting declares
     "A setting that is a number; its description carries unit and range."
     allowed = f"{low:,} to {high:,} {unit}"
-    return Field(default, ge=low, le=high, description=f"{meaning}; {allowed}", json_schema_extra={"allowed": allowed})
+    return Field(default, ge=low, le=high, description=f"{meaning}; {allowed}",
+                 json_schema_extra={"allowed": allowed, "unit": unit})
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-words
 def words(
@@ -52,7 +55,7 @@ def words(
     max_length: int | None = None,
 ) -> Any:  # a pydantic field, of the type that the setting declares
     "A setting that is not a number; its description says what may stand there."
-    return Field(default, description=f"{meaning}; {allowed}", json_schema_extra={"allowed": allowed},
+    return Field(default, description=f"{meaning}; {allowed}", json_schema_extra={"allowed": allowed, "unit": ""},
                  pattern=pattern, min_length=min_length, max_length=max_length)
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-utc
@@ -82,9 +85,23 @@ class Section(BaseModel):
     @classmethod
     def allowed(cls, name: str) -> str:
         "What may stand for a setting, in words."
+        return cls._mark(name, "allowed")
+
+    @classmethod
+    def unit(cls, name: str) -> str:  # "" where it is no number
+        "The unit of a setting, spelled out."
+        return cls._mark(name, "unit")
+
+    @classmethod
+    def meaning(cls, name: str) -> str:
+        "What a setting is for, without what may stand there."
+        return (cls.model_fields[name].description or "").removesuffix(f"; {cls.allowed(name)}")
+
+    @classmethod
+    def _mark(cls, name: str, mark: str) -> str:
         marks = cls.model_fields[name].json_schema_extra
         if not isinstance(marks, dict): raise TypeError(f'"{name}" must be declared with `number` or `words`')
-        return str(marks["allowed"])
+        return str(marks[mark])
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-project
 class ProjectSettings(Section):
@@ -340,6 +357,11 @@ class OwnerSettings(Section):
         "What may stand for an owner, in words."
         return "a name or an address, at most 200 characters in one line"
 
+    @classmethod
+    def meaning(cls, name: str) -> str:
+        "Whose owner it is."
+        return f"who answers for {name}"
+
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: "Mapping[str, str] | OwnerSettings") -> "Mapping[str, str] | OwnerSettings":
@@ -412,14 +434,36 @@ def _section(declared: Any) -> type[Section]:
 SECTIONS = {name: _section(field.annotation) for name, field in Settings.model_fields.items()
             if name not in ("root", "workspace_path")}
 
-def _table(settings: Settings) -> str:  # Markdown
-    "Every setting with its value, its meaning and its allowed range."
+class SettingRow(TypedDict):
+    "A setting for its readers."
+    section: str  # "costs", "source.loans"
+    name: str
+    value: JsonValue
+    allowed: str  # range and unit, or what may stand there
+    meaning: str
+
+def setting_rows(
+    settings: Settings,
+    section: str | None = None,  # "costs", "source.loans", or "source" for all of them; None: every section
+) -> list[SettingRow]:
+    "Each setting with its value, what may stand there and what it is for; raises `SettingsError`."
     parts = {name: getattr(settings, name) for name in SECTIONS if name != "source"}
     parts |= {f"source.{name}": part for name, part in settings.source.items()}
-    fields = lambda part: type(part).model_fields
-    meaning = lambda part, name: fields(part)[name].description if name in fields(part) else part.allowed(name)
-    rows = [f"| {at} | {name} | {value} | {meaning(part, name)} |"
-            for at, part in parts.items() for name, value in part]
+    if section not in (None, "source", *parts):
+        raise SettingsError(f"section [{section}] is not known: {nearest(str(section), [*parts])}")
+    return [SettingRow(section=at, name=name, value=value, allowed=part.allowed(name), meaning=part.meaning(name))
+            for at, part in parts.items() if section in (None, at, at.partition(".")[0])
+            for name, value in part.model_dump(mode="json").items()]
+
+def value_text(value: JsonValue) -> str:
+    "A value as `settings.ini` has it."
+    if isinstance(value, list): return ", ".join(map(value_text, value))
+    return "" if value is None else str(value)
+
+def _table(settings: Settings) -> str:  # Markdown
+    "Every setting with its value, its meaning and its allowed range."
+    rows = [f"| {row['section']} | {row['name']} | {value_text(row['value'])} | {row['meaning']}; {row['allowed']} |"
+            for row in setting_rows(settings)]
     return "\n".join(["| section | name | value | meaning and allowed range |", "|---|---|---|---|", *rows])
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-nearest

@@ -175,10 +175,13 @@ class PatientProtocol(OrderlyProtocol):
 
     def _too_slow(self) -> None:
         self._watch = None
-        if self._headed: self.transport.close()
-        else: self.refuse(b"408 Request Timeout", "the request did not come in time")
+        if not self._headed: self.refuse(b"408 Request Timeout", "the request did not come in time")
+        elif self.cycle.response_complete: self.transport.close()
+        else: self._watch = self._started()  # the app waits for the body, and for no longer than its own limit
 
 # %% ../../../nbs/core/serving/server.ipynb #server-config-code-server-config
+KEEP_ALIVE, DRAIN, BACKLOG = 30, 20, 2_048  # seconds between two requests; seconds for answers at the end; connections
+
 def server_config(
     app: ASGIApp | str,  # or the name of a function that makes one
     **options: Any,      # of `uvicorn.Config`
@@ -186,8 +189,8 @@ def server_config(
     "How the app is served."
     chosen: dict[str, Any] = {
         "http": "mlops_lifecycle.core.serving.server:PatientProtocol", "ws": "none", "factory": isinstance(app, str),
-        "server_header": False, "access_log": False, "proxy_headers": False, "timeout_keep_alive": 30,
-        "timeout_graceful_shutdown": 20, "backlog": 2048, "log_level": None, "log_config": LOGGING}
+        "server_header": False, "access_log": False, "proxy_headers": False, "timeout_keep_alive": KEEP_ALIVE,
+        "timeout_graceful_shutdown": DRAIN, "backlog": BACKLOG, "log_level": None, "log_config": LOGGING}
     return uvicorn.Config(app, **(chosen | options))
 
 # %% ../../../nbs/core/serving/server.ipynb #server-config-code

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['T', 'Row', 'Key', 'Ints', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys',
-           'retention', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of', 'sqlite_warning', 'NotStored', 'Database',
-           'cut_off', 'GroupCommit', 'prediction_row', 'store_once', 'Predictions', 'UnknownPrediction',
+           'retention', 'WAIT', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of', 'sqlite_warning', 'NotStored',
+           'Database', 'cut_off', 'GroupCommit', 'prediction_row', 'store_once', 'Predictions', 'UnknownPrediction',
            'Contradiction', 'reaction', 'Feedback', 'Deployed', 'Deployment', 'Lookups', 'Online', 'Known',
            'known_until', 'Retention', 'ServingLog']
 
@@ -19,7 +19,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -33,6 +33,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from pydantic_core import from_json, to_json
 from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from ..foundation.errors import UsageError
@@ -107,15 +108,16 @@ retention = sa.Table("retention", metadata,
     sa.Column("replayed_predictions", sa.Integer), sa.Column("replayed_feedback", sa.Integer))  # of them, those of replays
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-engine-code
+WAIT = 5.0  # seconds for a database that answers nothing, or that another one is writing into
+
 def open_engine(
     url: str | Path,           # "postgresql+psycopg://…", "sqlite:///…", or the path of a SQLite file
-    wait: float = 5.0,         # seconds to wait for another writer
+    wait: float = WAIT,         # seconds to wait for another writer
     checkpoints: bool = True,  # whether this process copies the write-ahead log into SQLite's file
 ) -> sa.Engine:
     "A database engine that keeps the log's promise."
     address = _address(url)
-    if address.get_backend_name() != "sqlite":
-        return sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    if address.get_backend_name() != "sqlite": return _server_engine(address, wait)
     if address.database is None: raise UsageError(f"SQLite needs the path of a file, got {url}")
     path = Path(address.database)
     open_file = lambda mode: sqlite3.connect(
@@ -136,6 +138,15 @@ def open_engine(
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+    return engine
+
+def _server_engine(address: sa.URL, wait: float) -> sa.Engine:
+    engine = sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": int(WAIT)})
+
+    @event.listens_for(engine, "connect")
+    def _limit(connection: DBAPIConnection, _: object) -> None:  # SQLite has such a limit by itself
+        with closing(connection.cursor()) as cursor: cursor.execute(f"SET lock_timeout = {int(wait * 1e3)}")
+        connection.commit()
     return engine
 
 def _address(url: str | Path) -> sa.URL:
@@ -171,7 +182,7 @@ class NotStored(RuntimeError):
 class Database:
     "The file or the server that holds the log, and the one way to read it and to write into it."
     def __init__(self,
-        url: str | Path, wait: float = 5.0, checkpoints: bool = True,  # as for `open_engine`
+        url: str | Path, wait: float = WAIT, checkpoints: bool = True,  # as for `open_engine`
         now: bool = True,  # open it now; False: at the first use that succeeds
     ):
         self.engine, self.lock = open_engine(url, wait, checkpoints), threading.Lock()
@@ -743,7 +754,7 @@ class Retention:
 # %% ../../../nbs/core/serving/store.ipynb #core-log-frames-code
 class ServingLog:
     "The database under a serving app, and the parts of the log in it."
-    def __init__(self, url: str | Path, wait: float = 5.0, checkpoints: bool = True, now: bool = True):  # as for `Database`
+    def __init__(self, url: str | Path, wait: float = WAIT, checkpoints: bool = True, now: bool = True):  # as for `Database`
         self.database = database = Database(url, wait, checkpoints, now)
         self.predictions, self.feedback = Predictions(database), Feedback(database)
         self.deployment, self.lookups = Deployment(database), Lookups(database)

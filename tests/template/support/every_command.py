@@ -16,7 +16,7 @@ from mlops_lifecycle.cli import app
 def commands(given: Path) -> list[list[str]]:
     """Calls of each command; `given` holds files of requests and answers."""
     return [
-        ["run", "plan", "--force"], ["status"], ["serve"], ["yours"], ["try"], ["trace", "0" * 32],
+        ["run", "plan", "--force"], ["status"], ["serve"], ["yours"], ["settings"], ["try"], ["trace", "0" * 32],
         ["keys", "make", "desk", "--scope", "predict"], ["keys", "list"], ["keys", "revoke", "00000000"],
         ["score", str(given / "requests.jsonl"), str(given / "scores.csv")],
         ["labels", "next", "--annotator", "ann"], ["labels", "next", "--annotator", "ann", "--answer", "1"],

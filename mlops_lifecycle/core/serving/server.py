@@ -165,8 +165,7 @@ class PatientProtocol(OrderlyProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._open = False
-        # the rest of it need not be waited for
+        self._open = False  # the rest of it need not be waited for
         self.scope["mlops.whole"] = True  # pyright: ignore[reportGeneralTypeIssues]  # ASGI allows a server's own keys
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['T', 'Row', 'Key', 'Ints', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'deployed', 'puts', 'keys',
-           'retention', 'WAIT', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of', 'sqlite_warning', 'NotStored',
-           'Database', 'cut_off', 'GroupCommit', 'prediction_row', 'store_once', 'Predictions', 'UnknownPrediction',
-           'Contradiction', 'reaction', 'Feedback', 'Deployed', 'Deployment', 'Lookups', 'Online', 'Known',
-           'known_until', 'Retention', 'ServingLog']
+           'retention', 'WAIT', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of', 'sqlite_warning', 'Database',
+           'NotStored', 'LogCheck', 'cut_off', 'GroupCommit', 'prediction_row', 'store_once', 'Predictions',
+           'UnknownPrediction', 'Contradiction', 'reaction', 'Feedback', 'Deployed', 'Deployment', 'Lookups', 'Online',
+           'Known', 'known_until', 'Retention', 'ServingLog']
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-imports
 import asyncio
@@ -112,7 +112,7 @@ WAIT = 5.0  # seconds for a database that answers nothing, or that another one i
 
 def open_engine(
     url: str | Path,           # "postgresql+psycopg://…", "sqlite:///…", or the path of a SQLite file
-    wait: float = WAIT,         # seconds to wait for another writer
+    wait: float = WAIT,        # seconds to wait for another writer
     checkpoints: bool = True,  # whether this process copies the write-ahead log into SQLite's file
 ) -> sa.Engine:
     "A database engine that keeps the log's promise."
@@ -140,6 +140,7 @@ def open_engine(
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
     return engine
 
+# %% ../../../nbs/core/serving/store.ipynb #core-log-file-code
 def _server_engine(address: sa.URL, wait: float) -> sa.Engine:
     engine = sa.create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": int(WAIT)})
 
@@ -176,9 +177,6 @@ def sqlite_warning(
             "may corrupt the log, so only one of them does; PostgreSQL has no such limit")
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-class-code
-class NotStored(RuntimeError):
-    "The log could not be read or written; nothing was acknowledged."
-
 class Database:
     "The file or the server that holds the log, and the one way to read it and to write into it."
     def __init__(self,
@@ -187,26 +185,13 @@ class Database:
     ):
         self.engine, self.lock = open_engine(url, wait, checkpoints), threading.Lock()
         self.file, self.failed = file_of(self.engine), ""  # why the last write was not stored
-        self._made = False                        # whether the tables are there
-        self._seen: os.stat_result | None = None  # the file as it was when it was last in order
-        if now: self._usable(f"opened ({self.file})" if self.file else "opened")
-
-    def _usable(self, what: str) -> None:
-        "Make the tables where that was not done yet, and look at the file; raises `NotStored`."
-        try:
-            if not self._made: _make_tables(self.engine)
-            self._made, found, seen = True, os.stat(self.file) if self.file else None, self._seen
-            if found and seen and not os.path.samestat(found, seen): self.engine.dispose()  # another file
-            elif self.file and found and seen and found.st_mtime_ns != seen.st_mtime_ns:
-                if cut_off(self.file, found.st_size, seen.st_size):
-                    raise NotStored(f"the serving log cannot be {what}: {self.file.name} was cut off or overwritten")
-            self._seen = found
-        except (SQLAlchemyError, OSError) as error: raise _failure(what, error) from error
+        self.check = LogCheck(self.engine)
+        if now: self.check(f"opened ({self.file})" if self.file else "opened")
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         "A connection to read with; raises `NotStored`."
-        self._usable("read")
+        self.check("read")
         try:
             with self.engine.connect() as connection: yield connection
         except SQLAlchemyError as error: raise _failure("read", error) from error
@@ -218,7 +203,7 @@ class Database:
         rows = [w for w in writes if not callable(w)]
         try:
             with self.lock:
-                self._usable("written")
+                self.check("written")
                 with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
                     for first in range(0, len(rows), 64): _insert(connection, rows[first:first + 64])
                     done = [_attempt(connection, w) if callable(w) else w["id"] for w in writes]
@@ -234,6 +219,30 @@ class Database:
         found = self.commit([task])[0]
         if isinstance(found, Exception): raise found
         return found
+
+# %% ../../../nbs/core/serving/store.ipynb #core-log-check
+class NotStored(RuntimeError):
+    "The log could not be read or written; nothing was acknowledged."
+
+class LogCheck:
+    "Makes the tables where that was not done yet, and looks at the file before each use."
+    def __init__(self, engine: sa.Engine):
+        self.engine, self.file, self.made = engine, file_of(engine), False
+        self.seen: os.stat_result | None = None  # the file as it was when it was last in order
+
+    def __call__(self,
+        what: str,  # is to be done, as a participle: "read"
+    ) -> None:
+        "Pass where the log is in order; raises `NotStored`."
+        try:
+            if not self.made: _make_tables(self.engine)
+            self.made, found, seen = True, os.stat(self.file) if self.file else None, self.seen
+            if found and seen and not os.path.samestat(found, seen): self.engine.dispose()  # another file
+            elif self.file and found and seen and found.st_mtime_ns != seen.st_mtime_ns:
+                if cut_off(self.file, found.st_size, seen.st_size):
+                    raise NotStored(f"the serving log cannot be {what}: {self.file.name} was cut off or overwritten")
+            self.seen = found
+        except (SQLAlchemyError, OSError) as error: raise _failure(what, error) from error
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-make
 def _make_tables(engine: sa.Engine) -> None:

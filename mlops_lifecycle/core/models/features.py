@@ -195,8 +195,9 @@ _MICROSECOND = timedelta(microseconds=1)
 # %% ../../../nbs/core/models/features.ipynb #feat-utc
 def utc_times(request: BaseModel) -> dict[str, datetime]:
     "The times of a request that are written with another offset than UTC's, in UTC."
-    return {name: value.astimezone(UTC) for name, value in vars(request).items()
-            if isinstance(value, datetime) and value.utcoffset()}
+    values = vars(request)
+    return {name: value.astimezone(UTC) for name in time_fields(type(request))
+            if isinstance(value := values.get(name), datetime) and value.utcoffset()}
 
 def in_utc(request: BaseModel) -> BaseModel:
     "The same request, its times written in UTC."

@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from enum import Enum
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args, get_origin
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.metrics import MetricWrapperBase
@@ -128,9 +128,17 @@ def validated(
     given = strict_json(body, at)
     try: found = Model.model_validate_json(body)
     except ValidationError as error: raise refusal_of(error) from None
-    taken = [n for n, v in given.items() if type(v) in (bool, float) and not _is_kept(v, getattr(found, n, v))]
+    listed = _listing(Model)
+    taken = listed and [n for n in listed if type(given.get(n)) in (bool, float) and not _is_kept(given[n], getattr(found, n))]
     if not taken: return found
     raise _all_of([FieldError(field=shown(name), message="Input has another type than the listed values") for name in taken])
+
+@lru_cache
+def _listing(Model: type[BaseModel]) -> tuple[str, ...]:
+    "Fields that list the values they may have: there Python takes true and 1.0 for 1."
+    def lists(kind: Any) -> bool:
+        return get_origin(kind) is Literal or isinstance(kind, type) and issubclass(kind, Enum) or any(map(lists, get_args(kind)))
+    return tuple(name for name, field in Model.model_fields.items() if lists(field.annotation))
 
 def _is_kept(given: bool | float, found: Any) -> bool:
     "Whether a value of JSON was taken for one of its own type."

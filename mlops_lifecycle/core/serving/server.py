@@ -149,13 +149,12 @@ class PatientProtocol(OrderlyProtocol):
         super().on_message_begin()
         self._open, self._beside = True, 0
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._headed: super().on_header(name, value)  # a trailer says nothing about the request
-
     def on_headers_complete(self) -> None:
-        single = [name for name, _ in self.headers if name in self.ONCE]
-        if len(single) == len(set(single)): super().on_headers_complete()
-        else: self.refuse(b"400 Bad Request", f"the header {single[-1].decode()} came twice")
+        names = [name for name, _ in self.headers]
+        twice = len({*names}) < len(names) and next((name for name in names if name in self.ONCE and names.count(name) > 1), b"")
+        if twice: self.refuse(b"400 Bad Request", f"the header {twice.decode()} came twice")
+        else: super().on_headers_complete()
+        self.headers = []  # the request has its own by now, and a trailer says nothing about it
 
     def on_chunk_header(self) -> None: self._chunks += 1
 

@@ -1,21 +1,26 @@
 """Bytes on the wire, as no client library sends them: who asks is decided by the header block, and limits hold."""
 import json
-import random
 import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, seed
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from test_http import settings, trial
 from under_load import Server
 
 from mlops_lifecycle.core.problem.definition import example_of
+from mlops_lifecycle.core.serving.auth import make_key
 from mlops_lifecycle.core.serving.server import PatientProtocol, served
+from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.serving import create_app
 
@@ -43,23 +48,36 @@ def wire(port: int, patience: float = 20.0):
     with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection: yield connection
 
 
-def answers(connection: socket.socket) -> list[int]:
-    """The status of each answer until the server closes."""
+def received(connection: socket.socket) -> list[bytes]:
+    """Each answer until the server closes."""
     found = b""
     try:
         while piece := connection.recv(65_536): found += piece
     except ConnectionResetError: pass  # it closed while we were still sending
-    return [int(part[:3]) for part in found.split(b"HTTP/1.1 ")[1:]]
+    return found.split(b"HTTP/1.1 ")[1:]
 
 
-def sent(port: int, content: bytes, size: int = 1 << 16) -> list[int]:
+def answered(port: int, content: bytes, size: int = 1 << 16) -> list[bytes]:
     """What comes back for bytes that are sent in pieces of a size."""
     with wire(port) as connection:
         try:
             for start in range(0, len(content), size): connection.sendall(content[start:start + size])
             connection.shutdown(socket.SHUT_WR)
         except OSError: pass  # it has closed
-        return answers(connection)
+        return received(connection)
+
+
+def status(answer: bytes) -> int: return int(answer[:3])
+
+
+def answers(connection: socket.socket) -> list[int]:
+    """The status of each."""
+    return [status(answer) for answer in received(connection)]
+
+
+def sent(port: int, content: bytes, size: int = 1 << 16) -> list[int]:
+    """The status of each answer."""
+    return [status(answer) for answer in answered(port, content, size)]
 
 
 CLOSE = b"GET /v2/health/live HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
@@ -151,57 +169,81 @@ PARTS = [
     b"0;x=" + b"y" * 500 + b"\r\n", b"{}", BODY, b"\x00", b"\xff\xfe", b"a" * 3_000, b": ", b"\n"]
 
 
-def fuzzed(draw: random.Random) -> bytes:
-    """Something between a request and noise."""
-    if draw.random() < 0.4: return b"".join(draw.choices(PARTS, k=draw.randint(1, 14)))
-    content = bytearray(draw.choice([request(), chunked(b"/v1/predict", BODY, b"host: 127.0.0.1"), request() * 3, CLOSE]))
-    for _ in range(draw.randint(1, 6)):
-        at = draw.randrange(len(content) + 1)
-        how = draw.random()
-        if how < 0.4: content[at:at] = draw.choice(PARTS)
-        elif how < 0.7: del content[at:at + draw.randint(1, 40)]
-        else: content[at:at + 1] = bytes([draw.randrange(256)])
+@st.composite
+def messages(draw, key: bytes) -> bytes:
+    """Parts of HTTP in any order, or good requests that were spoilt, or whole ones with a key where it must not count."""
+    kind = draw(st.sampled_from(["parts", "spoilt", "trailers"]))
+    if kind == "parts": return b"".join(draw(st.lists(st.sampled_from(PARTS), min_size=1, max_size=14)))
+    if kind == "trailers":
+        name, lines = b"authorization: Bearer " + key, [b"host: 127.0.0.1", b"content-length: 5", b"x-a: b", b"transfer-encoding: chunked"]
+        path, body = draw(st.sampled_from([b"/v1/predict", b"/v1/admin/promote", b"/v1/model"])), draw(st.sampled_from([BODY, b"{}"]))
+        extension = draw(st.sampled_from([b"", b";x=1", b";" + name]))
+        return chunked(path, body, *draw(st.lists(st.sampled_from(lines), max_size=3)), name, extension=extension)
+    content = bytearray(draw(st.sampled_from([request(), chunked(b"/v1/predict", BODY, b"host: 127.0.0.1"), request() * 3, CLOSE])))
+    for at, change in draw(st.lists(st.tuples(st.integers(0, len(content)), CHANGES), min_size=1, max_size=6)):
+        if isinstance(change, int): del content[at:at + change]
+        else: content[at:at] = change
     return bytes(content)
 
 
-def fuzz(seconds: float, seed: int, port: int, process: psutil.Process) -> dict[str, int]:
-    """Send seeded noise for a while: every connection is answered or closed, nobody gets in, and a good request is served."""
-    draw, end, counts = random.Random(seed), time.monotonic() + seconds, {"connections": 0, "answers": 0, "good": 0}
-    while time.monotonic() < end:
-        content = b"".join(fuzzed(draw) for _ in range(draw.randint(1, 3)))
+CHANGES = st.integers(1, 40) | st.sampled_from(PARTS) | st.binary(min_size=1, max_size=1)  # so many bytes less, or these more
+
+
+def fuzz(seconds: float, first: int, server: Server, key: bytes) -> Counter:
+    """Send seeded noise for a while.
+
+    Every connection is answered or closed in time, the worker stays small, the next request is served, and nothing but
+    the probe, which is open to everybody, answers well to messages that name no key in their header.
+    """
+    good = request(b"POST", b"/v1/predict", BODY, b"host: 127.0.0.1", b"content-type: application/json", b"authorization: Bearer " + key)
+    process, counts, end = psutil.Process(server.process.pid), Counter(), time.monotonic() + seconds
+    noise = st.lists(messages(key), min_size=1, max_size=3).map(b"".join)
+
+    def one(content: bytes, size: int) -> None:
         started = time.monotonic()
-        size = draw.choice([1 << 16, 1 << 16, 50, 3]) if len(content) < 5_000 else 1 << 16
-        try: found = sent(port, content, size)
-        except TimeoutError: raise AssertionError(f"neither answered nor closed, in pieces of {size}: {content!r}") from None
-        took = time.monotonic() - started
-        assert took < PatientProtocol.PATIENCE + 3, f"{took:.0f} s for {content!r}"
-        assert not {status for status in found if status >= 500}, f"{found} for {content!r}"
-        counts["connections"] += 1; counts["answers"] += len(found)
-        if counts["connections"] % 20 == 0:
-            assert sent(port, request() + CLOSE) == [200, 200]
-            counts["good"] += 1
-            assert process.memory_info().rss < MOST, f"{process.memory_info().rss:,} bytes after {counts}"
+        try: found = answered(server.port, content, size if len(content) < 5_000 else 1 << 16)
+        except TimeoutError: raise AssertionError("neither answered nor closed") from None
+        assert time.monotonic() - started < PatientProtocol.PATIENCE + 3
+        assert not [answer for answer in found if status(answer) >= 500]
+        well = [answer for answer in found if 200 <= status(answer) < 300]
+        assert all(b"\r\ncontent-length: 13\r\n" in answer for answer in well), well  # of {"live":true}
+        counts.update(connections=1, answers=len(found), alive=sum(status(answer) == 200 for answer in found))
+
+    while time.monotonic() < end:
+        rules = examples(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        seed(first)(rules(given(noise, st.sampled_from([1 << 16, 1 << 16, 50, 3]))(one)))()
+        assert sent(server.port, good + CLOSE) == [200, 200]
+        assert process.memory_info().rss < MOST, f"{process.memory_info().rss:,} bytes after {counts}"
+        first += 1
+        counts.update(good=1)
     return counts
+
+
+@contextmanager
+def with_key(root: Path):
+    """A server of its own that asks for keys, and one."""
+    workspace = trial(root)
+    log = ServingLog(workspace.serving_db)
+    key = make_key(log, "the fuzzer", ["predict", "admin"]).encode()
+    log.close()
+    server = Server(workspace.root)
+    try: yield server, key
+    finally: server.kill()
 
 
 def test_noise_on_the_wire_is_answered_or_closed_and_the_next_request_is_served(tmp_path):
     """For a minute; `python tests/template/http/test_wire.py 3600` takes an hour, with another seed."""
-    workspace = trial(tmp_path)
-    server = Server(workspace.root)
-    try:
-        counts = fuzz(60, 0, server.port, psutil.Process(server.process.pid))
-        assert counts["connections"] > 100 and counts["good"] > 4
+    with with_key(tmp_path) as (server, key):
+        counts = fuzz(60, 0, server, key)
+        assert counts["connections"] > 100 and counts["good"] > 2 and counts["alive"]
         with wire(server.port) as flood:  # trailers without an end
             flood.sendall(chunked(b"/v1/predict", BODY)[:-2])
             with pytest.raises((BrokenPipeError, ConnectionResetError)):
                 for number in range(4_000): flood.sendall(b"x-%d: %s\r\n" % (number, b"t" * 8_000))
         assert psutil.Process(server.process.pid).memory_info().rss < MOST
-        assert sent(server.port, request() + CLOSE) == [200, 200]
-    finally: server.kill()
+        assert sent(server.port, CLOSE) == [200]
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        running = Server(trial(Path(folder)).root)
-        try: print(fuzz(float(sys.argv[1]), int(time.time()), running.port, psutil.Process(running.process.pid)))
-        finally: running.kill()
+    with tempfile.TemporaryDirectory() as folder, with_key(Path(folder)) as (server, key):
+        print(dict(fuzz(float(sys.argv[1]), int(time.time()), server, key)))

@@ -8,7 +8,6 @@ Prints one JSON line a figure, and a table for people on standard error.
 """
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,10 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "project"))
+from helpers import copy_project
+
 MLOPS = [sys.executable, "-c", "from mlops_lifecycle.cli import app; app()"]
 
 SCRIPT = """
@@ -27,10 +29,12 @@ import json, os, sys
 from pathlib import Path
 from IPython.core.interactiveshell import InteractiveShell
 os.chdir("nbs")
+shell = InteractiveShell.instance()
 for path in sorted(Path(".").glob("[0-9][0-9]_*.ipynb")):
-    shell = InteractiveShell()
+    shell.reset()
     for cell in json.loads(path.read_text())["cells"]:
-        if cell["cell_type"] == "code" and not shell.run_cell("".join(cell["source"])).success: sys.exit(str(path))
+        code = "\\n".join(line for line in "".join(cell["source"]).splitlines() if not line.startswith("%"))
+        if cell["cell_type"] == "code" and not shell.run_cell(code).success: sys.exit(str(path))
 """
 
 PAPERMILL = """
@@ -120,8 +124,7 @@ def one_round() -> dict[str, float]:
     """Figures of one round, each under its name."""
     with tempfile.TemporaryDirectory() as folder:
         home, project = Path(folder), Path(folder) / "project"
-        left = shutil.ignore_patterns(".git", ".venv", "workspace", "reports", "__pycache__", ".*_cache")
-        shutil.copytree(ROOT, project, ignore=left)
+        copy_project(project)
         def at(name: str) -> dict[str, str]:
             (home / name).mkdir(exist_ok=True)
             return {"MLOPS_WORKSPACE": str(home / name / "workspace"), "MLOPS_REPORTS": str(home / name / "reports")}

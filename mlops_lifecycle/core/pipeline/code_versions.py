@@ -94,11 +94,16 @@ Fingerprint: TypeAlias = tuple[str, str]  # of the content, and of the syntax
 def fingerprint(
     code: str,
 ) -> Fingerprint:
-    "Fingerprints of code; the second leaves out comments and layout."
-    try: read = ast.dump(ast.parse(code))
-    except SyntaxError: read = code
-    return digest(code), digest(read)
+    "Fingerprints of code; the second leaves out comments and layout around functions."
+    try: tree = ast.parse(code)
+    except SyntaxError: return digest(code), digest(code)
+    lines, functions = code.splitlines(), (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    def first(node: ast.stmt) -> int: return min(n.lineno for n in [node, *getattr(node, "decorator_list", [])])
+    texts = [lines[first(node) - 1:node.end_lineno] for node in tree.body
+             if any(isinstance(part, functions) for part in ast.walk(node))]
+    return digest(code), digest([ast.dump(tree), texts])
 
+# %% ../../../nbs/core/pipeline/code_versions.ipynb #cv-files
 class CodeFiles:
     "A project's code as it stood at one moment: the notebooks of stages, and the package's modules."
     def __init__(self,

@@ -307,6 +307,31 @@ class CanarySettings(Section):
         50, "decisions with a known outcome that each arm needs in each step", "decisions", 1, 1_000_000)
     max_error_share: float = number(0.01, "failed answers of the new release", "(share)", 0, 1)
     max_p99_ms: float = number(250, "99th percentile of its answers", "milliseconds", 1, 60_000)
+    max_added_ms: float = number(
+        50, "what its answers may take longer than the stable release's 99th percentile on the same requests, all but 1 % of them",
+        "milliseconds", 0, 60_000)
+    max_added_mb: float = number(500, "memory that its process may use more than the stable release's", "megabytes", 1, 1_000_000)
+    max_unknown_share: float = number(
+        0.05, "requests with a category that it does not know and the stable release does", "(share)", 0, 1)
+    min_group_share: float = number(
+        0.002, "smallest group of requests, those with the same value in a column, in which failures are counted apart",
+        "(share)", 0.0001, 1)
+    max_score_shift: float = number(
+        0.1, "how far its mean score may be from the stable release's, as a share of that, unless its scores are nearer to the "
+        "outcomes or it is better", "(share)", 0.001, 10)
+    outcome_depends_on_decision: Literal["yes", "no"] = words(
+        "yes", "whether the outcome can depend on the decision; where it cannot, both releases are compared on the same requests",
+        "yes or no")
+    sticky: Annotated[tuple[str, ...], BeforeValidator(comma_list)] = words(
+        (), "fields that name the entity whose requests stay in one arm; the problem's key without its times where none is given",
+        "comma list of the request's fields")
+    error_budget: float = number(
+        0.05, "chance that a release as good as the stable one is rolled back, over all steps, looks and guards, "
+        "and that one worse by more than the margin is promoted", "(probability)", 0.0001, 0.5)
+    margin: float = number(
+        0.05, "extra cost that still counts as no worse, as a share of what the stable release costs", "(share)", 0, 10)
+    longest: int = number(
+        28, "how long a canary may wait for its verdict", "days", 1, 3_660)
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-watch
 class MonitorSettings(Section):

@@ -50,7 +50,7 @@ import json, sys, time
 from pathlib import Path
 from mlops_lifecycle.core.foundation.stages import STAGES
 from mlops_lifecycle.core.foundation.settings import load_settings
-from mlops_lifecycle.core.pipeline import runner
+from mlops_lifecycle.core.pipeline.notebook_execution import KernelExecution
 from mlops_lifecycle.core.pipeline.staleness import project_code
 from mlops_lifecycle.core.pipeline.warm_kernels import WARM
 folder = Path(sys.argv[1])
@@ -59,13 +59,13 @@ cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "execu
          for i, (text, tags) in enumerate(texts.items())]
 kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
 (folder / "a.ipynb").write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
-execution = runner.KernelExecution(STAGES, project_code(load_settings()))
-WARM.start(execution.libraries(), runner.kernel_environment({}))
+execution = KernelExecution(STAGES, project_code(load_settings()))
+execution.prepare()
 WARM.settled.wait()
 took = []
 for number in range(6):
     began = time.perf_counter()
-    execution(folder / "a.ipynb", folder / f"{number}.ipynb", {}, {}, 60.0)
+    execution(folder / "a.ipynb", folder / f"{number}.ipynb", {}, {}, 60.0, lambda cell, cells: None)
     took.append(time.perf_counter() - began)
 import psutil
 warm = max(psutil.Process().children(recursive=True), key=lambda p: p.memory_info().rss)
@@ -132,6 +132,8 @@ def one_round() -> dict[str, float]:
         figures = {}
         here, quiet = at("run"), at("run") | {"MLOPS_RUN__REPORT": "on demand"}
         figures["the whole run"], figures["the whole run, memory"], _ = seconds(run, project, **quiet)
+        one = at("one") | {"MLOPS_RUN__REPORT": "on demand", "MLOPS_RUN__JOBS": "1"}
+        figures["the whole run, one stage at a time"], _, _ = seconds(run, project, **one)
         figures["the cells as one script"], _, _ = seconds([sys.executable, "-c", SCRIPT], project, **at("script"))
         loop = [sys.executable, "-c", PAPERMILL]
         figures["papermill in a loop"], figures["papermill in a loop, memory"], _ = seconds(loop, project, **at("loop"))

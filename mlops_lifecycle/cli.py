@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['REFUSALS', 'MENDABLE', 'app', 'COLOURS', 'keys', 'labels', 'refusal_of', 'one_line_errors', 'console', 'pairs',
-           'stage_line', 'run', 'export_edits', 'progress_line', 'watch', 'finish', 'ago', 'map_table', 'status',
-           'serve', 'make', 'list_', 'revoke', 'project_features', 'score', 'report', 'try_lines', 'refuse_if_loaded',
-           'try_', 'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
-           'labels_import', 'yours_table', 'yours', 'settings_table', 'fixed_table', 'settings_']
+           'stage_line', 'run', 'dry_table', 'export_edits', 'progress_line', 'watch', 'finish', 'ago', 'map_table',
+           'status', 'serve', 'make', 'list_', 'revoke', 'project_features', 'score', 'report', 'try_lines',
+           'refuse_if_loaded', 'try_', 'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of',
+           'labels_next', 'labels_export', 'labels_import', 'yours_table', 'yours', 'settings_table', 'fixed_table',
+           'settings_']
 
 # %% ../nbs/cli.ipynb #a7069662
 import errno
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from mlops_lifecycle.core.data.labelling import AnswerBook, Question
     from mlops_lifecycle.core.models.features import FeatureSet
     from mlops_lifecycle.core.foundation.settings import SettingRow
-    from mlops_lifecycle.core.pipeline.runner import Runner
+    from mlops_lifecycle.core.pipeline.runner import DryStage, Runner
     from mlops_lifecycle.core.pipeline.stage_run import Progress, RunRecord
     from mlops_lifecycle.core.pipeline.yours import HookRow
     from mlops_lifecycle.core.reports.lineage import Trace
@@ -134,20 +135,40 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run also what did not change.")] = False,
     on_goback: Annotated[str, typer.Option(
         metavar="stop|retry", help="Where a gate sends back: stop, or follow it if that changes something.")] = "stop",
+    dry: Annotated[bool, typer.Option("--dry", help="Say what would run, and why; execute nothing.")] = False,
     as_json: _Json = False,
 ):
     "Execute stages through papermill; what did not change is skipped."
     from mlops_lifecycle.core.foundation.errors import UsageError
-    from mlops_lifecycle.core.pipeline.runner import Runner, choose
+    from mlops_lifecycle.core.pipeline.runner import Runner, choose, dry_run
     from mlops_lifecycle.core.foundation.settings import load_settings
     if on_goback not in ("stop", "retry"): raise UsageError(f'"--on-goback" must be stop or retry, got "{on_goback}"')
     settings, show = load_settings(), console(as_json)
     chosen, given = choose(stages or [], wheel, first, last), pairs(parameter or [])
     runner = Runner(settings, chosen, given, force, on_goback == "retry")
+    if dry:
+        rows = dry_run(runner)
+        if as_json: typer.echo(json.dumps(rows, indent=1))
+        else: show.print(dry_table(rows))
+        return
     record = watch(runner, show)
     code = finish(runner, record, show)
     if as_json: typer.echo(json.dumps(record, indent=1))
     raise typer.Exit(code)
+
+# %% ../nbs/cli.ipynb #cli-dry
+def dry_table(
+    rows: "list[DryStage]",
+) -> "Table":
+    "What would run, as a table."
+    from rich.table import Table
+    from rich.text import Text
+    colours = {"yes": "green", "perhaps": "yellow", "no": "bright_black"}
+    table = Table("", "stage", "runs", "because", box=None, pad_edge=False)
+    for row in rows:
+        runs, why = Text(row["runs"], colours[row["runs"]]), Text(", ".join(row["why"]))
+        table.add_row(f"{row['number']:02d}", row["stage"], runs, why)
+    return table
 
 # %% ../nbs/cli.ipynb #06d0fd7b
 def export_edits(root: Path, show: "Console") -> bool:  # whether the project's notebooks stand here
@@ -161,27 +182,29 @@ def export_edits(root: Path, show: "Console") -> bool:  # whether the project's 
     return True
 
 def progress_line(
-    progress: "Progress",
+    running: "list[Progress]",
 ) -> str:
-    "How far a stage is."
+    "How far the stages are that run now."
     from mlops_lifecycle.core.foundation.stages import stage
-    number, left = stage(progress["stage"]).number, progress["seconds_left"]
-    time_left = "" if left is None else f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
-    return f"{number:02d} {progress['stage']}: cell {progress['cell']} of {progress['cells']}{time_left}"
+    def one(progress: "Progress") -> str:
+        number, left = stage(progress["stage"]).number, progress["seconds_left"]
+        time_left = "" if left is None else f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
+        return f"{number:02d} {progress['stage']}: cell {progress['cell']} of {progress['cells']}{time_left}"
+    return " · ".join(map(one, running))
 
 def watch(
     runner: "Runner",
     show: "Console",
 ) -> "RunRecord":
     "Export what changed, then run, one line a stage."
-    if export_edits(Path(runner.settings.root), show):
+    if export_edits(Path(runner.settings.root), show) and any(map(runner.why, runner.chosen)):
         from mlops_lifecycle.core.pipeline.yours import check_hooks
         check_hooks(stage.name for stage in runner.chosen)
     with show.status("") as going:
         def tell(row, record):
             if record is None: going.update(f"{row.number:02d} {row.name}: {row.does}")
             else: show.print(stage_line(record))
-        runner.tell, runner.progress.show = tell, lambda progress: going.update(progress_line(progress))
+        runner.tell, runner.progress.show = tell, lambda running: going.update(progress_line(running))
         if threading.current_thread() is threading.main_thread():  # SIGTERM is a Ctrl-C
             signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         return runner.go()

@@ -356,6 +356,11 @@ class RunSettings(Section):
         "warm or plain")
     report: Literal["every run", "on demand"] = words(
         "every run", "when the pages are built; on demand is: by mlops report", "every run or on demand")
+    jobs: int = number(
+        0, "stages that run at once, where they do not wait for each other; 0: as many as cores, at most 3", "stages", 0, 64)
+    memory: int = number(
+        0, "what stages that run at once may use together, by what they used the last time; 0: three quarters of the machine's",
+        "megabytes", 0, 100_000_000)
     max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
     stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
 

@@ -196,10 +196,13 @@ class Published:
         names: Mapping[str, Entry],                      # {name: entry as `store` gave it}
         passed: Mapping[str, dict[str, Any]] | None = None,  # {stage: its record}
     ) -> None:
-        "Make new versions the ones that count, all in one step."
-        now = self.now()
-        after = {"names": now["names"] | dict(names), "passed": now["passed"] | dict(passed or {})}
-        atomic_write(self.file, json.dumps(after, indent=1) + "\n")
+        "Make new versions the ones that count, all in one step, one stage after the other."
+        self.folder.root.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.root / "publishing", "a") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            now = self.now()
+            after = {"names": now["names"] | dict(names), "passed": now["passed"] | dict(passed or {})}
+            atomic_write(self.file, json.dumps(after, indent=1) + "\n")
 
     def entry(self, name: str) -> Entry:
         "What is published under a name; raises `KeyError` when nothing is."

@@ -32,7 +32,7 @@ from .lifecycle_map import WORDS, State, badge, draw, style
 from ..foundation.settings import Settings
 from ..foundation.stages import STAGES, Json, Stage, stage
 from ..foundation.templating import macro, render
-from ..foundation.workspace import Workspace, atomic_write
+from ..foundation.workspace import Workspace, atomic_write, digest
 from ..pipeline.code_versions import as_python, fingerprint
 from ..pipeline.stage_run import Edge, RunRecord, StageRecord
 
@@ -424,7 +424,8 @@ def write_sources(
         if s and source.exists() and source != path: notebook = with_prose(notebook, json.loads(source.read_text()))
         heading = (f"{s.number:02d}", lead(s, standing.get(s.name), owners)) if s else ("", "")
         made = page_of(notebook, page, known, *heading)
-        atomic_write(folder / f"{page}.ipynb", json.dumps(made))
+        (folder / f"{page}.ipynb").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{page}.ipynb").write_text(json.dumps(made))
     core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in ("cli", "try_edit"))}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
     more += ["how"] * bool(core)
@@ -533,6 +534,22 @@ def _made_with() -> str:
     "The versions of what makes the pages."
     return "".join(f"{name} {version(name)}\n" for name in ("sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb"))
 
+# %% ../../../nbs/core/reports/site.ipynb #rep-inputs
+def _state_of(
+    settings: Settings, workspace: Workspace,
+    runs: list[RunRecord],  # of `history`
+) -> str:  # "": it cannot be told
+    "Changes with all that the pages are made from."
+    import mlops_lifecycle
+    if isinstance(workspace.serving_db, str): return ""
+    package, notebooks = Path(mlops_lifecycle.__file__).parent, Path(settings.root) / "nbs"
+    folders = {notebooks: "*", package: "*.py", package / "core" / "reports" / "templates": "*"}
+    files = [path for folder, pattern in folders.items() for path in sorted(folder.rglob(pattern)) if path.is_file()]
+    files += [workspace.root / "published.json", workspace.serving_db, workspace.root / f"{workspace.serving_db.name}-wal"]
+    states = {str(path): path.stat() for path in files if path.exists()}
+    marks = [[name, state.st_mtime_ns, state.st_size] for name, state in states.items()]
+    return digest([marks, json.loads(json.dumps(runs)), settings.model_dump_json(), _made_with()])
+
 # %% ../../../nbs/core/reports/site.ipynb #rep-build
 def build_report(
     settings: Settings,
@@ -546,15 +563,23 @@ def build_report(
     runs, work = history(workspace), out / ".build"
     name, index = runs[-1]["run"] if runs else "never-run", out / "index.html"
     with _alone(work), tempfile.TemporaryDirectory(dir=work) as new:
+        state, known = _state_of(settings, workspace, runs), work / "state"
+        there = (work / "whole").exists() and (out / name).is_dir() and index.exists() and not strict
+        if there and state and known.exists() and known.read_text() == state: return index
+        known.unlink(missing_ok=True)
         write_sources(settings, workspace, Path(new) / "source")
         atomic_write(Path(new) / "source" / "made_with.txt", _made_with())
         changed = take_over(Path(new) / "source", work / "source")
         whole = (work / "whole").exists() and "made_with.txt" not in changed
-        if whole and not changed and not strict and (out / name).is_dir() and index.exists(): return index
+        if there and whole and not changed:
+            atomic_write(known, state)
+            return index
         (work / "whole").unlink(missing_ok=True)
         if not whole:
             for left in ("doctrees", "site"): shutil.rmtree(work / left, ignore_errors=True)
         run_sphinx(work / "source", work / "site", strict)
         (work / "whole").touch()
         shutil.copytree(work / "site", Path(new) / "site")
-        return put_in_place(Path(new) / "site", out, name)
+        put_in_place(Path(new) / "site", out, name)
+        atomic_write(known, state)
+        return index

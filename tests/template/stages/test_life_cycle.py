@@ -1,5 +1,6 @@
 """Whole runs on real data, as people start them: all seventeen stages, again, otherwise, with the rule only."""
 import json
+import os
 import shutil
 
 import httpx
@@ -9,8 +10,10 @@ from helpers import MLOPS, ROOT, Started, environment, free_port, mlops, passed
 from deltalake import write_deltalake
 
 from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.stages import STAGES
-from mlops_lifecycle.core.foundation.workspace import Workspace, to_arrow
+from mlops_lifecycle.core.foundation.workspace import Workspace, digest, to_arrow
+from mlops_lifecycle.core.pipeline.runner import Runner, choose
 from mlops_lifecycle.core.problem.definition import example_of
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.release import training_cells
@@ -64,7 +67,7 @@ def test_a_second_run_skips_what_did_not_change(lived, tmp_path):
     assert {stage for stage, reasons in why.items() if "log:serving changed" in reasons} == {"collect", "monitor"}
 
 
-SAME = ("plan", "formulate", "collect", "curate", "transform", "validate", "train", "evaluate")
+SAME = ("plan", "formulate", "collect", "curate", "transform", "validate", "explore", "train", "evaluate", "code")
 
 
 def lasting(content):
@@ -74,17 +77,46 @@ def lasting(content):
     return {name: lasting(one) for name, one in content.items() if name not in ("seconds", "run", "mlflow_run", "model")}
 
 
-def test_a_plain_kernel_and_a_warm_one_leave_the_same(lived, tmp_path):
+def content_of(workspace: Workspace, name: str):
+    """A document, or the digest of a table without the name of the run that wrote a row."""
+    if "." not in name: return workspace.load(name)
+    return digest(to_arrow(workspace.read(name).drop(columns="run", errors="ignore")))
+
+
+def test_plain_kernels_one_after_the_other_leave_what_warm_ones_side_by_side_leave(lived, tmp_path):
     """Every table and document has the same content, and so the same version; one document names runs."""
     workspace = Workspace(tmp_path / "workspace")
     workspace.root.mkdir()
     shutil.copy(lived.workspace / "pseudonym.key", workspace.root)
-    settings = lived.settings | {"MLOPS_WORKSPACE": workspace.root, "MLOPS_RUN__KERNELS": "plain"}
+    settings = lived.settings | {"MLOPS_WORKSPACE": workspace.root, "MLOPS_RUN__KERNELS": "plain", "MLOPS_RUN__JOBS": 1}
     run = json.loads(passed(mlops("run", "--json", *SAME, **settings)).stdout)
     plain, warm = ({s["stage"]: s["outputs"] for s in r["stages"]} for r in (run, lived.run))
     assert plain.pop("train").keys() == warm["train"].keys() == {"candidates"}
     assert plain == {stage: warm[stage] for stage in SAME if stage != "train"}
     assert lasting(workspace.load("candidates")) == lasting(Workspace(lived.workspace).load("candidates"))
+
+
+def test_ten_runs_side_by_side_leave_the_same(sample, flights, tmp_path, monkeypatch):
+    """The stages that run beside others, on a small sample; two runs of one process share its warm kernels."""
+    flights[flights.month.astype(int) <= 6].iloc[::50].to_csv(tmp_path / "flights.csv", index=False)
+    for name, value in sample.items(): monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MLOPS_SOURCE__FLIGHTS__WHERE", str(tmp_path / "flights.csv"))
+
+    def left(name: str, **run) -> dict:
+        workspace = Workspace(tmp_path / name)
+        workspace.root.mkdir()
+        (workspace.root / "pseudonym.key").write_bytes(bytes(32))
+        settings = load_settings(ROOT, environ=os.environ | {"MLOPS_WORKSPACE": str(workspace.root)})
+        settings = settings.model_copy(update={"run": settings.run.model_copy(update=run)})
+        record = Runner(settings, choose(BESIDE)).go()
+        assert record["status"] == "passed", [s["words"] for s in record["stages"] if s["status"] != "passed"]
+        return {name: content_of(workspace, name) for name in workspace.published()["names"]}
+    alone = left("alone", kernels="plain", jobs=1)
+    assert {"exploration", "validation", "contract", "gold.examples"} <= alone.keys()
+    for number in range(10): assert left(f"beside-{number}", jobs=3) == alone
+
+
+BESIDE = ("plan", "formulate", "collect", "curate", "transform", "validate", "explore", "code")
 
 
 def test_other_parameters_run_the_whole_cycle_again(lived, tmp_path):

@@ -35,6 +35,7 @@ import pandas as pd
 import psutil
 
 from mlops_lifecycle.core.models.features import within_reach
+from mlops_lifecycle.core.serving.ledger import Ledger
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.operations.traffic_replay import free_port, requests_of
 from mlops_lifecycle.core.models.release import Release, read_model
@@ -82,7 +83,7 @@ class Deployed:
                 raise SystemExit(f"no model was released, so there is nothing to measure:\n{said}")
         shutil.copytree(there, folder / "workspace", ignore=shutil.ignore_patterns("runs", "mlflow*"))
         self.workspace, self.id = Workspace(folder / "workspace"), self.model_in(there)
-        log = ServingLog(self.workspace.serving_db); log.deployment.set(stable=self.id, canary=None, share=0.0)
+        log = ServingLog(self.workspace.serving_db); Ledger(log).trial(self.id)
         self.release = Release.load(self.workspace.releases / self.id)
         self.estimator = read_model((self.workspace.releases / self.id / "model.skops").read_bytes())
         self.examples = self.workspace.read("gold.examples")

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .release_commands import commands as release_commands
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -86,6 +88,8 @@ class _Commands(TyperGroup):
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="The life cycle of a machine learning product, from its plan to its monitor, and back.")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+app.registered_commands += release_commands.registered_commands
 
 @app.callback()
 def _program() -> None: ...

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from .core.models.release import write_release
 from .core.models.features import FeatureSet
 from .core.problem.costs import Costs
 from .core.problem.definition import Problem
-from .core.foundation.stages import GoBack
+from .core.foundation.stages import GoBack, Json
+from .core.serving.ledger import Act, Ledger
 
 # %% ../nbs/12_release.ipynb #12-r-reference-code
 def reference(
@@ -202,11 +204,23 @@ def release_model(
 
 # %% ../nbs/12_release.ipynb #12-r-approval-code
 def approve(
+    ledger: Ledger,
     rule: str, model: str | None,  # ids of the releases
     approval: str,                 # "automatic" or "person"
     approved_by: str = "",         # the person
-) -> dict:                         # the document `release`: rule, model, pending, approved_by
-    "What may be deployed, and what waits for approval."
-    waits = bool(model) and approval == "person" and not approved_by.strip()
-    return {"rule": rule, "model": None if waits else model, "pending": model if waits else None,
-            "approved_by": approved_by.strip() if approval == "person" else "automatic"}
+    evidence: Mapping[str, Mapping[str, Json]] = MappingProxyType({}),  # by id: what is known of each release
+    approver: str = "a person",    # who has to approve, for people
+) -> dict:                         # the document `release`: rule, model, pending, approved_by, refused
+    "Register the releases; what may be deployed, what waits for approval, and what was rejected before."
+    by, person = "12_release", approved_by.strip()
+    of = lambda id: Act(by, "released", evidence.get(id, {}))
+    policy = Act(person, "mlops run release -p approved_by") if approval == "person" and person else None
+    if approval == "automatic": policy = Act("automatic", "[release] approval = automatic")
+    records = [ledger.register(rule, of(rule), Act("automatic", "a rule needs no approval"))]
+    if model: records.append(ledger.register(model, of(model), policy, approver))
+    last, may = records[-1], model and records[-1].approval is not None
+    waits = last.state in ("candidate", "pending")
+    return {"rule": rule, "model": model if may else None, "pending": model if model and waits else None,
+            "approved_by": last.approval.by if last.approval else "",
+            "refused": "" if not model or may or waits else last.says}
+

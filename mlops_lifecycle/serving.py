@@ -30,10 +30,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from .core.operations import admin_routes
 from .core.serving import inference_protocol as v2
 from .core.serving import web_form
 from mlops_lifecycle.core.serving.api import (
-    Amount, Decided, DecidedAmount, Deploy, Errors, Promote, feedback_request, predict, router,
+    Amount, Decided, DecidedAmount, Errors, feedback_request, predict, router,
 )
 from mlops_lifecycle.core.serving.contract import (
     breaking_changes, complete_route, describe_amounts, describe_anomalies, schemas_and_examples,
@@ -73,11 +74,11 @@ def openapi_of(
     plan: Mapping[str, Any], version: str = "1.0",  # the document that stage 00 left; of the contract
 ) -> dict[str, Any]:
     "The contract as an OpenAPI document."
-    document = get_openapi(title=problem.name, version=version, description=plan["objective"], routes=router.routes)
+    routes = [*router.routes, *admin_routes.router.routes]
+    document = get_openapi(title=problem.name, version=version, description=plan["objective"], routes=routes)
     bodies: dict[str, type[BaseModel]] = {
         "/v1/predict": problem.Request, "/v1/feedback": feedback_request(plan),
-        "/v1/admin/deploy": Deploy, "/v1/admin/promote": Promote,
-        "/v1/reviews/{prediction_id}": DecidedAmount if problem.task.amount else Decided}
+        "/v1/reviews/{prediction_id}": DecidedAmount if problem.task.amount else Decided, **admin_routes.BODIES}
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(Model, "validation") for Model in (*bodies.values(), Errors)]
     _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     parts = document.setdefault("components", {})
@@ -124,7 +125,7 @@ def create_app(
     schema = serving.Request.model_json_schema()
     app.state.page = web_form.page(
         problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.task.amount)
-    app.include_router(router)
+    for routes in (router, admin_routes.router): app.include_router(routes)
     _serve_docs(app, problem.name)
     for kind in (ApiError, NotStored, HTTPException, RequestValidationError, Exception): app.add_exception_handler(kind, _refused)
     return ServingApp(app, serving, replay)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp
 
 from .core.models.features import FeatureSet, row_of, within_reach
+from .core.serving.ledger import Ledger
 from .core.serving.store import ServingLog
 from .core.models.release import sign, signing_key, write_release
 from .core.serving.server import served as on_loopback
@@ -255,7 +256,7 @@ def stage_subject(
     if release:
         id = release(workspace.releases)
         if key: sign(workspace.releases / id, key)
-        with closing(ServingLog(workspace.serving_db)) as log: log.deployment.set(stable=id)
+        with closing(ServingLog(workspace.serving_db)) as log: Ledger(log).trial(id)
         if features is not None: fill_trial(workspace, features, problem, requests)  # with missing values
     with served(create_app(settings, workspace, problem, features)) as client:
         status = client.get("/v1/model")

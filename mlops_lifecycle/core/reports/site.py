@@ -375,7 +375,7 @@ def sources(
         found[s.notebook] = next((path for path in choice if path.exists()), None)
     if (nbs / "index.ipynb").exists(): found["about"] = nbs / "index.ipynb"
     machinery = [path for path in sorted((nbs / "core").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
-    tops = [nbs / "cli.ipynb", nbs / "try_edit.ipynb"]
+    tops = [nbs / f"{name}.ipynb" for name in ("cli", "release_commands", "try_edit")]
     return found | {path.relative_to(nbs).with_suffix("").as_posix(): path for path in [*machinery, *tops]
                     if path.exists()}
 
@@ -426,7 +426,8 @@ def write_sources(
         made = page_of(notebook, page, known, *heading)
         (folder / f"{page}.ipynb").parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{page}.ipynb").write_text(json.dumps(made))
-    core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in ("cli", "try_edit"))}
+    tops = "cli", "release_commands", "try_edit"
+    core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in tops)}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
     more += ["how"] * bool(core)
     if "catalog" in more:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ..foundation.display import Page, in_cell, readable
 from ..foundation.settings import ServingSettings
-from .api import MAX_RELEASE_ID, MAX_REVIEWS
+from .api import MAX_REVIEWS
+from .ledger import MAX_RELEASE_ID
 from .contract import MAX_IDEMPOTENCY_KEY
 from .middleware import MAX_NAME_LENGTH, MAX_NESTING, MAX_REQUEST_ID
 from .predictor import ID_LENGTH, PREDICTION_ID, Chain

@@ -332,7 +332,7 @@ class Guard:
         if not self.ring.known: raise ApiError(503, "the log cannot be read yet, and with it the keys")
         given = headers.get(b"authorization")
         if given is None and not self.ring.ever and from_this_machine(scope.get("server"), headers): return
-        caller = self.ring.find((given or b"").decode("latin-1"))
+        caller = scope["mlops.caller"] = self.ring.find((given or b"").decode("latin-1"))
         if caller is None: raise ApiError(401, "a valid key is needed: Authorization: Bearer mlops_…")
         if scope_needed and scope_needed not in caller.scopes:
             raise ApiError(403, f'this key must not be used here, it needs the scope "{scope_needed}"')

@@ -35,6 +35,7 @@ from .middleware import LOG, ServingMiddleware, FieldError, Metrics, ApiError, w
 from ..models.features import FeatureSet, Row, in_utc, row_of, time_fields, utc_times
 from .auth import KeyRing
 from .contract import MAX_IDEMPOTENCY_KEY, OWN_NAME
+from .ledger import Ledger
 from mlops_lifecycle.core.serving.store import (
     Contradiction, Database, Deployed, GroupCommit, Lookups, NotStored, Online, ServingLog, UnknownPrediction,
     microseconds, prediction_row, reaction, store_once,
@@ -95,9 +96,8 @@ class Releases:
         rule: Rule,                          # of the problem
         features: Callable[[], FeatureSet],  # of the package; called when a model is loaded
         key: bytes | None = None,            # with which releases must be signed
-        approver: str = "a person",          # who says yes to a release, for people
     ):
-        self.workspace, self.rule, self.features, self.key, self.approver = workspace, rule, features, key, approver
+        self.workspace, self.rule, self.features, self.key = workspace, rule, features, key
 
     def load(self, id: str) -> Release:
         "Read a release, whether or not it could serve; raises `ValueError` or `OSError`."
@@ -129,14 +129,13 @@ class Releases:
         stable, canary = found.get("stable", before.stable), found.get("canary")
         return Slots(state["generation"], stable, canary, state["share"] if canary else 0.0, "; ".join(faults))
 
-    def deployable(self, id: str) -> Release:
-        "The release, loaded; raises `ApiError` where it is unknown, unfit or not approved."
-        there, published = {folder.name for folder in self.workspace.releases.glob("*/")}, self.workspace.published()["names"]
-        if id.startswith(".") or id not in there: raise ApiError(404, "no release has this id", "release")
-        if "release" in published and self.workspace.load("release").get("pending") == id:
-            raise ApiError(409, f"waits for the approval of {self.approver}", "release")
-        try: return self.fit(id)
-        except (ValueError, OSError) as error: raise ApiError(409, f"cannot serve: {error}", "release") from None
+    def load_error(self, id: str) -> str | None:
+        "Why a release could not serve; empty where it could, None where there is none."
+        if id.startswith(".") or id not in {folder.name for folder in self.workspace.releases.glob("*/")}: return None
+        try: self.fit(id)
+        except (ValueError, OSError) as error: return str(error)
+        return ""
+
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-trial-code
 def trial_workspace(
@@ -153,7 +152,7 @@ def trial_workspace(
     released = write_release(workspace.releases, manifest, {})
     if key: sign(released, key)
     log = ServingLog(workspace.serving_db)
-    log.deployment.set(stable=released.name)
+    Ledger(log).trial(released.name)
     log.close()
     return workspace
 
@@ -823,8 +822,8 @@ class Serving:
         self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ, now=False)
         workspace.pseudonyms.stored.append(lambda: "the serving log" * self.log.predictions.of_people(problem.personal))
         self.metrics = Metrics()
-        approver = settings.owners.by_stage().get("release", "a person")
-        self.releases = Releases(workspace, problem.rule, features, signing_key(settings), approver)
+        self.releases = Releases(workspace, problem.rule, features, signing_key(settings))
+        self.ledger = Ledger(self.log, self.releases.load_error)
         self.memory = Memory(self.log, self.releases, self.metrics, replay)
         self.identity = Identity(self.memory, replay)
         self.finder = Finder(features, self.memory.online, self.limits.fallback_after_ages, self.metrics)

@@ -12,6 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 from helpers import MLOPS, ROOT, environment, last_run, mlops, passed
+from slots import put_in_slots
 
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import verify
@@ -91,7 +92,7 @@ def operating(root: Path, settings: dict):
     """In the middle of operate: the app serves a canary that nobody will promote, and has answered a few requests."""
     settings["MLOPS_CANARY__MIN_LABELLED"] = 1_000_000
     log, model = ServingLog(root / "serving.db"), Workspace(root).load("release")["model"]
-    log.deployment.set(stable="rule-1.0", canary=model, share=0.0)
+    put_in_slots(log, stable="rule-1.0", canary=model, share=0.0)
     before = log.counts()["predictions"]; log.close()
 
     def begun():

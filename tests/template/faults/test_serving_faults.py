@@ -17,6 +17,7 @@ import psutil
 import psycopg
 import pytest
 from typer.testing import CliRunner
+from slots import put_in_slots
 from under_load import (
     BODY,
     REACTION,
@@ -33,6 +34,7 @@ from under_load import (
 )
 
 from mlops_lifecycle.cli import app as command_line
+from mlops_lifecycle.core.serving import ledger as record
 from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
 from mlops_lifecycle.core.serving.server import served as on_loopback
 from mlops_lifecycle.core.foundation.settings import load_settings
@@ -91,8 +93,8 @@ def test_the_log_is_the_same_on_postgresql(database):
     frame = pd.DataFrame({"branch": ["Hill"], "known_at": pd.to_datetime(["2024-03-01T08:00Z"]), "waiting": [3]})
     log.lookups.put(lookup, frame); log.lookups.put(lookup, frame)
     assert log.lookups.get("queue", ("Hill",), at)["waiting"] == 3
-    for release in ("rule-1", "model-1"): log.deployment.set(stable=release)
-    assert log.deployment.roll_back()["stable"] == "rule-1"
+    for release in ("rule-1", "model-1"): put_in_slots(log, stable=release)
+    assert record.Ledger(log).roll_back(record.Act("a test")).stable == "rule-1"
     ring, key = KeyRing(), make_key(log, "desk", ["predict"]); ring.read(log); assert ring.find(f"Bearer {key}")
     revoke_key(log, key); assert list_keys(log)[-1]["revoked"]
     assert log.predictions.days() == {"1970-01-01": 2, "2024-03-01": 1}
@@ -404,14 +406,14 @@ def test_the_probe_names_a_full_disk_and_a_release_that_cannot_be_loaded(tmp_pat
     with on_loopback(create_app(load_settings(environ={}), workspace)) as (port, _):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
             log = ServingLog(workspace.serving_db)
-            log.deployment.set(canary="model-lost", share=0.5)
+            put_in_slots(log, canary="model-lost", share=0.5)
             until = time.monotonic() + 20
             while "faults" not in api.get("/v2/health/ready").json() and time.monotonic() < until: time.sleep(0.05)
             said = api.get("/v2/health/ready")
             assert (said.status_code, said.json()) == (200, {
                 "ready": True, "faults": {"release": "a deployed release cannot be loaded"}})
             assert "model-lost" in api.get("/v1/model").json()["fault"] and api.post("/v1/predict", json=GOOD).status_code == 200
-            log.deployment.set(canary=None, share=0.0); log.close()
+            put_in_slots(log, canary=None, share=0.0); log.close()
             monkeypatch.setattr(readiness, "ROOM", 1 << 62)
             said = api.get("/v2/health/ready")
             assert said.status_code == 503 and said.json()["faults"]["disk"] == "the disk of the serving log is full"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from slots import put_in_slots
 from fastapi.testclient import TestClient
 from pydantic import Field
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -207,6 +208,7 @@ class Library:
 
     def with_tree(self):
         "The tree as the canary of every request."
+        assert self.admin("approve", release=self.released.name, reason="a test").status_code == 200
         assert self.admin("deploy", release=self.released.name, share=1.0).json()["canary"] == self.released.name
         return self
 
@@ -306,7 +308,7 @@ def test_behind_a_broken_model_stands_the_rule_and_behind_a_broken_rule_nothing(
         assert (by_stable["arm"], by_stable["model"], by_stable["review"]) == ("canary", "often renewed", True)
         assert library.serving.log.predictions.get(by_stable["prediction_id"])["error"] == "RuntimeError"
         assert library.admin("promote", share=0.5).json()["share"] == 0.5
-        assert library.admin("promote").json()["stable"] == library.released.name
+        assert library.admin("promote", force=True, reason="a test").json()["stable"] == library.released.name
         by_rule = library.ask().json()
         assert [by_rule[name] for name in ("model", "version", "decision", "review")] == ["rule", "1.0", 1, True]
         assert by_rule["warnings"] == ["the rule decided: the model failed"]
@@ -338,7 +340,7 @@ AGING = Lookup("queue", ("branch",), ("waiting",), max_age="6h")
 @pytest.fixture
 def aging(library):
     "The library with the tree as its release, whose looked-up values must not be older than six hours."
-    library.serving.log.deployment.set(stable=library.released.name)
+    put_in_slots(library.serving.log, stable=library.released.name)
     library.ask()
     library.serving.finder.features = FeatureSet(FEATURES.features, (AGING,))
     return library
@@ -377,7 +379,7 @@ def test_a_file_is_scored_as_the_app_answers(aging):
 def test_a_release_that_was_tampered_with_is_not_loaded_and_a_lost_log_refuses(library):
     library.ask()
     (library.workspace.releases / "rule-1.0" / "note.txt").write_text("added by somebody")
-    library.serving.log.deployment.set(stable="rule-1.0", canary=library.released.name)
+    put_in_slots(library.serving.log, stable="rule-1.0", canary=library.released.name)
     fault = "stable: release rule-1.0 was tampered with: added note.txt"
     assert library.client.get("/v1/model").json()["fault"] == fault
     assert library.admin("deploy", release="rule-1.0").status_code == 409

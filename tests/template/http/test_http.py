@@ -27,11 +27,13 @@ import pytest
 from helpers import ROOT, environment, passed
 from deltalake import DeltaTable, write_deltalake
 from typer.testing import CliRunner
+from slots import put_in_slots
 
 from mlops_lifecycle.core.serving import auth as keys
 from mlops_lifecycle.cli import app as command_line
 from mlops_lifecycle.core.serving.middleware import PROBES
 from mlops_lifecycle.core.models.features import Encoder, row_of
+from mlops_lifecycle.core.serving.ledger import Act, Change, Record
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import write_release
 from mlops_lifecycle.core.serving.server import PatientProtocol
@@ -180,10 +182,13 @@ def test_unknown_routes_methods_and_odd_paths(api):
     assert {api.get(path).status_code for path in paths} == {404}
 
 
+VERBS = "approve", "reject", "clear", "deploy", "promote", "hold", "rollback", "releases"  # of operators
+
+
 def test_the_contract_has_every_route_and_status(api):
     document = api.get("/openapi.json").json()
     assert {"/v1/predict", "/v1/predict/batch", "/v1/feedback", "/v1/model", "/v1/predictions/{prediction_id}",
-            "/v1/reviews", "/v1/admin/deploy", "/v1/admin/promote", "/v1/admin/rollback", "/v2/health/live",
+            "/v1/reviews", "/v2/health/live", *(f"/v1/admin/{verb}" for verb in VERBS),
             "/v2/health/ready", "/v2/models/{name}/infer"} <= set(document["paths"])
     assert {"200", "413", "415", "422", "503"} <= set(document["paths"]["/v1/predict"]["post"]["responses"])
     assert {"404", "409"} <= set(document["paths"]["/v1/feedback"]["post"]["responses"])
@@ -315,7 +320,7 @@ def test_in_a_crowd_everybody_gets_the_answer_to_what_was_asked(api):
 
 def test_a_category_never_seen_is_answered_with_a_warning_and_counted(tmp_path):
     workspace = trial(tmp_path)
-    log = ServingLog(workspace.serving_db); log.deployment.set(stable=add_model(workspace)); log.close()
+    log = ServingLog(workspace.serving_db); put_in_slots(log, stable=add_model(workspace)); log.close()
     with served(create_app(settings(), workspace)) as api:
         told = ask(api, with_(destination="XXX")).json()
         assert told["model"] == "small" and told["review"] and any('"destination"' in w for w in told["warnings"])
@@ -488,15 +493,24 @@ def test_a_new_release_is_taken_in_without_a_failed_request(tmp_path):
             with httpx.Client(base_url=api.base_url, trust_env=False, timeout=30) as own:
                 while not stop.is_set(): answers.append(ask(own, PLAIN))
         crowd = [pool.submit(asking) for _ in range(3)]
+        refused = api.post("/v1/admin/deploy", json={"release": model})
+        assert refused.status_code == 409 and "allowed now: approve, reject" in refused.text
+        assert api.post("/v1/admin/approve", json={"release": model, "reason": "a test"}).status_code == 200
         assert api.post("/v1/admin/deploy", json={"release": model}).json()["canary"] == model
-        now = {"generation": 3, "stable": model, "canary": None, "share": 0.0}
-        assert api.post("/v1/admin/promote", json={}).json() == now
+        now = {"generation": 3, "stable": model, "canary": None, "share": 0.0, "step": 0, "held": ""}
+        assert api.post("/v1/admin/promote", json={}).status_code == 409  # there is no evidence
+        assert api.post("/v1/admin/promote", json={"force": True, "reason": "a test"}).json() == now
         until = time.monotonic() + 30
         while answers[-1:] and answers[-1].json().get("model") != "small" and time.monotonic() < until: time.sleep(0.02)
         stop.set(); [c.result() for c in crowd]
         assert {a.status_code for a in answers} == {200}
         assert {a.json()["model"] for a in answers} == {problem.rule.name, "small"}
         assert api.post("/v1/admin/rollback").json()["stable"] == "rule-" + problem.rule.version
+        again = api.post("/v1/admin/deploy", json={"release": model})
+        assert again.status_code == 409 and "is rejected by somebody on this machine" in again.text
+        rows = api.get("/v1/admin/releases").json()["releases"]
+        assert {row["release"]: row["state"] for row in rows} == {model: "rejected", "rule-" + problem.rule.version: "stable"}
+        assert api.post("/v1/admin/rollback").status_code == 409
 
 
 def test_the_rule_takes_over_when_the_model_breaks_and_nobody_can_when_that_breaks_too(tmp_path):
@@ -526,7 +540,17 @@ def keyed(tmp_path_factory):
         asked = client.post("/v1/predict", json=GOOD, headers=caller).json()["prediction_id"]
         client.there = {"name": problem.name, "prediction_id": asked, "release": model}
         client.key_for = lambda path: admin if "/admin/" in path else caller
-        yield client
+        with contextlib.closing(ServingLog(workspace.serving_db)) as log:
+            client.prepare = lambda path: into_state(log, model, path.rpartition("/")[2])
+            yield client
+
+
+def into_state(log, model: str, verb: str) -> None:
+    """The release where this verb of an operator is possible."""
+    before = {"clear": ["reject"], "deploy": ["approve"], **dict.fromkeys(("promote", "hold", "rollback"), ["approve", "deploy"])}
+    slots = {"clear": {"stable": RULE, "canary": None, "share": 0.0, "step": 0}, "deploy": {"canary": model}}
+    changes = [Change(event, model, slots.get(event, {})) for event in ("clear", *before.get(verb, ()))]
+    Record(log).write(Act("a test"), lambda now: changes)
 
 
 def statuses(api, operation, mode: str) -> set[int]:
@@ -546,6 +570,7 @@ def statuses(api, operation, mode: str) -> set[int]:
         for asked in (case.path_parameters, case.body) if mode == "POSITIVE" else ():
             if isinstance(asked, dict): asked |= {name: value for name, value in there.items() if name in asked}
         if "Authorization" in case.headers: case.headers["Authorization"] = key
+        if mode == "POSITIVE" and "/admin/" in operation.path: api.prepare(operation.path)
         answer = case.call(base_url=str(api.base_url).rstrip("/"))
         case.validate_response(answer, checks=hold)
         told.add(answer.status_code)
@@ -600,7 +625,7 @@ RULE = f"rule-{problem.rule.version}"
 
 def serves(api, release) -> None:
     """Deploy it, and wait until it serves alone."""
-    wanted = api.log.deployment.set(stable=release, canary=None, share=0.0)["generation"]
+    wanted = put_in_slots(api.log, stable=release, canary=None, share=0.0).generation
     while api.get("/v1/model").json()["generation"] < wanted: time.sleep(0.02)
 
 
@@ -719,7 +744,7 @@ def in_file(file, column, held, suffix=".parquet"):
 def scoring(tmp_path_factory):
     """The app on a small model, and `mlops score` in the same workspace."""
     workspace = trial(tmp_path_factory.mktemp("scoring"))
-    log = ServingLog(workspace.serving_db); log.deployment.set(stable=add_model(workspace)); log.close()
+    log = ServingLog(workspace.serving_db); put_in_slots(log, stable=add_model(workspace)); log.close()
 
     def score(file):
         out = file.with_name("scores.parquet")

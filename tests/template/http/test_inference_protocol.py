@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_http import GOOD, PLAIN, add_model, ask, served, settings, trial
 from under_load import postgresql
+from slots import put_in_slots
 
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.formulate import problem
@@ -28,7 +29,7 @@ class Desk:
         """Deploy behind the app's back, and let it take notice."""
         now = self.log.deployment.get()
         if (now["stable"], now["canary"], now["share"]) == (stable, canary, share): return
-        generation = self.log.deployment.set(stable=stable, canary=canary, share=share)["generation"]
+        generation = put_in_slots(self.log, stable=stable, canary=canary, share=share).generation
         while self.api.get("/v1/model").json()["generation"] != generation: pass
 
     def inputs(self, rows, binary=False):

@@ -5,6 +5,7 @@ import pytest
 from playwright.sync_api import expect
 from seen import PHONE, Seen, chromium
 from test_http import add_model, served, settings, trial
+from slots import put_in_slots
 
 from mlops_lifecycle.core.serving.auth import make_key
 from mlops_lifecycle.core.serving.store import ServingLog
@@ -22,7 +23,7 @@ def browser():
 def api(tmp_path_factory):
     """The app with a small model, whose answers have reasons."""
     workspace = trial(tmp_path_factory.mktemp("page"))
-    log = ServingLog(workspace.serving_db); log.deployment.set(stable=add_model(workspace)); log.close()
+    log = ServingLog(workspace.serving_db); put_in_slots(log, stable=add_model(workspace)); log.close()
     with served(create_app(settings(), workspace)) as client: client.workspace = workspace; yield client
 
 

@@ -6,6 +6,7 @@ from helpers import mlops, passed
 from test_http import GOOD, served, settings, trial
 from typer.testing import CliRunner
 from under_load import new_database
+from slots import put_in_slots
 
 from mlops_lifecycle.cli import app as command_line
 from mlops_lifecycle.core.pipeline.versions import open_workspace
@@ -35,7 +36,7 @@ def test_a_database_may_have_any_name_and_app_and_command_line_look_into_the_sam
     url = new_database(database, name).replace("//mlops@", "//mlops:p%40ss%3A%2F%3F%25@")
     monkeypatch.setenv("MLOPS_DATABASE", url)
     log = ServingLog(workspace.serving_db)
-    log.deployment.set(stable="rule-1.0")
+    put_in_slots(log, stable="rule-1.0")
     assert (log.database.engine.url.database, log.database.engine.url.password) == (name, "p@ss:/?%")
     with served(create_app(settings(), workspace)) as api:
         id = api.post("/v1/predict", json=GOOD).json()["prediction_id"]

@@ -16,8 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from test_http import GOOD, PLAIN, SECRET, add_model, ask, feed, served, settings, trial, with_
 from under_load import new_database
+from slots import put_in_slots
 
 from mlops_lifecycle.core.serving import predictor as service
+from mlops_lifecycle.core.serving import ledger
 from mlops_lifecycle.core.serving.middleware import LOG, JsonLines
 from mlops_lifecycle.core.serving.auth import make_key, revoke_key
 from mlops_lifecycle.core.serving.store import ServingLog
@@ -108,7 +110,7 @@ def test_metrics_are_called_as_prometheus_wants_it(tmp_path):
 def test_each_figure_moves_when_it_should_and_only_then(tmp_path):
     workspace = trial(tmp_path)
     model = add_model(workspace)
-    with changed(workspace) as log: generation = log.deployment.set(canary=model, share=1.0)["generation"]
+    with changed(workspace) as log: generation = put_in_slots(log, canary=model, share=1.0).generation
     with served(create_app(settings(), workspace)) as api:
         decided = ask(api, PLAIN).json()["decision"]
         with moves(api, answered("canary", model, decided)): ask(api, PLAIN)
@@ -117,7 +119,7 @@ def test_each_figure_moves_when_it_should_and_only_then(tmp_path):
         other = ask(api, with_(destination="XXX")).json()["decision"]
         with moves(api, answered("canary", model, other) | unknown): ask(api, with_(destination="XXX"))
         assert figures(api)["mlops_deployment_generation"] == generation
-        with changed(workspace) as log: generation = log.deployment.set(canary=None, share=0.0)["generation"]
+        with changed(workspace) as log: generation = put_in_slots(log, canary=None, share=0.0).generation
         comes_true(lambda: figures(api)["mlops_deployment_generation"] == generation)
         rule = ask(api, PLAIN).json()["decision"]
         with moves(api, answered("stable", RULE, rule)): ask(api, PLAIN)
@@ -130,7 +132,7 @@ def test_the_age_of_what_is_looked_up_is_told_and_what_is_too_old_is_counted(tmp
     newest = pd.Timestamp(departs).tz_convert("UTC") - pd.Timedelta(4, unit="h")  # an hour before the decision
 
     with changed(workspace) as log:
-        log.deployment.set(stable=model)
+        put_in_slots(log, stable=model)
         for lookup in limited:
             keys = {name: [GOOD.get(name) or "?"] for name in lookup.key}
             values = {value: [1.0] for value in lookup.values}
@@ -161,7 +163,7 @@ def test_what_was_never_known_is_too_old_and_a_missing_key_is_not(tmp_path, requ
     if store == "postgresql":
         monkeypatch.setenv("MLOPS_DATABASE", new_database(request.getfixturevalue("database"), "never known"))
     model = add_model(workspace, fed=False)
-    with changed(workspace) as log: log.deployment.set(stable=model)
+    with changed(workspace) as log: put_in_slots(log, stable=model)
     def in_a_file(**changes):
         table = pa.table({name: [value] for name, value in (GOOD | changes).items()})
         scored = score_requests(requests_of(table, problem.Request), problem, workspace, lambda: FEATURES)
@@ -257,15 +259,18 @@ def test_where_signatures_are_required_nothing_unsigned_strange_or_changed_is_lo
     with served(create_app(settings, workspace)) as api, changed(workspace) as log:
         def deploys(): return api.post("/v1/admin/deploy", json={"release": model})
         def seen(): return (told := api.get("/v1/model").json())["release"], told["canary"], told["fault"]
+        assert api.post("/v1/admin/approve", json={"release": model, "reason": "a test"}).status_code == 200
         assert (refused := deploys()).status_code == 409 and "is not signed" in refused.text
-        log.deployment.set(canary=model, share=1.0)  # past the app
+        put_in_slots(log, canary=model, share=1.0)  # past the app
         fault = f"canary: release {model} is not signed, and the settings ask for it"
         comes_true(lambda: seen() == (RULE, None, fault))
         assert ask(api, PLAIN).json()["arm"] == "stable"
+        put_in_slots(log, canary=None, share=0.0)
         sign(workspace.releases / model, key[::-1])
         assert (refused := deploys()).status_code == 409 and "signed with another key" in refused.text
         sign(workspace.releases / model, key)
-        assert deploys().status_code == 200 and api.post("/v1/admin/promote", json={}).json()["stable"] == model
+        forced = {"force": True, "reason": "a test"}
+        assert deploys().status_code == 200 and api.post("/v1/admin/promote", json=forced).json()["stable"] == model
         assert ask(api, PLAIN).json()["model"] == "small"
 
     file = workspace.releases / model / "model.skops"
@@ -280,13 +285,12 @@ def test_where_signatures_are_required_nothing_unsigned_strange_or_changed_is_lo
 def test_a_release_that_waits_for_somebodys_approval_is_not_deployed(tmp_path):
     workspace = trial(tmp_path)
     model = add_model(workspace)
-    def published(**document): workspace.publish({"release": workspace.store("release", document)})
-    with served(create_app(settings(), workspace)) as api:
-        published(pending=model)
+    with served(create_app(settings(), workspace)) as api, changed(workspace) as log:
+        ledger.Ledger(log).register(model, ledger.Act("12_release"), approver="Ann")
         refused = api.post("/v1/admin/deploy", json={"release": model})
-        assert refused.status_code == 409 and f"approval of {settings().owners.by_stage()['release']}" in refused.text
+        assert refused.status_code == 409 and "waits for the approval of Ann; allowed now: approve, reject" in refused.text
         assert api.get("/v1/model").json()["canary"] is None
-        published(pending=None)
+        assert api.post("/v1/admin/approve", json={"release": model, "reason": "read the card"}).status_code == 200
         assert api.post("/v1/admin/deploy", json={"release": model}).json()["canary"] == model
 
 

@@ -19,6 +19,7 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 from pydantic import Field
 from test_http import GOOD, add_model, feed, served, settings, trial
+from slots import put_in_slots
 
 from mlops_lifecycle.collect import ZONES
 from mlops_lifecycle.core.foundation.errors import UsageError
@@ -149,7 +150,7 @@ def api(request, tmp_path_factory):
     """The project's app on its rule, and on a small model."""
     workspace = trial(tmp_path_factory.mktemp(request.param))
     if request.param == "model":
-        log = ServingLog(workspace.serving_db); log.deployment.set(stable=add_model(workspace)); log.close()
+        log = ServingLog(workspace.serving_db); put_in_slots(log, stable=add_model(workspace)); log.close()
         for change in CHANGES: feed(workspace, pd.date_range(change - timedelta(hours=6), periods=40, freq="1h"))
     with served(create_app(settings(), workspace)) as client:
         client.workspace, client.model = workspace, {"rule": problem.rule.name, "model": "small"}[request.param]

@@ -7,6 +7,7 @@ import httpx
 import pandas as pd
 import pytest
 from helpers import MLOPS, ROOT, Started, environment, free_port, mlops, passed
+from slots import put_in_slots
 from deltalake import write_deltalake
 
 from mlops_lifecycle.core.serving.store import ServingLog
@@ -164,7 +165,7 @@ def test_batch_scores_are_those_of_the_api(lived, tmp_path):
     passed(mlops("score", tmp_path / "in", tmp_path / "out.parquet", **settings))
     scored, bodies = pd.read_csv(tmp_path / "out.csv"), json.loads(asked.to_json(orient="records"))
     log = ServingLog(tmp_path / "workspace" / "serving.db")
-    log.deployment.set(canary=None, share=0.0)
+    put_in_slots(log, canary=None, share=0.0)
     log.close()
     address = f"http://127.0.0.1:{port}"
     with Started([*MLOPS, "serve", "--port", port], f"{address}/v2/health/ready", tmp_path / "log",

@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from helpers import ROOT, copy_project, directives, environment, free_port, last_run, mlops, passed, yours_name
 from typer.testing import CliRunner
+from slots import put_in_slots
 
 from mlops_lifecycle.cli import app
 from mlops_lifecycle.core.serving.store import ServingLog
@@ -280,11 +281,13 @@ def test_ops_a_canary_that_costs_more_is_rolled_back(lived, tmp_path):
     good, log = Release.load(workspace.releases / workspace.load("release")["model"]), ServingLog(workspace.serving_db)
     never_acts, model = good.manifest | {"threshold": 1.1}, (good.folder / "model.skops").read_bytes()
     silent = write_release(workspace.releases, never_acts, {}, model)
-    log.deployment.set(stable=good.id, canary=silent.name, share=0.0)
+    put_in_slots(log, stable=good.id, canary=silent.name, share=0.0)
     workspace.publish({"release": workspace.store("release", workspace.load("release") | {"model": silent.name})})
     went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "significantly more")
-    served = log.deployment.get(); log.close()
+    served = log.deployment.get()
     assert (served["stable"], served["canary"], served["share"]) == (good.id, None, 0)
+    said = passed(mlops("run", "deploy", "--force", **settings)).stdout  # what was rolled back does not come back
+    assert log.deployment.get() == served and f"{silent.name} is rejected by 14_operate: " in " ".join(said.split()); log.close()
 
 
 def test_ops_a_stable_release_that_cannot_be_loaded_gives_way_to_the_rule(lived, tmp_path):
@@ -294,7 +297,7 @@ def test_ops_a_stable_release_that_cannot_be_loaded_gives_way_to_the_rule(lived,
     good = Release.load(workspace.releases / released["model"])
     older = good.manifest | {"features": good.manifest["features"] | {"source": "0123456789ab"}}
     old = write_release(workspace.releases, older, {}, (good.folder / "model.skops").read_bytes())
-    log.deployment.set(stable=old.name, canary=None, share=0.0)
+    put_in_slots(log, stable=old.name, canary=None, share=0.0)
     said = " ".join(passed(mlops("run", "deploy", "--force", **settings)).stdout.split())
     assert f"{released['rule']} serves" in said
     assert f"{old.name} cannot be loaded: {old.name} was trained on features 0123456789ab" in said

@@ -21,8 +21,9 @@ from urllib.parse import quote
 import psutil
 import pytest
 from helpers import MLOPS, ROOT, environment, free_port
+from slots import put_in_slots
 
-from mlops_lifecycle.core.serving.store import ServingLog, deployed, feedback, keys, predictions
+from mlops_lifecycle.core.serving.store import ServingLog, feedback, keys, ledger, predictions
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.problem.definition import example_of
 from mlops_lifecycle.formulate import problem
@@ -147,9 +148,9 @@ def killed_under_load(
 def deploy_into(database: str, folder: Path) -> None:
     """The rule into the stable slot of another database, with no predictions, keys and deployments from before."""
     log = ServingLog(database)
-    tables = feedback, predictions, keys, deployed
+    tables = feedback, predictions, keys, ledger
     log.database.write(lambda connection: [connection.execute(table.delete()) for table in tables])
-    log.deployment.set(stable=f"rule-{problem.rule.version}"); log.close()
+    put_in_slots(log, stable=f"rule-{problem.rule.version}"); log.close()
 
 
 class Database(str):

@@ -3096,6 +3096,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'mlops_lifecycle/core/serving/predictor.py'),
                                                         'mlops_lifecycle.core.serving.predictor.stale_lookups': ( 'core/serving/predictor.html#stale_lookups',
                                                                                                                   'mlops_lifecycle/core/serving/predictor.py'),
+                                                        'mlops_lifecycle.core.serving.predictor.sticky_fields': ( 'core/serving/predictor.html#sticky_fields',
+                                                                                                                  'mlops_lifecycle/core/serving/predictor.py'),
                                                         'mlops_lifecycle.core.serving.predictor.trial_workspace': ( 'core/serving/predictor.html#trial_workspace',
                                                                                                                     'mlops_lifecycle/core/serving/predictor.py'),
                                                         'mlops_lifecycle.core.serving.predictor.unknown_categories': ( 'core/serving/predictor.html#unknown_categories',

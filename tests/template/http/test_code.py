@@ -11,6 +11,9 @@ import pyarrow as pa
 import pytest
 from slots import put_in_slots
 from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from pydantic import Field
 from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -25,7 +28,7 @@ from mlops_lifecycle.core.serving.api import Amount, DecidedAmount, Prediction, 
 from mlops_lifecycle.core.serving.auth import make_key
 from mlops_lifecycle.core.serving.batch import requests_of, score_requests
 from mlops_lifecycle.core.serving.contract import breaking_changes
-from mlops_lifecycle.core.serving.predictor import Slots, TooOld, trial_workspace
+from mlops_lifecycle.core.serving.predictor import Slots, TooOld, arm_of, sticky_fields, trial_workspace
 from mlops_lifecycle.serving import contract, create_app, openapi_of
 
 logging.getLogger("mlops").addHandler(logging.NullHandler())
@@ -284,6 +287,47 @@ def test_a_canary_is_deployed_explained_and_reviewed(library):
     assert person(0).json()["reaction"] == "wait" and person(1).status_code == 409
     assert client.get("/v1/reviews").json()["waiting"] == []
     assert client.get(f"/v1/predictions/{id}").json()["reactions"][0]["asks"] == "review"
+
+
+def test_an_entity_meets_one_release_at_a_share_and_stays_with_the_canary(library):
+    """Whatever else it asks, in a batch or alone, and by a name of its own; at 60 % nobody has left the canary of 20 %."""
+    library.with_tree()
+    loans = [[LOAN | {"reader": f"R{n:04}", "due": f"2024-03-{day:02}T18:00:00+01:00"} for day in (1, 9)] for n in range(40)]
+    def arms():
+        answers = [library.client.post("/v1/predict/batch", json={"requests": both}).json()["answers"] for both in loans]
+        assert all(one["arm"] == other["arm"] for one, other in answers)
+        return np.array([one["arm"] for one, _ in answers]) == "canary"
+    seen = []
+    for share in (0.2, 0.6, 1.0 - 1e-9):
+        assert library.admin("promote", share=share).status_code == 200
+        seen.append(arms())
+    assert all((before <= now).all() for before, now in zip(seen, seen[1:])) and 2 <= seen[0].sum() <= 18 and seen[2].all()
+    named = {"idempotency-key": "order-1"}
+    assert library.admin("promote", share=0.2).status_code == 200
+    moved = loans[int(np.flatnonzero(~seen[0] & seen[1])[0])][0]
+    first = library.client.post("/v1/predict", json=moved, headers=named).json()
+    assert first["arm"] == "stable" and library.admin("promote", share=0.6).status_code == 200
+    assert library.client.post("/v1/predict", json=moved, headers=named).json() == first  # as it was answered
+    assert library.client.post("/v1/predict", json=moved).json()["arm"] == "canary"
+
+
+def test_a_sticky_field_that_no_request_has_is_refused_when_the_app_is_made(tmp_path):
+    (tmp_path / "settings.ini").write_text(
+        "[project]\nname = library\n\n[clock]\nas_of = 2024-03-01T00:00:00Z\n\n[canary]\nsticky = card\n")
+    settings = load_settings(tmp_path / "settings.ini", environ={})
+    with pytest.raises(ValueError, match=r'\[canary\] "sticky" names "card", but a request has reader, branch, due'):
+        create_app(settings, trial_workspace(tmp_path / "trial", LIBRARY, PLAN), LIBRARY)
+    assert sticky_fields(LIBRARY) == ("reader",) and sticky_fields(replace(LIBRARY, key=("due",))) == ("due",)
+    assert sticky_fields(LIBRARY, ["branch"]) == ("branch",)
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=5), st.floats(0, 1), st.floats(0, 1), st.text(max_size=10))
+@hypothesis_settings(max_examples=50)
+def test_entities_only_move_to_the_canary(entities, one, other, release):
+    small, large = sorted((one, other))
+    for entity in entities:
+        arms = [arm_of(entity, share, release) for share in (0.0, small, large, 1.0)]
+        assert arms[0] == "stable" and arms[3] == "canary" and arms == sorted(arms, reverse=True)  # stable before canary
 
 
 def test_the_inference_protocol_refuses_what_is_not_there(library):

@@ -330,6 +330,8 @@ class CanarySettings(Section):
         "and that one worse by more than the margin is promoted", "(probability)", 0.0001, 0.5)
     margin: float = number(
         0.05, "extra cost that still counts as no worse, as a share of what the stable release costs", "(share)", 0, 10)
+    min_days: int = number(
+        14, "days of outcomes that a promotion needs, so that each weekday came twice", "days", 1, 3_660)
     longest: int = number(
         28, "how long a canary may wait for its verdict", "days", 1, 3_660)
 

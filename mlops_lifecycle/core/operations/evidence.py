@@ -160,6 +160,8 @@ def judge(
     if verdict := _ended(found, evidence, days_waited(climb), limits, person): return verdict
     if missing := lacking(climb, share, limits): return Verdict("hold", found, missing, "", "", evidence)
     words = "no guard found anything" if evidence is None else f"{found}: {evidence}"
-    if share >= 100 or share >= max((s for s in limits.steps if s < 100), default=100):
-        if found not in ("better", "no worse"): return Verdict("hold", found, words, "", "", evidence)
+    if share >= max((s for s in limits.steps if s < 100), default=100):
+        days = evidence.interval.days if evidence else 0
+        if found in ("better", "no worse") and days < limits.min_days: words = f"{words}; {limits.min_days} days are needed"
+        if found == "not told apart" or days < limits.min_days: return Verdict("hold", found, words, "", "", evidence)
     return Verdict("promote" if share >= 100 else "next", found, words, "", "", evidence)

@@ -93,8 +93,11 @@ def too_often(
     allowed: float,     # share, 0 to 1
     level: float,       # significance level
 ) -> bool:
-    "Whether the share of cases among the requests is significantly above what is allowed."
-    return bool(share_evidence(climb.weight[flags].sum(), climb.weight.sum(), allowed) >= 1 / level)
+    "Whether the share of cases, since any day, is significantly above what is allowed."
+    of, count = np.bincount(climb.day, climb.weight), np.bincount(climb.day, climb.weight * flags)
+    since, start = (lambda days: days[::-1].cumsum()[::-1]), np.arange(len(of))
+    evidence = share_evidence(since(count), since(of), allowed) / ((start + 1) * (start + 2))
+    return bool(evidence.sum() >= 1 / level)
 
 # %% ../../../nbs/core/operations/guards.ipynb #grd-group-code
 def failing_group(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mlops_lifecycle.core.foundation.settings import CanarySettings
 from mlops_lifecycle.core.operations.evidence import cost_evidence, judge
-from mlops_lifecycle.core.operations.guards import Climb, check_guards
+from mlops_lifecycle.core.operations.guards import Climb, check_guards, too_often
 from mlops_lifecycle.core.operations.sequential_tests import clustered_interval, share_evidence
 from mlops_lifecycle.core.problem.costs import Costs
 from mlops_lifecycle.core.problem.tasks import BINARY
@@ -87,6 +87,17 @@ def climb(days=20, each=60, share=10.0, worse=0.0, depends=False, seed=0):
         frame = frame.assign(**{f"{release}_decision": decision, f"{release}_score": chance, f"{release}_ms": 3.0,
                                 f"{release}_failed": 0.0, f"{release}_unknown": 0.0})
     return frame
+
+
+def test_failures_are_counted_since_any_day_and_what_is_allowed_is_seldom_found_too_often():
+    good, wrong = climb(days=28, each=100), 0
+    since = len(good) - 20
+    assert too_often(Climb(good), np.arange(len(good)) >= since, 0.01, 0.004)  # twenty failures at the end of four weeks
+    assert not too_often(Climb(good), np.arange(len(good)) % 110 == 0, 0.01, 0.004)  # twenty-five over all of them
+    for seed in range(60):
+        failed, days = np.random.default_rng(seed).random(len(good)) < 0.01, good.day - good.day.min()
+        wrong += any(too_often(Climb(good[days < n]), failed[days < n], 0.01, 0.05) for n in pd.to_timedelta([1, 3, 7, 14, 28], "D"))
+    assert wrong <= 6  # of 60, at 5 %
 
 
 @given(st.sampled_from([0, 2, 75, 100]), st.sampled_from([SAME, ARMS]), st.booleans())

@@ -2,7 +2,8 @@
 
 In each round, in workspaces of their own and one after the other: the life cycle by `mlops run`, the same cells as one
 script in one process, and papermill in a loop over the same notebooks; then `mlops run` twice more, after an edit of
-prose, and after an edit of a project's own cell of 07, `mlops status`, and a notebook of one cell in a warm kernel.
+prose, and after an edit of a project's own cell of 07, `mlops status`, a notebook of one cell in a warm kernel, and
+`mlops matrix` with one cheap combination and with sixteen, which have no stage in common.
 The project is copied first, so that nothing here is edited. The median over the rounds counts.
 Prints one JSON line a figure, and a table for people on standard error.
 """
@@ -150,6 +151,10 @@ def one_round() -> dict[str, float]:
         again = executed(home / "run" / "workspace")
         figures["mlops run, 07 edited, stages"] = len(again)
         print(f"after an edit of 07: {', '.join(again)}", file=sys.stderr)
+        days = [f"2013-{month:02d}-{day:02d}" for month in range(3, 11) for day in (1, 15)]
+        for many in (1, len(days)):
+            cheap = [*MLOPS, "matrix", "plan", "formulate", "code", "-p", f"as_of={','.join(days[:many])}"]
+            figures[f"a matrix of {many}"], _, _ = seconds(cheap, project, **at(f"matrix-{many}"), MLOPS_RUN__REPORT="on demand")
         _, _, said = seconds([sys.executable, "-c", TRIVIAL, folder], project)
         last = json.loads(said.splitlines()[-1])
         figures["a notebook of one cell, warm"], figures["the warm process, memory"] = last["seconds"], last["megabytes"]
@@ -166,9 +171,11 @@ def main(rounds: int) -> None:
     """Measure, then print."""
     measured = [one_round() for _ in range(rounds)]
     middle = {name: statistics.median(m[name] for m in measured) for name in measured[0]}
+    goals = GOALS | {name: middle[other] for name, other in AGAINST.items()}
+    goals["a matrix of 16"] = middle["a matrix of 1"] * 16 / len(os.sched_getaffinity(0)) * 1.15
     for name, value in middle.items():
         unit = "MB" if name.endswith("memory") else "stages" if name.endswith("stages") else "s"
-        goal = middle[AGAINST[name]] if name in AGAINST else GOALS.get(name)
+        goal = goals.get(name)
         print(json.dumps({"figure": name, "value": round(value, 3), "unit": unit, "goal": goal and round(goal, 3),
                           "holds": None if goal is None else value <= goal}))
         print(f"{name:40} {value:10.2f} {unit:8} {'' if goal is None else f'goal {goal:.2f}'}", file=sys.stderr)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['REFUSALS', 'MENDABLE', 'app', 'COLOURS', 'keys', 'labels', 'refusal_of', 'one_line_errors', 'console', 'pairs',
-           'stage_line', 'run', 'dry_table', 'export_edits', 'progress_line', 'watch', 'finish', 'ago', 'map_table',
-           'status', 'serve', 'make', 'list_', 'revoke', 'project_features', 'score', 'report', 'try_lines',
-           'refuse_if_loaded', 'try_', 'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of',
+           'stage_line', 'run', 'dry_table', 'export_edits', 'progress_line', 'take_edits', 'sigterm_is_ctrl_c',
+           'watch', 'end', 'finish', 'combination_words', 'combination_line', 'matrix_table', 'watch_matrix', 'matrix',
+           'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'project_features', 'score', 'report',
+           'try_lines', 'refuse_if_loaded', 'try_', 'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of',
            'labels_next', 'labels_export', 'labels_import', 'yours_table', 'yours', 'settings_table', 'fixed_table',
            'settings_']
 
@@ -21,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mlops_lifecycle.core.data.labelling import AnswerBook, Question
     from mlops_lifecycle.core.models.features import FeatureSet
     from mlops_lifecycle.core.foundation.settings import SettingRow
+    from mlops_lifecycle.core.pipeline.matrix import CombinationRecord, Matrix, MatrixRecord
     from mlops_lifecycle.core.pipeline.runner import DryStage, Runner
     from mlops_lifecycle.core.pipeline.stage_run import Progress, RunRecord
     from mlops_lifecycle.core.pipeline.yours import HookRow
@@ -196,28 +198,35 @@ def progress_line(
         return f"{number:02d} {progress['stage']}: cell {progress['cell']} of {progress['cells']}{time_left}"
     return " · ".join(map(one, running))
 
+def take_edits(runner: "Runner | Matrix", show: "Console", needed: Callable[[], bool] = lambda: True) -> None:
+    "Export the notebooks that changed, and check what the project defines for the stages that are meant."
+    if export_edits(Path(runner.settings.root), show) and needed():
+        from mlops_lifecycle.core.pipeline.yours import check_hooks
+        check_hooks(stage.name for stage in runner.chosen)
+
+def sigterm_is_ctrl_c() -> None:
+    "End a run in the same way whoever asks for it."
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
 def watch(
     runner: "Runner",
     show: "Console",
 ) -> "RunRecord":
     "Export what changed, then run, one line a stage."
-    if export_edits(Path(runner.settings.root), show) and any(map(runner.why, runner.chosen)):
-        from mlops_lifecycle.core.pipeline.yours import check_hooks
-        check_hooks(stage.name for stage in runner.chosen)
+    take_edits(runner, show, lambda: any(map(runner.why, runner.chosen)))
     with show.status("") as going:
         def tell(row, record):
             if record is None: going.update(f"{row.number:02d} {row.name}: {row.does}")
             else: show.print(stage_line(record))
         runner.tell, runner.progress.show = tell, lambda running: going.update(progress_line(running))
-        if threading.current_thread() is threading.main_thread():  # SIGTERM is a Ctrl-C
-            signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        sigterm_is_ctrl_c()
         return runner.go()
 
 # %% ../nbs/cli.ipynb #f60ccca1
-def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # exit code
-    "Build the report and say in plain words how the run ended."
-    from mlops_lifecycle.core.reports.summary import in_plain_words
-    code, site = {"passed": 0, "went_back": 2}.get(record["status"], 1), None
+def end(runner: "Runner | Matrix", status: str, show: "Console") -> "tuple[int, Path | None]":  # exit code, reports/index.html
+    "Build the report, if every run does."
+    code, site = {"passed": 0, "went_back": 2}.get(status, 1), None
     if runner.interrupted: code = 130
     elif runner.settings.run.report == "every run":
         try:
@@ -228,6 +237,12 @@ def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # ex
             show.print(failure, style="red", markup=False)
             code = code or 1
     show.print()
+    return code, site
+
+def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # exit code
+    "Build the report and say in plain words how the run ended."
+    from mlops_lifecycle.core.reports.summary import in_plain_words
+    code, site = end(runner, record["status"], show)
     owners = runner.settings.owners.by_stage()
     for sentence in in_plain_words(record, runner.workspace, [s.name for s in runner.chosen], owners):
         show.print(sentence, markup=False)
@@ -237,6 +252,68 @@ def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # ex
     show.print(f"Run {record['run']}: {counts}, {record['seconds']:.0f} s.", markup=False)
     if site: show.print(f"Report: {site}", markup=False)
     return code
+
+# %% ../nbs/cli.ipynb #cli-matrix-lines
+def combination_words(record: "CombinationRecord") -> str:
+    "What a combination costs, or why it did not pass."
+    if (cost := record["cost"]) is None: return record["words"]
+    saves = "" if cost["saves"] is None else f", saves {cost['saves']:+.3f}"
+    if cost["low"] is not None and cost["high"] is not None: saves += f" ({cost['low']:+.3f} to {cost['high']:+.3f})"
+    return f"costs {cost['cost']:.3f}{saves}" + (f"; {record['words']}" if record["words"] else "")
+
+def combination_line(record: "CombinationRecord") -> "Text":
+    "A combination in one line."
+    from rich.text import Text
+    status, values = record["status"], " ".join(f"{name}={value}" for name, value in record["parameters"].items())
+    words, seconds = " ".join(combination_words(record).split())[:300], f"  {record['seconds']:.1f} s"
+    return Text.assemble(f"{values}  ", (f"{status.replace('_', ' '):<10}", COLOURS[status]), words, (seconds, "bright_black"))
+
+def matrix_table(record: "MatrixRecord") -> "Table":
+    "All combinations, a line each."
+    from rich.table import Column, Table
+    from rich.text import Text
+    seconds = Column("seconds", justify="right")
+    table = Table(*record["parameters"], "verdict", "cost a decision, and what it saves", seconds, box=None, pad_edge=False)
+    for one in record["combinations"]:
+        verdict = Text(one["status"].replace("_", " "), COLOURS[one["status"]])
+        values = [Text(one["parameters"][name]) for name in record["parameters"]]
+        table.add_row(*values, verdict, Text(" ".join(combination_words(one).split())), f"{one['seconds']:.1f}")
+    return table
+
+# %% ../nbs/cli.ipynb #cli-matrix
+def watch_matrix(made: "Matrix", show: "Console") -> "MatrixRecord":
+    "Export what changed, then run all combinations, one line each."
+    take_edits(made, show)
+    with show.status("") as going:
+        def say(now: str) -> None:
+            going.update(f"{len(made.journal.record['combinations'])} of {len(made.combinations)} combinations have ended; {now}")
+        made.tell = lambda record: show.print(combination_line(record))
+        made.branches.begins = lambda one, row: say(f"{row.number:02d} {row.name} of {one.name}")
+        sigterm_is_ctrl_c()
+        return made.go()
+
+@app.command()
+def matrix(
+    stages: Annotated[list[str] | None, typer.Argument(
+        metavar="[STAGE]...", help="Stages to run, such as train or 07_train; all of them when none is named.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option(
+        "-p", metavar="NAME=VALUE,VALUE", help="Values of a parameter, commas between; may be repeated.")] = None,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="From this stage on.")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Up to this stage.")] = None,
+    as_json: _Json = False,
+):
+    "Run every combination of parameters, each in a workspace of its own, and compare them."
+    from mlops_lifecycle.core.foundation.settings import load_settings
+    from mlops_lifecycle.core.pipeline.matrix import Matrix
+    from mlops_lifecycle.core.pipeline.runner import choose
+    show = console(as_json)
+    made = Matrix(load_settings(), choose(stages or [], None, first, last), pairs(parameter or []))
+    record = watch_matrix(made, show)
+    code, site = end(made, record["status"], show)
+    show.print(matrix_table(record))
+    if site: show.print(f"Report: {site}", markup=False)
+    if as_json: typer.echo(json.dumps(record, indent=1))
+    raise typer.Exit(code)
 
 # %% ../nbs/cli.ipynb #71151c33
 def ago(

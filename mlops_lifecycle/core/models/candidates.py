@@ -11,8 +11,10 @@ __all__ = ['Calibration', 'figures', 'SpecRecord', 'Candidate', 'ensembles', 'fi
 import hashlib
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -323,9 +325,9 @@ def log_experiment(
     for chatty in ("mlflow", "alembic"): logging.getLogger(chatty).setLevel(logging.WARNING)
     root = Path(root).resolve()
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
-    found = client.get_experiment_by_name(experiment)
-    if found: number = found.experiment_id
-    else: number = client.create_experiment(experiment, artifact_location=str(root / "mlflow"))
+    found, artifacts = client.get_experiment_by_name(experiment), str(root / "mlflow")
+    if found and found.artifact_location != artifacts: _move_artifacts(root / "mlflow.db", found.artifact_location, artifacts)
+    number = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
     logged: list[Tried] = []
     for c in described:
         run = client.create_run(number, run_name=c["name"], tags={k: str(v) for k, v in tags.items()}).info.run_id
@@ -339,3 +341,10 @@ def log_experiment(
         logged.append(c.copy())
         logged[-1]["mlflow_run"] = run
     return logged
+
+def _move_artifacts(database: Path, before: str, now: str) -> None:
+    "Let MLflow find files where they are now."
+    with closing(sqlite3.connect(database)) as log, log:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            log.execute(f"update {table} set {column} = ? || substr({column}, ?) where {column} = ? or {column} like ?",
+                        (now, len(before) + 1, before, f"{before}/%"))

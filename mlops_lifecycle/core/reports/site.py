@@ -34,7 +34,9 @@ from ..foundation.stages import STAGES, Json, Stage, stage
 from ..foundation.templating import macro, render
 from ..foundation.workspace import Workspace, atomic_write, digest
 from ..pipeline.code_versions import as_python, fingerprint
+from ..pipeline.matrix import matrix_record
 from ..pipeline.stage_run import Edge, RunRecord, StageRecord
+from .matrix_page import matrix_page
 
 Cell: TypeAlias = dict[str, Any]  # of a notebook, as its file has it
 _ROOM = "mlops_lifecycle.core.reports"
@@ -430,6 +432,11 @@ def write_sources(
     core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in tops)}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
     more += ["how"] * bool(core)
+    if record := matrix_record(workspace):
+        more.insert(0, "matrix")
+        below, home = workspace.root / "matrix", Path(settings.root).resolve()
+        where = below.relative_to(home) if below.is_relative_to(home) else below
+        atomic_write(folder / "matrix.md", matrix_page(record, str(where)))
     if "catalog" in more:
         atomic_write(folder / "catalog.md", catalog_page(workspace.load("catalog")))
         atomic_write(folder / "_static" / "catalog.json", json.dumps(workspace.load("catalog"), indent=1) + "\n")

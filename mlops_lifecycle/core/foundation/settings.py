@@ -334,6 +334,7 @@ class CanarySettings(Section):
         14, "days of outcomes that a promotion needs, so that each weekday came twice", "days", 1, 3_660)
     longest: int = number(
         28, "how long a canary may wait for its verdict", "days", 1, 3_660)
+    shadow: int = number(2000, "last requests that the new release scores before it answers any", "requests", 0, 1_000_000)
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-watch
 class MonitorSettings(Section):

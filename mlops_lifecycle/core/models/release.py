@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TRUSTED', 'RENAMED', 'DECIDES', 'SUMS', 'SIGNATURE', 'Score', 'model_bytes', 'renamed', 'read_model', 'calibrated',
            'release_id', 'write_release', 'verify', 'signing_key', 'sign', 'TreeScorer', 'EstimatorScorer',
-           'RuleScorer', 'Described', 'Release', 'same_features', 'usual_value', 'Effect', 'effects']
+           'RuleScorer', 'Described', 'Release', 'same_features', 'unknown_categories', 'usual_value', 'Effect',
+           'effects']
 
 # %% ../../../nbs/core/models/release.ipynb #rel-imports
 import hashlib
@@ -393,6 +394,16 @@ def same_features(
     if (there := features.describe()["source"]) != trained.get("source"):
         was = f"{release.id} was trained on features {trained.get('source')}"
         raise ValueError(f"{was}, the package has {there}; make a new one: mlops run")
+
+# %% ../../../nbs/core/models/release.ipynb #rel-unknown-code
+def unknown_categories(
+    release: Release,
+    values: Mapping[str, Any],  # one scalar a feature
+) -> list[str]:       # names of features
+    "Features whose category the model has never seen."
+    codes = release.encoder._codes if release.encoder else {}
+    there = ((name, values[name], known) for name, known in codes.items())
+    return [name for name, value, known in there if value not in known and value == value and value is not None]
 
 # %% ../../../nbs/core/models/release.ipynb #rel-explain-code
 def usual_value(

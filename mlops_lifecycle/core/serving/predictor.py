@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Arm', 'ID_LENGTH', 'PREDICTION_ID', 'arm_of', 'sticky_fields', 'Slots', 'Releases', 'trial_workspace', 'columns_for',
-           'looked_up', 'features_for', 'unknown_categories', 'lookup_ages', 'stale_lookups', 'fill_lookups',
-           'fill_trial', 'Memory', 'Identity', 'PredictionContext', 'TooOld', 'Finder', 'Decider', 'rule_of', 'Chain',
-           'Decision', 'Answer', 'RowError', 'Pending', 'Desk', 'Crowd', 'FeedbackRequest', 'Reaction', 'Kept',
-           'Records', 'Predictor', 'Batches', 'Upkeep', 'Serving']
+           'looked_up', 'features_for', 'lookup_ages', 'stale_lookups', 'fill_lookups', 'fill_trial', 'Memory',
+           'Identity', 'PredictionContext', 'TooOld', 'Finder', 'Decider', 'rule_of', 'Chain', 'Decision', 'Answer',
+           'RowError', 'Pending', 'Desk', 'Crowd', 'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor',
+           'Batches', 'Upkeep', 'Serving']
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-imports
 import asyncio
@@ -40,7 +40,7 @@ from mlops_lifecycle.core.serving.store import (
     Contradiction, Database, Deployed, GroupCommit, Lookups, NotStored, Online, ServingLog, UnknownPrediction,
     microseconds, prediction_row, reaction, store_once,
 )
-from ..models.release import Release, same_features, sign, signing_key, write_release
+from ..models.release import Release, same_features, sign, signing_key, unknown_categories, write_release
 from ..foundation.settings import Settings
 from ..foundation.workspace import Workspace
 from ..problem.definition import Entity, Problem, Rule, key_text
@@ -200,16 +200,6 @@ def features_for(
 ) -> Row:  # one scalar a feature
     "Look up and compute the features of one request."
     return features.compute(looked_up(features, row, lookups, at))
-
-# %% ../../../nbs/core/serving/predictor.ipynb #svc-model-code
-def unknown_categories(
-    release: Release,
-    values: Mapping[str, Any],  # of `features_for`
-) -> list[str]:       # names of features
-    "Features whose category the model has never seen."
-    codes = release.encoder._codes if release.encoder else {}
-    there = ((name, values[name], known) for name, known in codes.items())
-    return [name for name, value, known in there if value not in known and value == value and value is not None]
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-stale
 def lookup_ages(

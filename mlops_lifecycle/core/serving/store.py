@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['T', 'Row', 'Key', 'Ints', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'ledger', 'lease', 'puts',
-           'keys', 'retention', 'WAIT', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of', 'sqlite_warning', 'Database',
-           'NotStored', 'LogCheck', 'cut_off', 'GroupCommit', 'prediction_row', 'store_once', 'Predictions',
-           'UnknownPrediction', 'Contradiction', 'reaction', 'Feedback', 'Deployed', 'Deployment', 'Lookups', 'Online',
-           'Known', 'known_until', 'Retention', 'ServingLog']
+           'keys', 'retention', 'shadow', 'shadow_marks', 'WAIT', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of',
+           'sqlite_warning', 'Database', 'NotStored', 'LogCheck', 'upsert', 'cut_off', 'GroupCommit', 'prediction_row',
+           'store_once', 'Predictions', 'UnknownPrediction', 'Contradiction', 'reaction', 'Feedback', 'Arrivals',
+           'Deployed', 'Deployment', 'Lookups', 'Online', 'stored_values', 'Known', 'known_until', 'Retention',
+           'ServingLog']
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-imports
 import asyncio
@@ -118,6 +119,24 @@ retention = sa.Table("retention", metadata,
     sa.Column("predictions", sa.Integer, nullable=False),  # forgotten rows
     sa.Column("feedback", sa.Integer, nullable=False),     # the same
     sa.Column("replayed_predictions", sa.Integer), sa.Column("replayed_feedback", sa.Integer))  # of them, those of replays
+
+# %% ../../../nbs/core/serving/store.ipynb #core-log-tables-shadow
+shadow = sa.Table("shadow", metadata,
+    sa.Column("prediction_id", sa.Text, sa.ForeignKey("predictions.id"), primary_key=True),
+    sa.Column("release", sa.Text, primary_key=True), sa.Column("other", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),  # when they were scored
+    sa.Column("score", sa.Float), sa.Column("decision", Amount), sa.Column("milliseconds", sa.Float),
+    sa.Column("fault", sa.Text), sa.Column("error", sa.Text),  # its kind, and in words; empty: none
+    sa.Column("other_score", sa.Float), sa.Column("other_decision", Amount),
+    sa.Column("other_milliseconds", sa.Float), sa.Column("other_fault", sa.Text), sa.Column("other_error", sa.Text),
+    sa.Column("memory", sa.BigInteger), sa.Column("other_memory", sa.BigInteger),  # bytes that each takes after this row
+    sa.Column("features", sa.Text))       # JSON: what is to be noted of the features; empty: nothing
+
+shadow_marks = sa.Table("shadow_marks", metadata,
+    sa.Column("release", sa.Text, primary_key=True),
+    sa.Column("prediction_id", sa.Text),  # the last prediction that was read; empty: none
+    sa.Column("dropped", sa.Integer, nullable=False),  # predictions that were passed over
+    sa.Column("parity", sa.Text))         # JSON: the release against its own parity rows; empty: not compared yet
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-engine-code
 WAIT = 5.0  # seconds for a database that answers nothing, or that another one is writing into
@@ -267,6 +286,7 @@ def _make_tables(engine: sa.Engine) -> None:
                     deployment.insert().values(one=1, generation=0, share=0.0, at=0),
                     lease.insert().values(one=1, holder="", until=0)):
             if connection.execute(sa.select(row.table.c.one)).first() is None: connection.execute(row)
+        if connection.dialect.name == "postgresql": _number_rows(connection)
         for table in metadata.sorted_tables:
             there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
             for column in table.columns:
@@ -286,6 +306,15 @@ def _take_over(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SELECT setval(pg_get_serial_sequence('ledger', 'number'), max(number)) FROM ledger "
                                    "HAVING max(number) IS NOT NULL")
 
+
+# %% ../../../nbs/core/serving/store.ipynb #core-log-order
+def _number_rows(connection: sa.Connection) -> None:
+    "Let PostgreSQL note the transaction of each prediction; rows from before have 0."
+    if "stored" in {column["name"] for column in sa.inspect(connection).get_columns(predictions.name)}: return
+    for change in ("ADD COLUMN stored bigint NOT NULL DEFAULT 0",
+                   "ALTER COLUMN stored SET DEFAULT (pg_current_xact_id()::text::bigint)"):
+        connection.exec_driver_sql(f"ALTER TABLE {predictions.name} {change}")
+    connection.exec_driver_sql(f"CREATE INDEX predictions_stored ON {predictions.name} (stored, id)")
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-write
 def _attempt(connection: sa.Connection, task: Callable[[sa.Connection], T]) -> T | Exception:
@@ -316,6 +345,11 @@ def _statement(dialect: str, rows: int) -> str:
     one = f"({', '.join(['?' if dialect == 'sqlite' else '%s'] * len(predictions.columns))})"
     names = ", ".join('"' + name + '"' for name in predictions.columns.keys())
     return f"INSERT INTO predictions ({names}) VALUES {', '.join([one] * rows)}"
+
+# %% ../../../nbs/core/serving/store.ipynb #core-log-upsert
+def upsert(engine: sa.Engine, table: sa.Table) -> Any:  # the insert of its dialect
+    "An insert that can be told what to do about a row that is there."
+    return import_module(f"sqlalchemy.dialects.{engine.dialect.name}").insert(table)  # the other one is not needed
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-cut-code
 def cut_off(
@@ -502,6 +536,42 @@ class Feedback:
         with self.database.read() as connection:
             return [dict(row) for row in connection.execute(wanted).mappings()]
 
+# %% ../../../nbs/core/serving/store.ipynb #core-log-arrivals
+class Arrivals:
+    "Predictions in the order in which they were stored."
+    def __init__(self, database: Database):
+        self.database, self.server = database, database.engine.dialect.name == "postgresql"
+        self.number = sa.literal_column(f"predictions.{'stored' if self.server else 'rowid'}", sa.BigInteger)
+
+    def after(self,
+        mark: str | None,  # id of the last row that was read; None: from the first one on
+        limit: int,
+    ) -> list[Row]:        # rows of `predictions`, JSON as text
+        "The next rows."
+        wanted = sa.select(predictions).order_by(self.number, predictions.c.id).limit(limit)
+        with self.database.read() as connection:
+            return [dict(row) for row in connection.execute(wanted.where(*self._later(connection, mark))).mappings()]
+
+    def count(self, mark: str | None) -> int:
+        "How many rows there are after a mark."
+        with self.database.read() as connection:
+            wanted = sa.select(sa.func.count()).select_from(predictions).where(*self._later(connection, mark))
+            return connection.execute(wanted).scalar_one()
+
+    def before_last(self, rows: int) -> str | None:  # None: there are no more than these
+        "The mark after which the last rows follow."
+        newest = sa.select(predictions.c.id).order_by(self.number.desc(), predictions.c.id.desc())
+        with self.database.read() as connection:
+            return connection.execute(newest.where(*self._later(connection, None)).offset(rows).limit(1)).scalar()
+
+    def _later(self, connection: sa.Connection, mark: str | None) -> list[sa.ColumnElement[bool]]:
+        place = connection.execute(sa.select(self.number).where(predictions.c.id == mark)).scalar() if mark else None
+        asked = predictions.c.sandbox.is_(None)
+        if not self.server: return [asked, self.number > (place or 0)]
+        settled = self.number < sa.text("pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+        if place is None: return [asked, settled]
+        return [asked, settled, sa.tuple_(self.number, predictions.c.id) > sa.tuple_(sa.literal(place), sa.literal(mark))]
+
 # %% ../../../nbs/core/serving/store.ipynb #core-log-deployment-code
 class Deployed(TypedDict):
     "What serves: ids of releases, and of the requests the share that the canary answers, 0 to 1."
@@ -546,8 +616,7 @@ class Lookups:
     ) -> int:                   # rows
         "Store the values of a lookup; a row with the same key and time is replaced."
         rows = _online_rows(lookup, frame)
-        # each dialect has one of its own, and a server needs neither
-        insert = import_module(f"sqlalchemy.dialects.{self.database.engine.dialect.name}").insert(online)
+        insert = upsert(self.database.engine, online)
         same = ["lookup", "key", "known_at"]
         insert = insert.on_conflict_do_update(index_elements=same, set_={"values": insert.excluded["values"]})
         def task(connection: sa.Connection) -> None:
@@ -614,9 +683,13 @@ class Online:
         if place < 0: return None
         found = values[place]
         if isinstance(found, str):
-            found = {"known_at": times[place]} | {name: _read(value) for name, value in json.loads(found).items()}
+            found = {"known_at": times[place]} | stored_values(found)
             values[place] = found
         return found
+
+def stored_values(content: str) -> Row:  # JSON, as of `features` in a prediction
+    "Values as they were before they became JSON."
+    return {name: _read(value) for name, value in json.loads(content).items()}
 
 def _read(value: Any) -> Any:
     "A value as it was before it became JSON."
@@ -731,6 +804,7 @@ class Retention:
             wanted = _done(connection, limit, uncollected).limit(piece).with_for_update()  # no reaction comes meanwhile
             ids = connection.execute(wanted).scalars().all()
             gone = {feedback.name: feedback.c.prediction_id.in_(ids), predictions.name: predictions.c.id.in_(ids)}
+            connection.execute(shadow.delete().where(shadow.c.prediction_id.in_(ids)))
             for table in (feedback, predictions):  # a reaction goes before its prediction
                 counted = sa.select(sa.func.count(), sa.func.count(table.c.replayed))
                 counted = counted.where(gone[table.name], table.c.sandbox.is_(None))
@@ -756,7 +830,7 @@ class ServingLog:
         self.database = database = Database(url, wait, checkpoints, now)
         self.predictions, self.feedback = Predictions(database), Feedback(database)
         self.deployment, self.lookups = Deployment(database), Lookups(database)
-        self.retention = Retention(database)
+        self.retention, self.arrivals = Retention(database), Arrivals(database)
 
     def __repr__(self): return f"ServingLog({self.database.engine.url.render_as_string(hide_password=True)})"
 

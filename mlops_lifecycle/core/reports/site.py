@@ -553,7 +553,8 @@ def _state_of(
     package, notebooks = Path(mlops_lifecycle.__file__).parent, Path(settings.root) / "nbs"
     folders = {notebooks: "*", package: "*.py", package / "core" / "reports" / "templates": "*"}
     files = [path for folder, pattern in folders.items() for path in sorted(folder.rglob(pattern)) if path.is_file()]
-    files += [workspace.root / "published.json", workspace.serving_db, workspace.root / f"{workspace.serving_db.name}-wal"]
+    files += [workspace.root / "published.json", workspace.root / "matrix" / "matrix.json", workspace.serving_db,
+              workspace.root / f"{workspace.serving_db.name}-wal"]
     states = {str(path): path.stat() for path in files if path.exists()}
     marks = [[name, state.st_mtime_ns, state.st_size] for name, state in states.items()]
     return digest([marks, json.loads(json.dumps(runs)), settings.model_dump_json(), _made_with()])

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
+from multiprocessing import resource_tracker
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,7 @@ THREADLESS = {"OPENBLAS_NUM_THREADS": "1",  # each library would start one as so
 def _while_importing(environment: Mapping[str, str]) -> Iterator[None]:
     "The environment of a process that only imports, deaf to Ctrl-C."
     before = dict(os.environ)
+    resource_tracker.ensure_running()  # as it starts, it lets SIGINT through again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         os.environ.clear()

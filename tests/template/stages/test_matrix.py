@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,8 +17,9 @@ from mlops_lifecycle.core.foundation.workspace import Workspace
 
 NOTEBOOKS = {"00_plan": ["books = 3\nhours = 0.0", """
 import time
-time.sleep(3600 * hours)
 with StageRun("plan") as run:
+    if hours: (run.folder / "asleep").touch()
+    time.sleep(3600 * hours)
     run.save("plan", {"books": books})
     run.passed(f"{books} books a reader")"""], "01_formulate": ["days = 21.0", """
 with StageRun("formulate") as run:
@@ -88,26 +90,41 @@ def test_one_that_fails_does_not_stop_the_others(library):
     assert not list(Path(library["MLOPS_WORKSPACE"]).glob("runs"))
 
 
-def test_ctrl_c_ends_all_kernels_and_the_records_say_so(library):
-    """A terminal sends it to the command and to the process that imports, not to kernels: they have sessions of their own."""
+@contextmanager
+def sleeping(library: dict):
+    """A matrix of four, two of whose kernels sleep for hours; its process, its folder, and all that it has started."""
     command = [*MLOPS, "matrix", "--json", "-p", "hours=0.0,1.0,2.0,3.0", "plan", "formulate"]
     run = subprocess.Popen(command, cwd=ROOT, env=environment(**library), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                            text=True, start_new_session=True)
     root, end = Path(library["MLOPS_WORKSPACE"]) / "matrix", time.monotonic() + 60
-    while len(list(root.glob("hours-[123]*/runs/*/00_plan.log"))) < 2:
-        assert run.poll() is None and time.monotonic() < end, run.stderr.read()
-        time.sleep(0.1)
-    time.sleep(1)  # two cells sleep
-    everybody = psutil.Process(run.pid).children(recursive=True)
-    os.killpg(run.pid, signal.SIGINT)
-    out, _ = run.communicate(timeout=60)
+    try:
+        while len(list(root.glob("hours-[123]*/runs/*/plan/asleep"))) < 2:
+            assert run.poll() is None and time.monotonic() < end, run.stderr.read()
+            time.sleep(0.05)
+        yield run, root, psutil.Process(run.pid).children(recursive=True)
+    finally: run.kill()
+
+
+def test_ctrl_c_ends_all_kernels_and_the_records_say_so(library):
+    """A terminal sends it to the command and to the process that imports, not to kernels: they have sessions of their own."""
+    with sleeping(library) as (run, root, everybody):
+        os.killpg(run.pid, signal.SIGINT)
+        out, said = run.communicate(timeout=60)
     _, alive = psutil.wait_procs(everybody, timeout=20)
-    assert run.returncode == 130 and not alive
-    record = json.loads(out)
-    status = {one["name"]: (one["status"], one["words"]) for one in record["combinations"]}
+    assert run.returncode == 130 and not alive and "Traceback" not in said
+    status = {one["name"]: (one["status"], one["words"]) for one in json.loads(out)["combinations"]}
     assert status == {f"hours-{n}.0": ("failed", "interrupted") for n in (1, 2, 3)} | {"hours-0.0": status["hours-0.0"]}
     runs = [json.loads(path.read_text()) for path in root.glob("hours-[123]*/runs/*/run.json")]
     assert runs and {(r["status"], r["stages"][0]["words"]) for r in runs} == {("failed", "interrupted")}
+
+
+def test_after_a_kill_nothing_goes_on_and_the_next_matrix_begins_anew(library):
+    with sleeping(library) as (run, root, everybody):
+        run.kill()
+        _, alive = psutil.wait_procs(everybody, timeout=30)
+    assert not alive and json.loads((root / "matrix.json").read_text())["status"] == "failed"
+    done = mlops("matrix", "--json", "-p", "books=4", "plan", **library)
+    assert done.returncode == 0 and [path.name for path in root.iterdir() if path.is_dir()] == ["books-4"]
 
 
 REFUSED = {

@@ -1806,6 +1806,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                       'mlops_lifecycle/core/pipeline/matrix.py'),
                                                       'mlops_lifecycle.core.pipeline.matrix.SharedPlaces.free': ( 'core/pipeline/matrix.html#sharedplaces.free',
                                                                                                                   'mlops_lifecycle/core/pipeline/matrix.py'),
+                                                      'mlops_lifecycle.core.pipeline.matrix.SharedPlaces.learn': ( 'core/pipeline/matrix.html#sharedplaces.learn',
+                                                                                                                   'mlops_lifecycle/core/pipeline/matrix.py'),
                                                       'mlops_lifecycle.core.pipeline.matrix.SharedPlaces.place': ( 'core/pipeline/matrix.html#sharedplaces.place',
                                                                                                                    'mlops_lifecycle/core/pipeline/matrix.py'),
                                                       'mlops_lifecycle.core.pipeline.matrix.StageSummary': ( 'core/pipeline/matrix.html#stagesummary',

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from mlops_lifecycle.core.data.labelling import AnswerBook, Question
     from mlops_lifecycle.core.models.features import FeatureSet
     from mlops_lifecycle.core.foundation.settings import SettingRow
-    from mlops_lifecycle.core.pipeline.matrix import CombinationRecord, Matrix, MatrixRecord
+    from mlops_lifecycle.core.foundation.stages import Stage
+    from mlops_lifecycle.core.pipeline.matrix import Combination, CombinationRecord, Matrix, MatrixRecord
     from mlops_lifecycle.core.pipeline.runner import DryStage, Runner
     from mlops_lifecycle.core.pipeline.stage_run import Progress, RunRecord
     from mlops_lifecycle.core.pipeline.yours import HookRow
@@ -285,10 +286,11 @@ def watch_matrix(made: "Matrix", show: "Console") -> "MatrixRecord":
     "Export what changed, then run all combinations, one line each."
     take_edits(made, show)
     with show.status("") as going:
-        def say(now: str) -> None:
-            going.update(f"{len(made.journal.record['combinations'])} of {len(made.combinations)} combinations have ended; {now}")
-        made.tell = lambda record: show.print(combination_line(record))
-        made.branches.begins = lambda one, row: say(f"{row.number:02d} {row.name} of {one.name}")
+        def say(running: "list[tuple[Combination, Stage]]") -> None:
+            now = ", ".join(f"{row.number:02d} {row.name} of {one.name}" for one, row in running)
+            ended = f"{len(made.journal.record['combinations'])} of {len(made.combinations)} combinations have ended"
+            going.update(f"{ended}; {now}" if now else ended)
+        made.tell, made.branches.show = lambda record: show.print(combination_line(record)), say
         sigterm_is_ctrl_c()
         return made.go()
 

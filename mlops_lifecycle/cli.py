@@ -394,7 +394,7 @@ def _log() -> "ServingLog":
 @keys.command("make")
 def make(
     name: Annotated[str, typer.Argument(help="Whose it is, for people.")],
-    scope: Annotated[list[str], typer.Option(help="predict, feedback or admin; may be repeated.")],
+    scope: Annotated[list[str], typer.Option(help="predict, feedback, admin or sandbox; may be repeated.")],
 ):
     "Make a key; it is shown now and never again."
     from mlops_lifecycle.core.serving.auth import make_key

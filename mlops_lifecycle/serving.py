@@ -124,7 +124,8 @@ def create_app(
     app.state.serving, app.openapi = serving, lambda: document
     schema = serving.Request.model_json_schema()
     app.state.page = web_form.page(
-        problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.task.amount)
+        problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.task.amount,
+        settings.serving.form == "sandbox")
     for routes in (router, admin_routes.router): app.include_router(routes)
     _serve_docs(app, problem.name)
     for kind in (ApiError, NotStored, HTTPException, RequestValidationError, Exception): app.add_exception_handler(kind, _refused)

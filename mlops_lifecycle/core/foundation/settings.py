@@ -279,6 +279,8 @@ class ServingSettings(Section):
         1_000, "requests that one worker answers for one key, 0 for no limit", "requests a second", 0, 1_000_000)
     log_requests: Literal["none", "refused", "all"] = words(
         "refused", "which requests leave a line in the server's log", "none, refused or all")
+    form: Literal["sandbox", "counted"] = words(
+        "sandbox", "what the form at / asks: a trial that counts for nothing, or predictions like all others", "sandbox or counted")
     retention_days: int = number(
         400, "how long predictions and reactions stay in the serving log, and longer until 02_collect has taken them",
         "days", 1, 36_500)

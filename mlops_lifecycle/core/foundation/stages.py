@@ -65,7 +65,7 @@ STAGES = (  # number, name, wheel, what it does; what it reads, what it leaves, 
           ("plan", "problem", "release", "deployment", "features?", "catalog?", "bronze.*?"), ("operation",),
           ("release", "deploy"), alone=True),
     Stage(15, "monitor", "ops", "health, drift, cost on labels that arrived",
-          ("plan", "problem", "operation"), ("monitoring",), ("plan", "formulate", "collect", "train", "operate")),
+          ("plan", "problem", "operation", "gold.*?"), ("monitoring",), ("plan", "formulate", "collect", "train", "operate")),
     Stage(16, "loop", "all", "the periods that followed, replayed",
           ("plan", "problem", "features", "catalog", "release", "bronze.*"), ("replay",), ("train", "monitor"), alone=True),
 )

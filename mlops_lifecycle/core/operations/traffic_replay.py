@@ -209,10 +209,11 @@ class Outside:
 
     def ask(self, rows: pd.DataFrame, share: float) -> pd.DataFrame:
         "Send the rows' requests."
-        canary = self.served().get("canary") or {}
+        served = self.served()
+        first = {"stable": served, "canary": served.get("canary") or {}}
         answers = self.client.send([("POST", "/v1/predict", self.bodies[i], {"x-mlops-clock": t.isoformat()})
                                     for i, t in zip(rows.index, rows.decision_time)])
-        asked = [_read(a, canary) for a in answers]
+        asked = [_read(a, first) for a in answers]
         self.ids.update((i, a.content["prediction_id"]) for i, a in zip(rows.index, answers) if a.status == 200)
         return pd.DataFrame(asked, columns=["arm", "decision", "milliseconds", "failed"], index=rows.index)
 
@@ -229,13 +230,14 @@ class Outside:
 
 # %% ../../../nbs/core/operations/traffic_replay.ipynb #reh-read-code
 def _read(
-    answer: Answer, canary: Mapping[str, Any],
-) -> tuple[str, float, float, bool]:  # arm, decision, milliseconds, failed
+    answer: Answer,
+    first: Mapping[str, Mapping[str, Any]],  # by arm: the release that is asked first
+) -> tuple[str, float, float, bool]:  # arm, decision, milliseconds, whether the release that was asked first failed
     "One answer as a line of the record."
     if answer.status == 200:
-        content = answer.content
-        other = (content["model"], content["version"]) != (canary.get("model"), canary.get("version"))
-        return content["arm"], content["decision"], answer.milliseconds, content["arm"] == "canary" and other
+        content, asked = answer.content, first[answer.content["arm"]]
+        other = (content["model"], content["version"]) != (asked.get("model"), asked.get("version"))
+        return content["arm"], content["decision"], answer.milliseconds, other
     refused = 400 <= answer.status < 500
     return "refused" if refused else "canary", np.nan, answer.milliseconds, True
 

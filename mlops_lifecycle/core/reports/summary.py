@@ -86,6 +86,7 @@ def of_monitor(monitoring: Mapping[str, Any]) -> str:
         why.append(f"the values of {len(drifted)} of {len(all_)} columns are distributed otherwise than in the release's reference,"
                    f" furthest {furthest}")
     unknown = f" Not known yet: {'; '.join(monitoring['unknown'])}." if monitoring.get("unknown") else ""
+    why += monitoring.get("findings", [])
     because = f": {'; '.join(why)}" if why else ""
     return f"The monitor advises {ADVICE.get(monitoring['action'], 'a ' + monitoring['action'])}{because}.{unknown}"
 

@@ -25,7 +25,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from ... import __version__
 from . import inference_protocol as v2
 from . import web_form as pages
-from .middleware import ApiError, headers_of, read_body, validated, validated_rows
+from .middleware import ApiError, headers_of, in_sandbox, read_body, validated, validated_rows
 from .predictor import PREDICTION_ID, FeedbackRequest, Serving, Slots
 from .readiness import Readiness, readiness
 from ..models.release import Release
@@ -107,7 +107,9 @@ class Reason(BaseModel):
 class Told(Prediction):
     "A prediction, as it was stored."
     at: str = Field(description="when it was asked for, UTC")
-    release: str
+    release: str = Field(description="that answered")
+    asked: str | None = Field(description="release that was asked first; null where that was not noted")
+    error: str | None = Field(description="how that release failed, where another one had to answer")
     features: dict[str, Any]
     reactions: list[Noted]
     explanation: list[Reason] | None = Field(description=(
@@ -164,7 +166,7 @@ async def predict(request: HttpRequest, serving: AskedServing) -> Response:
     entity, own = validated(serving.Request, body), headers_of(request).get(b"idempotency-key", b"").decode("latin-1")
     await serving.memory.current()
     id = serving.identity.own_id(request, own) if own else serving.identity.new_id(clock, entity)
-    return as_json(await serving.predictor.predicted(entity, clock, id, bool(own)))
+    return as_json(await serving.predictor.predicted(entity, clock, id, bool(own), in_sandbox(request)))
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-batch
 @router.post("/v1/predict/batch", response_model=Batch, summary="Ask for many decisions", tags=["decisions"])
@@ -172,7 +174,7 @@ async def predict_batch(request: HttpRequest, serving: AskedServing) -> Response
     clock, body = serving.identity.clock_of(request), await sent_body(serving, request)
     rows = validated_rows(serving.Request, body, "requests", serving.limits.max_batch)
     await serving.memory.current()
-    return as_json({"answers": await serving.batches.each(rows, clock)})
+    return as_json({"answers": await serving.batches.each(rows, clock, in_sandbox(request))})
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-feedback-route
 @router.post("/v1/feedback", response_model=Noted, summary="Tell what came of it", tags=["what came of it"])
@@ -184,15 +186,17 @@ async def give_feedback(request: HttpRequest, serving: AskedServing) -> Response
     if reaction["label"] != "value" and value is not None:
         raise ApiError(422, "goes with a reaction that tells an amount only", "value")
     label = reaction["label"] if value is None else value
-    return as_json(await serving.records.noted(given.prediction_id, reaction["asks"], given.reaction, clock, label))
+    trial, asks = in_sandbox(request), reaction["asks"]
+    return as_json(await serving.records.noted(given.prediction_id, asks, given.reaction, clock, label, trial))
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-told
 MAX_REVIEWS = 1_000  # that are listed at once
 
 @router.get("/v1/predictions/{prediction_id}", response_model=Told,
             summary="What was decided, and why", tags=["decisions"])
-async def tell_prediction(prediction_id: str, serving: AskedServing, explain: bool = False) -> Response:
-    stored = await serving.records.prediction(prediction_id, explain) if re.fullmatch(PREDICTION_ID, prediction_id) else None
+async def tell_prediction(request: HttpRequest, prediction_id: str, serving: AskedServing, explain: bool = False) -> Response:
+    known, trial = re.fullmatch(PREDICTION_ID, prediction_id), in_sandbox(request)
+    stored = await serving.records.prediction(prediction_id, explain, trial) if known else None
     if stored is None: raise ApiError(404, "no prediction has this id", "prediction_id")
     return as_json(stored)
 
@@ -287,7 +291,7 @@ async def v2_infer(request: HttpRequest, serving: AskedServing, name: str, versi
     optional = [n for n, f in serving.Request.model_fields.items() if not f.is_required()]
     rows = v2.rows_of(asked, behind, optional, serving.limits.max_batch)
     entities = [validated(serving.Request, json.dumps(row)) for row in rows]
-    answers = await serving.batches.all_of(entities, clock, slots)
+    answers = await serving.batches.all_of(entities, clock, slots, in_sandbox(request))
     content, behind = v2.answer_of(name, answers, asked, serving.problem.task.amount)
     if not behind: return as_json(content)
     text = as_json(content).body

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from .store import ServingLog, keys, microseconds
 
 # %% ../../../nbs/core/serving/auth.ipynb #keys-make-code
-SCOPES = ("predict", "feedback", "admin")
+SCOPES = ("predict", "feedback", "admin", "sandbox")
 
 def make_key(
     log: ServingLog,

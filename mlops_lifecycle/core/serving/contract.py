@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Schema', 'STATUSES', 'OF_BODIES', 'UNKNOWN', 'UNKNOWN_RELEASE', 'MORE', 'PROBES', 'JSON', 'MAX_IDEMPOTENCY_KEY',
-           'OWN_NAME', 'TIGHTER', 'statuses_of', 'complete_route', 'schemas_and_examples', 'describe_amounts',
-           'describe_anomalies', 'breaking_changes']
+           'OWN_NAME', 'SANDBOX_MARK', 'TRIED', 'TIGHTER', 'statuses_of', 'complete_route', 'schemas_and_examples',
+           'describe_amounts', 'describe_anomalies', 'breaking_changes']
 
 # %% ../../../nbs/core/serving/contract.ipynb #ct-imports
 from collections.abc import Iterator, Mapping
@@ -55,6 +55,10 @@ OWN_NAME = {
     "name": "Idempotency-Key", "in": "header", "required": False,
     "schema": {"type": "string", "pattern": f"^[A-Za-z0-9_.:-]{{1,{MAX_IDEMPOTENCY_KEY}}}$"},
     "description": "the caller's own name for this request; the same again gives the same answer"}
+SANDBOX_MARK = {
+    "name": "x-mlops-sandbox", "in": "header", "required": False, "schema": {"type": "string", "enum": ["yes", "no"]},
+    "description": "yes: a trial, answered as usual and never evidence, drift, cost or a label"}
+TRIED = {"/v1/predict", "/v1/predict/batch", "/v1/feedback"}
 
 def complete_route(
     route: dict[str, Any],             # of the document; is changed
@@ -71,6 +75,7 @@ def complete_route(
     route["responses"] = {s: answer for s, answer in route["responses"].items() if s.startswith("2")} | refusals
     if body: route["requestBody"] = {"required": True, "content": {JSON: {"schema": body[0], "example": body[1]}}}
     if path == "/v1/predict": route["parameters"] = [OWN_NAME]
+    if path in TRIED or path.endswith("/infer"): route["parameters"] = [*route.get("parameters", ()), SANDBOX_MARK]
     if path not in PROBES: route["security"] = [{"key": []}]
 
 # %% ../../../nbs/core/serving/contract.ipynb #ct-bodies-code

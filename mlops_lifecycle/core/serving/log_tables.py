@@ -29,7 +29,8 @@ LOG_COLUMNS = {
         "review": Column("boolean", "a person should look"),
         "warnings": Column("text", "JSON list"), "request": Column("text", "JSON, personal fields as pseudonyms"),
         "features": Column("text", "JSON"), "seconds": Column("number", "time to answer", "s"),
-        "error": Column("text", "of a canary that failed")},
+        "asked": Column("text", "release that was asked first"),
+        "error": Column("text", "of that release, where another one had to answer")},
     "feedback": {
         "prediction_id": Column("text", "prediction it speaks of"),
         "asks": Column("text", "question that was answered"),

@@ -513,6 +513,7 @@ class Pending:
     plain: bool                          # whether it may be stored without looking for an earlier one of its id
     ready: asyncio.Future[str | None]    # done when the answer is on disk, or with None where it is not stored yet
     arm: Arm = "stable"
+    sandbox: bool = False                # whether it was asked for a trial
     case: PredictionContext = field(init=False)       # since it was placed
     failed: Exception | None = None      # why the first release could not
     seconds: float = 0.0                 # that deciding took
@@ -545,7 +546,7 @@ class Desk:
 
     def write(self, one: Pending, error: str | None = None) -> None:
         "The answer, and the row that is stored of it."
-        case, release = one.case, one.case.release
+        case, release, asked = one.case, one.case.release, one.slots.first(one.arm)
         decision: Decision = {
             "score": case.score, "decision": case.decision, "threshold": release.threshold, "model": release.name,
             "version": release.version, "arm": one.arm, "review": case.review, "warnings": case.warnings}
@@ -553,19 +554,20 @@ class Desk:
         one.stored = prediction_row(
             one.clock, id=one.id, key=self.problem.key_of(case.row), decision_time=case.row["decision_time"],
             release=release.id, kind=release.kind, generation=one.slots.generation,
-            request=one.entity.model_dump_json(), features=case.values, seconds=one.seconds, error=error,
-            replayed=self.replayed, **decision)
+            request=one.entity.model_dump_json(), features=case.values, seconds=one.seconds,
+            asked=(asked or release).id, error=error, replayed=self.replayed, sandbox=one.sandbox or None, **decision)
         if self.problem.task.amount: one.answer["interval"] = release.interval(case.score)
         one.written = True
 
     def count(self, one: Pending, logging: float) -> None:  # seconds that the log took
-        "Count an answer that is on disk."
+        "Count an answer that is on disk; a trial says nothing about decisions."
         m, answer, release = self.metrics, one.answer, one.case.release
+        m.log_seconds.observe(logging)
+        if one.sandbox: return
         what = "amount" if "interval" in answer else str(answer["decision"])
         m.of(m.predictions, answer["arm"], release.id, what).inc()
         m.of(m.deciding, answer["arm"], release.id).observe(one.seconds)
         m.of(m.score, release.id).observe(answer["score"])
-        m.log_seconds.observe(logging)
         if answer["review"]: m.reviews.inc()
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-together
@@ -631,6 +633,8 @@ class Kept(Decision):
     "A prediction, as it was stored."
     prediction_id: str
     release: str
+    asked: str | None  # the release that was asked first; None: by a version that did not note it
+    error: str | None  # of that one, where another had to answer
     at: str  # UTC
     features: Row
     reactions: list[Reaction]
@@ -667,23 +671,30 @@ class Records:
         if "interval" in answer: return {"prediction_id": before["id"], **decision, "interval": None}
         return {"prediction_id": before["id"], **decision}
 
-    async def noted(self, id: str, asks: str, answer: str, clock: datetime, label: float | None) -> Reaction:
+    async def noted(self,
+        id: str, asks: str, answer: str, clock: datetime, label: float | None,
+        sandbox: bool = False,  # by a caller whose reactions are trials
+    ) -> Reaction:
         "Store a reaction; raises `ApiError` (404, 409)."
-        try: row = await self.group.store(reaction(id, asks, answer, clock, label, self.replay))
+        try: row = await self.group.store(reaction(id, asks, answer, clock, label, self.replay, sandbox))
         except UnknownPrediction: raise ApiError(404, "no prediction has this id", "prediction_id") from None
         except Contradiction: raise ApiError(409, f'"{asks}" was answered before, and otherwise', "reaction") from None
         return {"prediction_id": row["prediction_id"], "asks": row["asks"],
                 "reaction": row["reaction"], "label": row["label"]}
 
-    async def prediction(self, id: str, explain: bool = False) -> Kept | None:  # None: no such prediction
+    async def prediction(self,
+        id: str, explain: bool = False,
+        sandbox: bool = False,  # for a caller who may only see trials
+    ) -> Kept | None:  # None: no such prediction
         "A prediction, as it was stored."
         row = await asyncio.to_thread(self.memory.log.predictions.get, id)
-        if row is None: return None
+        if row is None or sandbox > bool(row["sandbox"]): return None
         reactions = cast(list[Reaction], await asyncio.to_thread(self.memory.log.feedback.of, id))
         features = {name: _time_of(v["utc"]) if isinstance(v, dict) else v for name, v in row["features"].items()}
         explanation = None
         if explain: explanation = [] if row["kind"] == "rule" else await asyncio.to_thread(self._why, row)
-        return {"prediction_id": id, **_decision_of(row), "release": row["release"], "at": _time_of(row["at"]),
+        return {"prediction_id": id, **_decision_of(row), "release": row["release"], "asked": row["asked"],
+                "error": row["error"], "at": _time_of(row["at"]),
                 "features": features, "reactions": reactions, "explanation": explanation}
 
     def _why(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -707,10 +718,11 @@ class Predictor:
         clock: datetime,        # now
         id: str,                # for the prediction
         own: bool = False,      # whether the id follows from a name that the caller gave
+        sandbox: bool = False,  # whether it is a trial
     ) -> Answer:
         "Decide, store, and only then say so."
         started, plain = time.perf_counter(), not (own or self.replay)
-        one = Pending(entity, clock, id, self.memory.slots, plain, asyncio.get_running_loop().create_future())
+        one = Pending(entity, clock, id, self.memory.slots, plain, asyncio.get_running_loop().create_future(), sandbox=sandbox)
         self.crowd.join(one)
         if await one.ready is None:
             if not one.written: await self.ask(one, started)
@@ -741,12 +753,13 @@ class Batches:
     async def each(self,
         rows: Sequence[BaseModel | ApiError],  # valid requests, and why others are none
         clock: datetime,
+        sandbox: bool = False,  # whether it is a trial
     ) -> list[Answer | RowError]:
         "Answer every row, in its order."
         async def one(number: int, row: BaseModel | ApiError) -> Answer | RowError:
             try:
                 if isinstance(row, ApiError): raise row
-                return await self.predictor.predicted(row, clock, self.identity.new_id(clock, row, number))
+                return await self.predictor.predicted(row, clock, self.identity.new_id(clock, row, number), sandbox=sandbox)
             except ApiError as refusal:
                 if refusal.status == 503: raise
                 return {"detail": refusal.errors}
@@ -760,10 +773,11 @@ class Batches:
         rows: Sequence[BaseModel],  # valid requests
         clock: datetime,
         slots: Slots,               # that answer
+        sandbox: bool = False,      # whether it is a trial
     ) -> list[Answer]:
         "Decide all, and only then store them; raises `ApiError` if one is refused."
         started, loop, predictor = time.perf_counter(), asyncio.get_running_loop(), self.predictor
-        all_ = [Pending(row, clock, self.identity.new_id(clock, row, number), slots, False, loop.create_future())
+        all_ = [Pending(row, clock, self.identity.new_id(clock, row, number), slots, False, loop.create_future(), sandbox=sandbox)
                 for number, row in enumerate(rows)]
         for first in range(0, len(all_), self.ROOM):
             some = all_[first:first + self.ROOM]

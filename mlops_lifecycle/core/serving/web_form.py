@@ -62,10 +62,12 @@ def page(
     schema: Mapping,                # JSON schema of the request
     reactions: Sequence[Mapping],   # name, asks, label and meaning of each
     amount: bool = False,           # whether an amount is decided
+    sandbox: bool = True,           # whether what is asked here is a trial
 ) -> str:                           # HTML
     "The page for people."
     required, asked = schema.get("required", ()), action[:1].upper() + action[1:]
     answers = [asked] if amount else [f"No need to {action}", f"Yes: {action}"]
     return render(_ROOM, "web_form.html", title=title, objective=objective, asked=asked,
                   fields=[field(name, part, name in required) for name, part in schema["properties"].items()],
-                  answers=json.dumps(answers), reactions=json.dumps([_offered(reaction) for reaction in reactions]))
+                  answers=json.dumps(answers), reactions=json.dumps([_offered(reaction) for reaction in reactions]),
+                  sandbox="yes" * sandbox)

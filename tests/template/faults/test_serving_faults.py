@@ -35,7 +35,7 @@ from under_load import (
 
 from mlops_lifecycle.cli import app as command_line
 from mlops_lifecycle.core.serving import ledger as record
-from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
+from mlops_lifecycle.core.serving.store import ServingLog, UnknownPrediction, feedback, predictions, reaction
 from mlops_lifecycle.core.serving.server import served as on_loopback
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
@@ -101,6 +101,10 @@ def test_the_log_is_the_same_on_postgresql(database):
     log.retention.collected(at)
     assert log.retention.forget(pd.Timestamp(at, tz="UTC").to_pydatetime()) == 2
     assert log.counts() == {"predictions": 1, "feedback": 1}
+    seen, tried = [len(table) for table in log.frames()], log.predictions.append(at, sandbox=True)
+    assert log.database.write(reaction(tried, "outcome", "late", at, 1, sandbox=True))["label"] == 1
+    assert ([len(table) for table in log.frames()], log.counts()["predictions"]) == (seen, seen[0] + 1)
+    with pytest.raises(UnknownPrediction): log.database.write(reaction(first, "reminder", "helped", at, sandbox=True))
     assert log.marks()[0] == log.deployment.get()["generation"]
     log.close()
 

@@ -539,10 +539,34 @@ def keyed(tmp_path_factory):
     with served(create_app(settings(requests_a_second=0), workspace)) as client:
         asked = client.post("/v1/predict", json=GOOD, headers=caller).json()["prediction_id"]
         client.there = {"name": problem.name, "prediction_id": asked, "release": model}
-        client.key_for = lambda path: admin if "/admin/" in path else caller
+        client.key_for, client.workspace = lambda path: admin if "/admin/" in path else caller, workspace
         with contextlib.closing(ServingLog(workspace.serving_db)) as log:
             client.prepare = lambda path: into_state(log, model, path.rpartition("/")[2])
             yield client
+
+
+def test_a_trial_is_answered_as_usual_and_becomes_nothing(keyed):
+    """By a key of scope sandbox, by the header, and by the form: no evidence, no label, nothing to review."""
+    log = ServingLog(keyed.workspace.serving_db)
+    sandbox = {"authorization": f"Bearer {keys.make_key(log, 'a trial', ['sandbox'])}"}
+    caller, before = keyed.key_for("/v1"), (log.written(), [len(table) for table in log.frames()], len(log.predictions.undecided()))
+    def tried(headers): return keyed.post("/v1/predict", json=GOOD, headers=headers)
+    until = time.monotonic() + 10
+    while (asked := tried(sandbox)).status_code == 401 and time.monotonic() < until: time.sleep(0.05)  # until the key is known
+    ids = [answer.json()["prediction_id"] for answer in (asked, tried(caller | {"x-mlops-sandbox": "yes"}))]
+    assert set(asked.json()) == set(tried(caller).json())
+    def react(id, headers): return keyed.post("/v1/feedback", json={"prediction_id": id, "reaction": "late"}, headers=headers)
+    assert {react(id, sandbox).status_code for id in ids} == {200}
+    real = keyed.there["prediction_id"]
+    assert react(real, sandbox).status_code == 404 and keyed.get(f"/v1/predictions/{real}", headers=sandbox).status_code == 404
+    assert keyed.get(f"/v1/predictions/{ids[-1]}", headers=sandbox).json()["asked"] == RULE
+    assert {keyed.get(path, headers=sandbox).status_code for path in ("/v1/reviews", "/v1/admin/releases")} == {403}
+    assert tried(caller | {"x-mlops-sandbox": "maybe"}).status_code == 422
+    assert 'data-sandbox="yes"' in keyed.get("/").text
+    written, rows, doubtful = before
+    assert (log.written(), len(log.predictions.undecided())) == (written | {"predictions": written["predictions"] + 1}, doubtful)
+    assert [len(table) for table in log.frames()] == [rows[0] + 1, rows[1]]  # the one by the caller
+    log.close()
 
 
 def into_state(log, model: str, verb: str) -> None:

@@ -5,6 +5,7 @@ const answers = JSON.parse(form.dataset.answers), key = $('key-value');
 key.value = sessionStorage.getItem('key') || '';
 const call = async (path, body) => {
   const headers = {'content-type': 'application/json'};
+  if (form.dataset.sandbox) headers['x-mlops-sandbox'] = 'yes';
   if (key.value) { headers.authorization = 'Bearer ' + key.value; sessionStorage.setItem('key', key.value); }
   let status = 0, content = {detail: [{field: null, message: 'the app does not answer'}]};
   try {

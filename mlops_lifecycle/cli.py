@@ -434,8 +434,9 @@ def score(
         metavar="INPUT", help="Requests: .csv, .jsonl, .parquet, or the folder of a Delta table.")],
     target: Annotated[Path, typer.Argument(
         metavar="OUTPUT", help="Scores: .csv, .parquet, or a folder for a Delta table.")],
+    record: Annotated[bool, typer.Option("--record", help="Store each decision in the serving log, with arm and release.")] = False,
 ):
-    "Score a file of requests with the deployed release."
+    "Score a file of requests with the deployed release, or with --record by arm."
     from mlops_lifecycle.core.models.release import signing_key
     from mlops_lifecycle.core.foundation.settings import load_settings
     from mlops_lifecycle.core.foundation.workspace import Workspace
@@ -451,12 +452,16 @@ def score(
     gc.disable()  # millions of small objects are made, and none of them in circles
     try:
         requests, after = requests_of(read_rows(source), problem.Request), settings.serving.fallback_after_ages
-        scored = score_requests(requests, problem, workspace, project_features, after, key)
+        if record:
+            from mlops_lifecycle.core.serving.batch_log import record_requests
+            scored, new = record_requests(requests, problem, workspace, project_features, after, key, settings.canary.sticky)
+            console().print(f"{new:,} decisions recorded, {scored.arm.eq('canary').sum():,} rows are the canary's", markup=False)
+        else: scored = score_requests(requests, problem, workspace, project_features, after, key)
         write_rows(scored, target)
     finally: gc.enable()
     total = scored.decision.sum()
     decided = f"{total:,.4g} decided in all" if problem.task.amount else f"{int(total):,} to act on"
-    by = f"{scored.model[0]} {scored.version[0]}"
+    by = " and ".join(sorted({f"{model} {version}" for model, version in zip(scored.model, scored.version)}))
     console().print(f"{len(scored):,} rows scored by {by}, {decided}: {target}", markup=False)
 
 # %% ../nbs/cli.ipynb #7af9a146

@@ -135,7 +135,8 @@ class ShadowLog:
         same = self.mine, shadow_marks.c.prediction_id.is_not_distinct_from(before)
         moved = shadow_marks.update().where(*same).values(prediction_id=to, dropped=shadow_marks.c.dropped + dropped)
         ids, insert = [row["prediction_id"] for row in rows], upsert(self.database.engine, shadow).on_conflict_do_nothing()
-        there = sa.select(predictions.c.id).where(predictions.c.id.in_(ids)).with_for_update(read=True, key_share=True)
+        real = predictions.c.id.in_(ids), predictions.c.sandbox.is_(None)  # a trial is evidence of nothing
+        there = sa.select(predictions.c.id).where(*real).with_for_update(read=True, key_share=True)
         def task(connection: sa.Connection) -> bool:
             if not connection.execute(moved).rowcount: return False
             left = set(connection.execute(there).scalars()) if ids else set[str]()

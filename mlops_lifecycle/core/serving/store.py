@@ -6,9 +6,9 @@
 __all__ = ['T', 'Row', 'Key', 'Ints', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'ledger', 'lease', 'puts',
            'keys', 'retention', 'shadow', 'shadow_marks', 'WAIT', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of',
            'sqlite_warning', 'Database', 'NotStored', 'LogCheck', 'upsert', 'cut_off', 'GroupCommit', 'prediction_row',
-           'store_once', 'Predictions', 'UnknownPrediction', 'Contradiction', 'reaction', 'Feedback', 'Arrivals',
-           'Deployed', 'Deployment', 'Lookups', 'Online', 'stored_values', 'Known', 'known_until', 'Retention',
-           'ServingLog']
+           'store_once', 'store_missing', 'Predictions', 'UnknownPrediction', 'Contradiction', 'reaction', 'Feedback',
+           'Arrivals', 'Deployed', 'Deployment', 'Lookups', 'Online', 'stored_values', 'Known', 'known_until',
+           'Retention', 'ServingLog']
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-imports
 import asyncio
@@ -434,6 +434,18 @@ def store_once(
         if before is not None: return dict(before)
         _insert(connection, [row])
         return None
+    return task
+
+def store_missing(
+    rows: Sequence[Row],  # of `prediction_row`
+) -> Callable[[sa.Connection], int]:  # for `commit`; gives how many were stored
+    "Store the predictions of a file whose ids are not there yet."
+    def task(connection: sa.Connection) -> int:
+        there = sa.select(predictions.c.id).where(predictions.c.id.in_([row["id"] for row in rows]))
+        before = set(connection.execute(there).scalars())
+        new = [row for row in rows if row["id"] not in before]
+        for first in range(0, len(new), 64): _insert(connection, new[first:first + 64])
+        return len(new)
     return task
 
 def _scalar(value: Any) -> Any:

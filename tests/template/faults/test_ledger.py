@@ -8,12 +8,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
+import pyarrow as pa
 import pytest
 from helpers import ROOT, environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 from under_load import new_database
 
+from mlops_lifecycle.core.models.release import write_release
+from mlops_lifecycle.core.problem.definition import Entity, Problem, Rule
+from mlops_lifecycle.core.serving import batch_log
+from mlops_lifecycle.core.serving.batch import requests_of
+from mlops_lifecycle.core.serving.predictor import trial_workspace
 from mlops_lifecycle.core.serving.ledger import Act, Ledger, LedgerRefusal, Lease, WrongState, fold
 from mlops_lifecycle.core.serving.store import NotStored, ServingLog
 
@@ -139,6 +146,41 @@ def test_a_log_from_before_the_ledger_keeps_its_history(where):
     assert ledger.standing().served == ["rule-1", "a"]
     back = ledger.roll_back(Act("Ada", "worse"))
     assert (back.stable, back.generation, back.number) == ("rule-1", 4, 4)
+
+
+class Loan(Entity):
+    """What a reader borrows."""
+    reader: str = Field(examples=["R1"])
+    books: int = Field(examples=[4])
+
+
+def test_a_recorded_batch_is_stored_once_and_each_entity_stays_in_its_arm(where, tmp_path, monkeypatch):
+    """Broken off after the first piece, recorded again, and again at a larger share."""
+    if isinstance(where, str): monkeypatch.setenv("MLOPS_DATABASE", where)
+    lending = Problem("loans", "loan", "late", "remind", "€ a loan", Loan, Rule("many", "1.0", lambda c: c["books"] / 10, 0.5), ("reader",))
+    library = trial_workspace(tmp_path / "library", lending, {"reactions": []})
+    manifest = {"kind": "rule", "name": "many", "version": "2.0", "threshold": 0.3, "rule": lending.rule.sha}
+    canary = write_release(library.releases, manifest, {}).name
+    ledger = Ledger(ServingLog(library.serving_db))
+    ledger.register(canary, STAGE, BY_ITSELF)
+    ledger.deploy(canary, PASSED, share=0.1)
+    file = requests_of(pa.table({"reader": [f"R{n % 300}" for n in range(600)], "books": [4] * 600}), Loan)
+    with monkeypatch.context() as broken, pytest.raises(NotStored):
+        pieces = iter([batch_log.store_missing])
+        broken.setattr(batch_log, "store_missing", lambda rows: next(pieces, gone)(rows))
+        batch_log.record_requests(file, lending, library, None, piece=100)
+    assert ledger.log.counts()["predictions"] == 100
+    scored, new = batch_log.record_requests(file, lending, library, None, piece=100)
+    assert (new, ledger.log.counts()["predictions"]) == (500, 600)
+    assert scored.groupby("reader").arm.nunique().max() == 1 and 20 < (scored.arm == "canary").sum() < 120
+    assert set(scored.release) == {"rule-1.0", canary} and scored.groupby("arm").version.unique().map(list).to_dict() == {
+        "canary": ["2.0"], "stable": ["1.0"]}
+    ledger.step(0.5, PASSED)
+    later, _ = batch_log.record_requests(file, lending, library, None)
+    assert set(scored[scored.arm == "canary"].reader) < set(later[later.arm == "canary"].reader)
+
+
+def gone(rows): raise NotStored("the serving log cannot be written: it is gone")
 
 
 IDS = "rule-1", "rule-2", "a", "b"

@@ -770,12 +770,14 @@ def scoring(tmp_path_factory):
     workspace = trial(tmp_path_factory.mktemp("scoring"))
     log = ServingLog(workspace.serving_db); put_in_slots(log, stable=add_model(workspace)); log.close()
 
-    def score(file):
+    def score(file, *options):
         out = file.with_name("scores.parquet")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLOPS_WORKSPACE", str(workspace.root))
-            return CliRunner().invoke(command_line, ["score", str(file), str(out)]), out
-    with served(create_app(settings(), workspace)) as client: client.score = score; yield client
+            return CliRunner().invoke(command_line, ["score", str(file), str(out), *options]), out
+    with served(create_app(settings(), workspace)) as client:
+        client.score, client.workspace = score, workspace
+        yield client
 
 
 def answers_to(scoring, table) -> pd.DataFrame:
@@ -796,6 +798,21 @@ def test_a_file_of_any_types_is_scored_as_the_app_answers(scoring, tmp_path, nam
     alone = answers_to(scoring, table)
     same = ["score", "decision", "threshold", "model", "version", "review"]
     pd.testing.assert_frame_equal(pd.read_parquet(out)[same], alone[same], check_exact=True)
+
+
+def test_a_recorded_file_stands_in_the_log_as_the_app_would_have_stored_it(scoring, tmp_path):
+    """Row for row, once however often it is recorded, and an outcome finds its decision."""
+    file, table = in_file(tmp_path / "asked", *FILES["times in UTC"])
+    (done, out), (again, _) = scoring.score(file, "--record"), scoring.score(file, "--record")
+    assert f"{len(table)} decisions recorded" in done.stdout and "0 decisions recorded" in again.stdout, done.output
+    scored, alone = pd.read_parquet(out), answers_to(scoring, table)
+    with contextlib.closing(ServingLog(scoring.workspace.serving_db)) as log: rows = log.frames()[0].set_index("id")
+    by_file, by_app = (rows.loc[ids].reset_index(drop=True) for ids in (scored.prediction_id, alone.prediction_id))
+    for features in (by_file.features, by_app.features): features.update(features.map(json.loads).map(str))
+    other = ["at", "seconds", "warnings"]  # those of the app name each category
+    pd.testing.assert_frame_equal(by_file.drop(columns=other), by_app.drop(columns=other))
+    told = scoring.post("/v1/feedback", json={"prediction_id": scored.prediction_id[0], "reaction": "late"})
+    assert told.status_code == 200
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)

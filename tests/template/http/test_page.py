@@ -1,14 +1,16 @@
 """The page for people, in a headless Chromium: the form is the contract's; keyboard, phone and the dark will do."""
 import re
+from contextlib import closing
 
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import expect
 from seen import PHONE, Seen, chromium
 from test_http import add_model, served, settings, trial
 from slots import put_in_slots
 
 from mlops_lifecycle.core.serving.auth import make_key
-from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.serving.store import ServingLog, feedback
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
 from mlops_lifecycle.serving import create_app
@@ -67,8 +69,10 @@ def test_asked_answered_and_noted_by_keyboard_alone(browser, api):
     press("Space")
     expect(page.locator("#noted")).to_have_text(f"Noted: {plan.reactions[0].name.replace('_', ' ')}")
     expect(page.locator("#reactions [aria-pressed=true]")).to_have_count(1)
-    log = ServingLog(api.workspace.serving_db); predictions, feedback = log.frames(); log.close()
-    assert feedback["reaction"].tolist() == [plan.reactions[0].name] and feedback["prediction_id"][0] in set(predictions["id"])
+    with closing(ServingLog(api.workspace.serving_db)) as log:
+        with log.database.read() as stored: rows = stored.execute(sa.select(feedback)).all()
+        assert [(row.reaction, row.sandbox) for row in rows] == [(plan.reactions[0].name, True)]  # what the form asks is a trial
+        assert log.predictions.get(rows[0].prediction_id)["sandbox"] and not len(log.frames()[1])
     page.locator("#reactions button").nth(1).click()  # the same question, otherwise: the first answer stands
     expect(page.locator("#noted")).to_contain_text("answered before")
     assert harmless(seen)

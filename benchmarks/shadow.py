@@ -1,9 +1,9 @@
 """What scoring both releases on each request costs the app: `make bench`, or `python benchmarks/shadow.py [rounds]`.
 
 The model that is deployed in the settings' workspace, in a copy of it, answers at full load, in turn without and with a
-follower that scores it and another release on everything that is stored: another model of the workspace, or the rule
-where there is none. The server has one core, what asks has the other, and the follower takes what it gets, at a low
-priority, as it would beside an app. Prints one JSON line a figure, and a table for people on standard error.
+follower that scores it and a candidate, the same model with another threshold, on everything that is stored. The server
+has one core, what asks has the other, and the follower takes what it gets, at a low priority, as it would beside an app.
+Prints one JSON line a figure, and a table for people on standard error.
 """
 import os
 import statistics
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from serving import ROOT, Deployed, load, middle, ours, say
 
+from mlops_lifecycle.core.models.release import write_release
 from mlops_lifecycle.core.operations.shadow import Pair, forget_shadow, shadow_report
 from mlops_lifecycle.core.serving.store import ServingLog
 
@@ -23,6 +24,7 @@ FOLLOWER = """
 import os, sys
 from pathlib import Path
 from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.models.release import write_release
 from mlops_lifecycle.core.operations.shadow import Pair, Shadow, ShadowLimits, follow
 from mlops_lifecycle.core.serving.predictor import Releases
 from mlops_lifecycle.core.serving.store import ServingLog
@@ -59,12 +61,17 @@ def done(log: ServingLog, pair: Pair) -> bool:
     return log.arrivals.count(marks[pair.candidate]) == 0
 
 
+def candidate(deployed: Deployed) -> str:
+    """The deployed model with another threshold, as a release of its own."""
+    manifest = {name: value for name, value in deployed.release.manifest.items() if name not in ("id", "quick")}
+    model = (deployed.release.folder / "model.skops").read_bytes()
+    return write_release(deployed.workspace.releases, manifest | {"threshold": 1.1 * manifest["threshold"]}, {}, model).name
+
+
 def beside(deployed: Deployed, rounds: int) -> None:
     """Full load without and with a follower, in turn."""
     log, found = ServingLog(deployed.workspace.serving_db, checkpoints=False), {"without": [], "with": []}
-    models = sorted(p.name for p in deployed.workspace.releases.glob("model-*") if p.name != deployed.id)
-    rules = sorted(p.name for p in deployed.workspace.releases.glob("rule-*"))
-    pair, speeds, dropped = Pair([*models, *rules][0], deployed.id), [], []
+    pair, speeds, dropped = Pair(candidate(deployed), deployed.id), [], []
     with ours(deployed) as server:
         load(server, seconds=2)  # warm
         for _ in range(rounds):

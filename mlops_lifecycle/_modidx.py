@@ -1218,6 +1218,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'mlops_lifecycle/core/models/release.py'),
                                                      'mlops_lifecycle.core.models.release.same_features': ( 'core/models/release.html#same_features',
                                                                                                             'mlops_lifecycle/core/models/release.py'),
+                                                     'mlops_lifecycle.core.models.release.same_source': ( 'core/models/release.html#same_source',
+                                                                                                          'mlops_lifecycle/core/models/release.py'),
                                                      'mlops_lifecycle.core.models.release.sign': ( 'core/models/release.html#sign',
                                                                                                    'mlops_lifecycle/core/models/release.py'),
                                                      'mlops_lifecycle.core.models.release.signing_key': ( 'core/models/release.html#signing_key',

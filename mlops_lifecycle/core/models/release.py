@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRUSTED', 'RENAMED', 'DECIDES', 'SUMS', 'SIGNATURE', 'Score', 'model_bytes', 'renamed', 'read_model', 'calibrated',
            'release_id', 'write_release', 'verify', 'signing_key', 'sign', 'TreeScorer', 'EstimatorScorer',
-           'RuleScorer', 'Described', 'Release', 'same_features', 'unknown_categories', 'usual_value', 'Effect',
-           'effects']
+           'RuleScorer', 'Described', 'Release', 'same_features', 'same_source', 'unknown_categories', 'usual_value',
+           'Effect', 'effects']
 
 # %% ../../../nbs/core/models/release.ipynb #rel-imports
 import hashlib
@@ -390,8 +390,15 @@ def same_features(
     features: FeatureSet,  # of the package
 ) -> None:
     "Pass where the release was trained on these features; raises `ValueError`."
+    same_source(release, features.describe()["source"])
+
+def same_source(
+    release: Release,  # of a model
+    there: str,        # fingerprint of the package's features
+) -> None:
+    "The same, where only the fingerprint is at hand."
     trained = release.manifest.get("features") or {}
-    if (there := features.describe()["source"]) != trained.get("source"):
+    if there != trained.get("source"):
         was = f"{release.id} was trained on features {trained.get('source')}"
         raise ValueError(f"{was}, the package has {there}; make a new one: mlops run")
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from ..foundation.errors import UsageError
 from ..models.features import Encoder
-from ..models.release import Release, read_model, unknown_categories, verify
+from ..models.release import Release, read_model, same_source, unknown_categories, verify
 from ..models.tree_inference import Trees, difficult_rows, largest_difference
 from .traffic_replay import ORPHAN
 from ..problem.definition import Rule
@@ -100,10 +100,12 @@ class ScoringJob:
     rule: Rule                   # of the problem, which releases of rules need
     key: bytes | None = field(default=None, repr=False)  # with which releases must be signed
     allow: tuple[str, ...] = ()  # types of a model, as for `Release.load`
+    features: str = ""           # fingerprint of the features that models are asked with; "": not compared
 
     def load(self, folder: Path) -> Release:
         "Read a release and let it score once, which is slow only the first time."
         release = Release.load(folder, rule=self.rule, allow=self.allow, key=self.key)
+        if release.encoder and self.features: same_source(release, self.features)
         if release.encoder:
             with suppress(Exception): release.score_one(dict.fromkeys(release.encoder.names, nan))
         return release

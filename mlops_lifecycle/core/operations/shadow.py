@@ -237,7 +237,9 @@ class Shadow:
     ):
         self.log, self.pair, self.limits, self.store = log, pair, limits, ShadowLog(log, pair)
         folders = tuple(releases.workspace.releases / id for id in (pair.stable, pair.candidate))  # what both need is the stable's
-        self.job = ScoringJob(folders, problem.rule, releases.key, allow)
+        models = [folder for folder in folders if _kind(folder) == "model"]
+        source = releases.features().describe()["source"] if models else ""  # else the app's features are not needed
+        self.job = ScoringJob(folders, problem.rule, releases.key, allow, source)
         self.process = ScoringProcess(self.job, limits.budget_ms, limits.memory_mb, self._charges())
         self.scorer = PairScorer(pair, RowReader(log, problem, releases, fallback_after_ages), self.process)
         self.store.begin(limits.last)

@@ -18,6 +18,7 @@ from harmful import OF, Library, all_released
 from helpers import ROOT
 from under_load import Ledger, Server, new_database
 
+from mlops_lifecycle.core.models.features import Feature, FeatureSet
 from mlops_lifecycle.core.models.release import write_release
 from mlops_lifecycle.core.operations.guards import Climb
 from mlops_lifecycle.core.operations.shadow import Pair, both_releases, paired_decisions, shadow_report, shadow_rows
@@ -228,6 +229,12 @@ def test_one_that_ends_the_process_or_was_spoiled_is_charged_while_it_is_loaded(
     where, ids = lent
     where.answer(3, ids.rule)
     (where.releases.workspace.releases / ids.other / "trees.bin").write_bytes(b"other")
+    features = where.releases.features
+    where.releases.features = lambda: FeatureSet((*features().features, Feature("times", ("renewals",), abs)))
+    one = where.shadow(ids.honest, ids.rule)
+    done(one)
+    assert one.gave_up and "was trained on features" in shadow_report(where.log, one.pair).first_fault
+    where.releases.features = features
     for id, fault, words in ((ids.always, "crash", "while it was loaded: the process ended with exit code 3"),
                              (ids.other, "load", "was tampered with"), ("model-lost", "load", "SHA256SUMS")):
         one = where.shadow(id, ids.rule)
@@ -264,6 +271,8 @@ def test_a_follower_of_the_running_app_is_killed_and_goes_on_and_no_row_is_lost_
     follower = f"""
 from pathlib import Path
 from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.models.features import Feature, FeatureSet
+from mlops_lifecycle.core.models.release import write_release
 from mlops_lifecycle.core.operations.guards import Climb
 from mlops_lifecycle.core.operations.shadow import Pair, Shadow, follow
 from mlops_lifecycle.core.serving.predictor import Releases

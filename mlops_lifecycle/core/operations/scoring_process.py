@@ -275,7 +275,10 @@ class ScoringProcess:
     charges: Charges = field(default_factory=Charges)
     child: Child | None = None
 
-    def score(self, asks: Sequence[Ask]) -> list[Scored | None]:  # None: the release was given up
+    def score(self,
+        asks: Sequence[Ask],
+        needed: str = "",           # a release; when it is given up, nothing more is asked
+    ) -> list[Scored | None]:       # None: not asked any more
         "What each release says."
         found: list[Scored | None] = [None] * len(asks)
         waiting, charges = list(range(len(asks))), self.charges
@@ -283,7 +286,7 @@ class ScoringProcess:
             for place in waiting:
                 if asks[place][0] in charges.gave_up: found[place] = charges.refused.pop(asks[place][0], None)
             waiting = [place for place in waiting if asks[place][0] not in charges.gave_up]
-            if not waiting: return found
+            if not waiting or needed in charges.gave_up: return found
             try:
                 if not (child := self.started()): continue
                 child.send([asks[place] for place in waiting])

@@ -203,7 +203,7 @@ class PairScorer:
             for id in turns[place % 2]:
                 given = values.columns if id in rules else values.features
                 if given is not None: asks[place, id] = id, given
-        said, found = dict(zip(asks, self.process.score(list(asks.values())))), list[Row]()
+        said, found = dict(zip(asks, self.process.score(list(asks.values()), needed=self.pair.candidate))), list[Row]()
         for place, (row, values) in enumerate(zip(rows, read)):
             one, other = (said[place, id] if (place, id) in asks else replace(values.fault, release=id) for id in turns[0])
             if one is None: break

@@ -271,9 +271,6 @@ def test_a_follower_of_the_running_app_is_killed_and_goes_on_and_no_row_is_lost_
     follower = f"""
 from pathlib import Path
 from mlops_lifecycle.core.foundation.workspace import Workspace
-from mlops_lifecycle.core.models.features import Feature, FeatureSet
-from mlops_lifecycle.core.models.release import write_release
-from mlops_lifecycle.core.operations.guards import Climb
 from mlops_lifecycle.core.operations.shadow import Pair, Shadow, follow
 from mlops_lifecycle.core.serving.predictor import Releases
 from mlops_lifecycle.core.serving.store import ServingLog
@@ -286,7 +283,8 @@ follow(one, lambda: False, pause=0.02)
     def start(): return subprocess.Popen([sys.executable, "-c", follower], cwd=ROOT, stderr=subprocess.PIPE)
     server = Server(tmp_path / "w")
     ledger, log, pair = Ledger(server.port, callers=1), ServingLog(workspace.serving_db), Pair(candidate, stable)
-    scored = lambda: log.database.write(lambda connection: connection.execute(sa.select(sa.func.count()).select_from(shadow)).scalar())
+    def scored() -> int:
+        with log.database.read() as connection: return connection.execute(sa.select(sa.func.count()).select_from(shadow)).scalar()
     try:
         process, before, until = start(), scored(), time.monotonic() + 60
         while scored() == before and process.poll() is None and time.monotonic() < until: time.sleep(0.02)

@@ -22,7 +22,7 @@ from ..models.features import FeatureSet, time_fields
 from ..models.release import Release
 from ..problem.definition import Problem, key_text
 from .batch import Coded, Prepared, decide_rows, fit_release, prepare, shown_requests
-from .predictor import arm_of
+from .predictor import arm_of, sticky_fields
 from .store import Deployed, Row, ServingLog, prediction_row, store_missing
 
 
@@ -30,13 +30,15 @@ from .store import Deployed, Row, ServingLog, prediction_row, store_missing
 def entity_arms(
     problem: Problem,
     columns: Mapping[str, np.ndarray],  # of the requests
-    share: float,                       # of the entities that the canary decides, 0 to 1
-    sticky: Sequence[str] = (),         # fields that name the entity; none: the problem's key without its times
+    now: Deployed,                      # canary and share are used
+    sticky: Sequence[str] = (),         # as for `sticky_fields`
 ) -> np.ndarray:                        # "stable" or "canary", one a row
-    "The release that decides each row: the same for every row of an entity."
-    names = tuple(sticky) or tuple(n for n in problem.key if n not in time_fields(problem.Request)) or problem.key
+    "The arm of each row, as the app draws it; raises `UsageError` for a sticky field that requests don't have."
+    try: names = sticky_fields(problem, sticky)
+    except ValueError as error: raise UsageError(str(error)) from None
     distinct, place = np.unique(np.asarray(key_text(names, columns), dtype=str), return_inverse=True)
-    return np.array([arm_of(entity, share) for entity in distinct])[place]
+    canary = now["canary"] or ""
+    return np.array([arm_of(entity, now["share"], canary) for entity in distinct])[place]
 
 
 # %% ../../../nbs/core/serving/batch_log.ipynb #bl-rows-code
@@ -107,7 +109,7 @@ def record_requests(
                 continue
             declared = declared or own
         prepared = prepare(requests, problem, workspace, log, declared, fallback_after_ages, at)
-        arms = entity_arms(problem, prepared.columns, now["share"], sticky)
+        arms = entity_arms(problem, prepared.columns, now, sticky)
         table = _by_arm(arms, releases, now, problem, prepared)
         rows = [*log_rows(problem, prepared, table, request_texts(requests, problem, workspace), now["generation"], at)]
         new = sum(log.database.write(store_missing(rows[first:first + piece])) for first in range(0, len(rows), piece))

@@ -29,6 +29,7 @@ from mlops_lifecycle.core.serving.auth import make_key
 from mlops_lifecycle.core.serving.batch import requests_of, score_requests
 from mlops_lifecycle.core.serving.contract import breaking_changes
 from mlops_lifecycle.core.serving.predictor import Slots, TooOld, arm_of, sticky_fields, trial_workspace
+from mlops_lifecycle.monitoring import decisions_of
 from mlops_lifecycle.serving import contract, create_app, openapi_of
 
 logging.getLogger("mlops").addHandler(logging.NullHandler())
@@ -350,12 +351,18 @@ def test_behind_a_broken_model_stands_the_rule_and_behind_a_broken_rule_nothing(
         patched.setattr(library.serving.memory.online, "get", broken)
         by_stable = library.ask().json()
         assert (by_stable["arm"], by_stable["model"], by_stable["review"]) == ("canary", "often renewed", True)
-        assert library.serving.log.predictions.get(by_stable["prediction_id"])["error"] == "RuntimeError"
+        kept = lambda answer: library.serving.log.predictions.get(answer["prediction_id"])
+        assert [kept(by_stable)[name] for name in ("asked", "release", "error")] == [library.released.name, "rule-1.0", "RuntimeError"]
         assert library.admin("promote", share=0.5).json()["share"] == 0.5
         assert library.admin("promote", force=True, reason="a test").json()["stable"] == library.released.name
         by_rule = library.ask().json()
         assert [by_rule[name] for name in ("model", "version", "decision", "review")] == ["rule", "1.0", 1, True]
         assert by_rule["warnings"] == ["the rule decided: the model failed"]
+        assert [kept(by_rule)[name] for name in ("asked", "release", "error")] == [library.released.name, "rule-1.0", "RuntimeError"]
+    predictions, feedback = library.serving.log.frames()
+    span = predictions["at"].min(), predictions["at"].max()
+    failed = {id: decisions_of(predictions, feedback, id, *span).error.notna().sum() for id in (library.released.name, "rule-1.0")}
+    assert failed == {library.released.name: 2, "rule-1.0": 0}  # where the monitor looks for them
     assert library.ask().json()["model"] == "tree"
     library.serving.decider.steps = (broken,)
     assert library.ask().status_code == 503

@@ -803,10 +803,16 @@ def test_a_file_of_any_types_is_scored_as_the_app_answers(scoring, tmp_path, nam
 def test_a_recorded_file_stands_in_the_log_as_the_app_would_have_stored_it(scoring, tmp_path):
     """Row for row, once however often it is recorded, and an outcome finds its decision."""
     file, table = in_file(tmp_path / "asked", *FILES["times in UTC"])
+    with contextlib.closing(ServingLog(scoring.workspace.serving_db)) as log: now = put_in_slots(log, canary=RULE, share=0.5)
+    until = time.monotonic() + 10
+    while scoring.get("/v1/model").json()["generation"] != now.generation and time.monotonic() < until: time.sleep(0.02)
     (done, out), (again, _) = scoring.score(file, "--record"), scoring.score(file, "--record")
     assert f"{len(table)} decisions recorded" in done.stdout and "0 decisions recorded" in again.stdout, done.output
     scored, alone = pd.read_parquet(out), answers_to(scoring, table)
-    with contextlib.closing(ServingLog(scoring.workspace.serving_db)) as log: rows = log.frames()[0].set_index("id")
+    with contextlib.closing(ServingLog(scoring.workspace.serving_db)) as log:
+        rows = log.frames()[0].set_index("id")
+        put_in_slots(log, canary=None, share=0.0)
+    assert set(scored.arm) == {"stable", "canary"}
     by_file, by_app = (rows.loc[ids].reset_index(drop=True) for ids in (scored.prediction_id, alone.prediction_id))
     for features in (by_file.features, by_app.features): features.update(features.map(json.loads).map(str))
     other = ["at", "seconds", "warnings"]  # those of the app name each category

@@ -8,12 +8,14 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 from helpers import MLOPS, ROOT, environment, mlops
 from test_life_cycle import lasting
 
 from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.serving.store import ServingLog
 
 NOTEBOOKS = {"00_plan": ["books = 3\nhours = 0.0", """
 import time
@@ -75,8 +77,13 @@ def test_a_combination_leaves_what_a_plain_run_leaves_and_the_project_keeps_its_
         else: assert lasting(beside.load(name)) == lasting(alone.load(name)), name
     assert beside.load("candidates") != Workspace(record["combinations"][0]["workspace"]).load("candidates")
     assert (root / "pseudonym.key").read_bytes() == (beside.root / "pseudonym.key").read_bytes()
-    model = next((beside.root / "mlflow").rglob("*.skops"))
-    assert model.is_file() and model.relative_to(beside.root).as_posix() not in before
+    models = {path.relative_to(beside.root).as_posix() for path in (beside.root / "mlflow").rglob("*.skops")}
+    assert models - before.keys()
+    log = ServingLog(beside.serving_db)
+    log.predictions.append(pd.Timestamp("2013-06-01", tz="UTC").to_pydatetime(), replayed=None)
+    log.close()
+    with open(beside.root / "labels.jsonl", "a") as answers: answers.write("{}\n")
+    assert digests(root) == before
 
 
 def test_one_that_fails_does_not_stop_the_others(library):

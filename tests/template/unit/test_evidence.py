@@ -122,6 +122,20 @@ def test_a_release_that_decides_at_random_is_never_better(limits, most):
     assert sum(wrong) <= most
 
 
+def test_two_equal_arms_of_readers_who_differ_are_seldom_told_apart_while_the_share_grows():
+    shares, wrong = np.repeat([2.0, 10.0, 25.0, 75.0], 7), 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        frame, lean = climb(days=28, each=80, seed=seed), rng.normal(-1, 1, 500)
+        chance = 1 / (1 + np.exp(-(lean[frame.entity] + rng.normal(size=28)[np.arange(len(frame)) // 80])))
+        frame["share"] = np.repeat(shares, 80)
+        frame = frame.assign(arm=np.where(rng.uniform(0, 100, 500)[frame.entity] < frame.share, "canary", "stable"),
+                             outcome=(rng.random(len(frame)) < chance).astype(float), stable_decision=0.0, canary_decision=0.0)
+        looks = [cost_evidence(Climb(frame[:80 * days]), COSTS, ARMS) for days in (10, 16, 22, 28)]
+        wrong += any(not look.interval.low <= 0 <= look.interval.high for look in looks)
+    assert wrong <= 6  # of 40: 2.5 % on one side, 5 % on the other
+
+
 def test_own_requests_find_what_the_same_requests_find():
     frame = climb(days=60, each=300, worse=0.6, share=50.0)
     for limits in (SAME, ARMS):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..foundation.settings import CanarySettings
 from .guards import Climb, check_guards, squared_errors
-from .sequential_tests import Interval, clustered_interval
+from .sequential_tests import Interval, clustered_interval, clustered_variance
 from ..problem.costs import Costs
 from ..problem.tasks import Task, price
 
@@ -80,13 +80,16 @@ def cost_evidence(
 Finding: TypeAlias = Literal["better", "no worse", "not told apart", "worse"]
 
 def scores_moved(climb: Climb, limits: CanarySettings, task: Task) -> bool:
-    "Whether the mean score on the same requests moved too far, and not towards the outcomes."
+    "Whether the mean score on the same requests moved too far, and not clearly towards the outcomes."
     old, new = climb.numbers("stable_score"), climb.numbers("canary_score")
     rows = np.isfinite(old) & np.isfinite(new)
     if not rows.any(): return False
     if abs(new[rows].mean() - old[rows].mean()) <= limits.max_score_shift * np.abs(old[rows]).mean(): return False
-    _, before, now = squared_errors(climb, task)
-    return not len(now) or bool(now.mean() >= before.mean())
+    known, before, now = squared_errors(climb, task)
+    if not len(now): return True
+    nearer = before - now
+    error = np.sqrt(clustered_variance(nearer - nearer.mean(), climb.day[known], climb.entity[known]))
+    return bool(nearer.sum() <= error)
 
 def finding(
     evidence: Evidence | None,

@@ -54,7 +54,7 @@ Arm: TypeAlias = Literal["stable", "canary"]
 def arm_of(
     entity: str,       # that asks: its sticky fields, joined by |
     share: float,      # of the entities that the canary answers, 0 to 1
-    release: str = "",  # the canary's id
+    release: str,      # the canary's id
 ) -> Arm:
     "The arm that answers this entity; as the share grows, entities only move to the canary."
     place = int.from_bytes(hashlib.sha256(f"{release} {entity}".encode()).digest()[:8])

@@ -57,6 +57,7 @@ def sample(flights, tmp_path_factory) -> dict:
         # each fifth flight proves little
         "MLOPS_EVALUATE__BOOTSTRAP_DRAWS": 100, "MLOPS_EVALUATE__MIN_GAIN": -0.05, "MLOPS_EVALUATE__FAIRNESS_LIMIT": 0.6,
         "MLOPS_CANARY__STEPS": "10, 50, 100", "MLOPS_CANARY__MIN_LABELLED": 200,  # fewer are luck
+        "MLOPS_CANARY__MARGIN": 1, "MLOPS_CANARY__MIN_DAYS": 5,
         # a busy machine proves nothing
         "MLOPS_CANARY__MAX_P99_MS": 20_000, "MLOPS_SERVING__LATENCY_LIMIT_MS": 20_000,
         "MLOPS_SERVING__DECISION_LIMIT_MS": 20_000,

@@ -309,7 +309,7 @@ def check_parity(one: Shadow, patience: float = 300.0) -> Parity:  # seconds
 def shadow_rows(log: ServingLog, pair: Pair) -> pd.DataFrame:
     "Rows of `shadow`, each with its prediction: who was asked, why it failed, who answered, and what; oldest first."
     p = predictions.c
-    answer = p.key, p.decision_time, p.kind, p.request, p.asked, p.error.label("failed"), p.release.label("answered"), *(
+    answer = p.key, p.decision_time, p.kind, p.request, p.generation, p.asked, p.error.label("failed"), p.release.label("answered"), *(
         p[name].label(f"answered_{name}") for name in ("score", "decision"))
     wanted = sa.select(shadow, *answer).join(predictions, p.id == shadow.c.prediction_id).order_by(shadow.c.at, p.id)
     wanted = wanted.where(shadow.c.release == pair.candidate, shadow.c.other == pair.stable)
@@ -332,10 +332,10 @@ def paired_decisions(log: ServingLog, pair: Pair) -> pd.DataFrame:
 
 # %% ../../../nbs/core/operations/shadow.ipynb #sha-both
 def both_releases(log: ServingLog, pair: Pair) -> pd.DataFrame:
-    "A row a request: id, key, decision_time, arm, for canary and stable decision, score, ms, failed, unknown, mb; the request's columns."
+    "A row a request: id, key, decision_time, generation, arm, what both said (as `Climb` names it), and the request's columns."
     rows = shadow_rows(log, pair)
     notes = [json.loads(text) if isinstance(text, str) else {} for text in rows.features]
-    found = rows[["prediction_id", "key", "decision_time"]].rename(columns={"prediction_id": "id"})
+    found = rows[["prediction_id", "key", "decision_time", "generation"]].rename(columns={"prediction_id": "id"})
     found = found.assign(arm=rows.answered.map({pair.candidate: "canary", pair.stable: "stable"}))
     for arm, side, id in (("canary", "", pair.candidate), ("stable", "other_", pair.stable)):
         fault, unknown = rows[f"{side}fault"], [f"{side}unknown" in one for one in notes]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from threading import local
 from types import MappingProxyType
-from typing import IO, Any, TypeAlias, get_args
+from typing import IO, Any, TypeAlias, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -58,6 +58,25 @@ class Traffic:
         if len(self.rows) > first:
             self.learn(self.rows.label_known_at.max())
             yield self.decisions.iloc[first:]
+
+    def days(self,
+        length: str = "1D",  # of time that passes between two looks
+    ) -> Iterator[pd.Timestamp]:  # how far time has passed
+        "Let time pass day by day, and at last until every outcome is known."
+        if not len(self.rows): return
+        clock, last = self.rows.decision_time.iloc[0], self.rows.label_known_at.max()
+        for day, rows in self.rows.groupby(self.rows.decision_time.dt.floor(length)):
+            for first in range(0, len(rows), self.chunk):
+                part = rows.iloc[first:first + self.chunk]
+                asked = self.ask(part, 0.0).set_index(part.index).assign(outcome=np.nan)
+                self.decisions = asked if self.decisions.empty else pd.concat([self.decisions, asked])
+                self.at += len(part)
+            clock = cast(pd.Timestamp, day) + pd.Timedelta(length)
+            self.learn(clock)
+            yield clock
+        if last > clock:
+            self.learn(last)
+            yield last
 
     def learn(self, clock: pd.Timestamp) -> None:
         "Report every outcome that is known at `clock` and was not reported before."

@@ -61,17 +61,18 @@ def of_verdict(verdict: Mapping[str, Any], unit: str) -> list[str]:
 
 def of_canary(operation: Mapping[str, Any], unit: str) -> str:
     "What became of the canary, and what its decisions cost."
-    became = {"nothing": "not needed"}.get(operation["action"], operation["action"])  # promoted, held
-    compared = [s["difference"] for s in operation.get("steps", ()) if s.get("difference")]
-    if operation["action"] != "promoted" or not compared:
+    became = {"nothing": "not needed"}.get(operation["action"], operation["action"])  # promoted, held, rolled back, stopped
+    last = next((look for look in reversed(operation.get("looks", ())) if None not in look.get("extra cost", [None])), None)
+    if operation["action"] not in ("promoted", "rolled back") or not last:
         why = f": {operation['reason']}" if operation.get("reason") else ""
         return f"The canary was {became}{why}."
-    low, middle, high = compared[-1]
+    low, middle, high = last["extra cost"]
     more = f"{abs(middle):.2f} {unit} {'more' if middle > 0 else 'less'} than"
     if f"{abs(middle):.2f}" == "0.00": more = "as much as"
-    unsure = ", so no significant difference was found" if low <= 0 <= high else ""
-    return (f"The canary was promoted: over all steps its decisions cost {more} those of the release before it"
-            f" (between {low:+.2f} and {high:+.2f}{unsure}).")
+    where = "on the same requests" if last["same requests"] else "in two groups of requests"
+    found = f"for what a guard found ({operation['guard']})" if operation["guard"] else f"as {operation['finding']}"
+    return (f"The canary was {became} {found}: its decisions cost {more} those of the release before it, {where} "
+            f"(between {low:+.2f} and {high:+.2f}; {last['requests']:,} requests on {last['days']} days).")
 
 # %% ../../../nbs/core/reports/summary.ipynb #runner-monitor-code
 ADVICE = {"nothing": "to change nothing", "retrain": "to train a new model", "review": "to review the plan"}

@@ -167,7 +167,7 @@ class WrongState(LedgerRefusal):
 
 
 # %% ../../../nbs/core/serving/ledger.ipynb #lg-act-code
-BY_ITSELF = ("automatic", "12_release", "13_deploy", "14_operate")  # who acts in a run without a person
+BY_ITSELF = ("automatic", "12_release", "13_deploy", "14_operate", "operate")  # who acts in a run without a person
 
 @dataclass(frozen=True)
 class Act:

@@ -8,7 +8,7 @@ __all__ = ['Finding', 'Action', 'Contributions', 'same_requests', 'own_requests'
 
 # %% ../../../nbs/core/operations/evidence.ipynb #evi-imports
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,13 +27,14 @@ class Contributions:
     weight: np.ndarray
     rows: np.ndarray  # which rows of the climb these are; shape (n,)
     cost: float       # mean cost of a decision of the stable release in them
+    stable: np.ndarray | None = None  # its cost in each row, where both releases are priced on the same ones
 
 def same_requests(climb: Climb, costs: Costs) -> Contributions:
     "The difference of costs on requests that both releases decided and whose outcome is known."
     outcome, old, new = (climb.numbers(name) for name in ("outcome", "stable_decision", "canary_decision"))
     rows = climb.settled & ~np.isnan(old) & ~np.isnan(new)
     before, now = (price(outcome[rows], decision[rows], costs) for decision in (old, new))
-    return Contributions(now - before, np.ones(len(now)), rows, float(before.mean()) if len(before) else 0.0)
+    return Contributions(now - before, np.ones(len(now)), rows, float(before.mean()) if len(before) else 0.0, before)
 
 # %% ../../../nbs/core/operations/evidence.ipynb #evi-arms-code
 def own_requests(climb: Climb, costs: Costs) -> Contributions:
@@ -70,10 +71,13 @@ def cost_evidence(
     paired = limits.outcome_depends_on_decision == "no"
     found = (same_requests if paired else own_requests)(climb, costs)
     if not found.weight.sum() > 0: return None
-    outcome = climb.numbers("outcome")[found.rows]
-    interval = clustered_interval(
-        found.total, found.weight, climb.day[found.rows], climb.entity[found.rows], limits.error_budget / 2,
-        limits.error_budget, max(costs.missed, costs.needless) * costs.task.scale(outcome))
+    mistake = max(costs.missed, costs.needless) * costs.task.scale(climb.numbers("outcome")[found.rows])
+    def limits_of(total: np.ndarray, weight: np.ndarray) -> Interval:
+        return clustered_interval(total, weight, climb.day[found.rows], climb.entity[found.rows],
+                                  limits.error_budget / 2, limits.error_budget, mistake)
+    interval, before = limits_of(found.total, found.weight), found.stable
+    if before is not None and before.sum():
+        interval = replace(interval, high=found.cost * (limits_of(found.total + before, before).high - 1))
     return Evidence(interval, int(found.rows.sum()), found.cost, paired)
 
 # %% ../../../nbs/core/operations/evidence.ipynb #evi-finding-code

@@ -81,7 +81,7 @@ class Deployed:
             if not self.model_in(there):
                 said = made.stdout[-2000:] + made.stderr[-2000:]
                 raise SystemExit(f"no model was released, so there is nothing to measure:\n{said}")
-        shutil.copytree(there, folder / "workspace", ignore=shutil.ignore_patterns("runs", "mlflow*"))
+        shutil.copytree(there, folder / "workspace", ignore=shutil.ignore_patterns("runs", "mlflow*", "serving.db*"))
         self.workspace, self.id = Workspace(folder / "workspace"), self.model_in(there)
         log = ServingLog(self.workspace.serving_db); Ledger(log).trial(self.id)
         self.release = Release.load(self.workspace.releases / self.id)

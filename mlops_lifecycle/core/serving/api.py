@@ -163,10 +163,10 @@ async def sent_body(serving: Serving, request: HttpRequest, kind: str | None = "
 @router.post("/v1/predict", response_model=Prediction, summary="Ask for a decision", tags=["decisions"])
 async def predict(request: HttpRequest, serving: AskedServing) -> Response:
     clock, body = serving.identity.clock_of(request), await sent_body(serving, request)
-    entity, own = validated(serving.Request, body), headers_of(request).get(b"idempotency-key", b"").decode("latin-1")
+    entity, own = validated(serving.Request, body), headers_of(request).get(b"idempotency-key")
     await serving.memory.current()
-    id = serving.identity.own_id(request, own) if own else serving.identity.new_id(clock, entity)
-    return as_json(await serving.predictor.predicted(entity, clock, id, bool(own), in_sandbox(request)))
+    id = serving.identity.new_id(clock, entity) if own is None else serving.identity.own_id(request, own.decode("latin-1"))
+    return as_json(await serving.predictor.predicted(entity, clock, id, own is not None, in_sandbox(request)))
 
 # %% ../../../nbs/core/serving/api.ipynb #09-c-batch
 @router.post("/v1/predict/batch", response_model=Batch, summary="Ask for many decisions", tags=["decisions"])

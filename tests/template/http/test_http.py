@@ -468,12 +468,12 @@ def test_every_answer_is_careful_and_can_be_traced(api):
 def test_a_retried_predict_is_one_prediction(api):
     """Eight tries of one request at once, as a client with a bad network sends them."""
     before = len(stored(api.workspace))
-    def order(body):
-        named = {"content-type": "application/json", "idempotency-key": "order-1"}
-        return api.post("/v1/predict", content=body, headers=named)
+    def order(body, name="order-1"):
+        return api.post("/v1/predict", content=body, headers={"content-type": "application/json", "idempotency-key": name})
     with ThreadPoolExecutor(8) as pool: answers = [told.json() for told in pool.map(order, [PLAIN] * 8)]
     assert all(a == answers[0] for a in answers) and len(stored(api.workspace)) == before + 1
     assert order(with_(distance=1.0)).status_code == 409
+    assert {order(PLAIN, wrong).status_code for wrong in ("", "a b", "x" * 101)} == {422}  # a name that is no name
 
 
 def stored(workspace) -> list[str]:

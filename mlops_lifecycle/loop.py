@@ -7,10 +7,9 @@ __all__ = ['Watch', 'Renew', 'Admit', 'Decider', 'admit', 'gate', 'Roles', 'Loop
            'compared', 'renew', 'check_worth', 'replay']
 
 # %% ../nbs/16_loop.ipynb #16-l-imports
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +18,6 @@ import pandas as pd
 
 from .core.foundation.point_in_time import known
 from .core.models.features import FeatureSet, columns_of
-from .core.operations.traffic_replay import simulate_traffic
 from .core.models.release import Release
 from .core.foundation.settings import CanarySettings, Settings
 from .core.foundation.stages import GoBack
@@ -28,8 +26,8 @@ from .evaluate import evaluate, enforce
 from .core.problem.costs import Costs, costs_of
 from .core.problem.definition import Problem
 from .monitoring import monitor
-from .core.operations.canary import evaluate_step, run_canary
 from .core.operations.policy_comparison import Span, costs_by_period, worth
+from .core.operations.simulated_climb import rows_of_both, simulate_climb
 from .release import check_ethics, reference, release_model
 from .core.models.candidates import Candidate, write_candidates
 from .core.models.search import EstimatorFactory
@@ -41,6 +39,7 @@ class Decider:
     "A rule or a model that decides."
     name: str
     decide: Callable[[pd.DataFrame], np.ndarray] = field(repr=False)  # rows -> 0 or 1, shape (n,)
+    score: Callable[[pd.DataFrame], np.ndarray] | None = field(default=None, repr=False)  # rows -> scores, shape (n,)
     source: Release | None = field(default=None, repr=False)          # the release behind it, for the monitor
 
 # %% ../nbs/16_loop.ipynb #16-l-admit-code
@@ -49,17 +48,16 @@ def admit(
     champion: Decider, challenger: Decider,
     costs: Costs,
     limits: CanarySettings,
-    seed: int = 0, confidence: float = 0.9, draws: int = 500,
+    sticky: Sequence[str] = (),   # columns that name the entity whose decisions stay in one arm
 ) -> tuple[np.ndarray, dict]:     # the decisions made, shape (n,), and the gate's record
     "Give the challenger a growing share of the decisions while the period is played."
-    traffic = simulate_traffic(rows.assign(stable=champion.decide(rows), canary=challenger.decide(rows)), seed)
-    check = partial(evaluate_step, costs=costs, limits=limits, seed=seed, confidence=confidence, draws=draws)
-    verdict, steps = run_canary(limits.steps, lambda share: None, traffic.play, check, costs)
-    rest = challenger if verdict.action == "next" else champion
-    decided = np.concatenate([traffic.decisions.decision.to_numpy(float), rest.decide(rows.iloc[traffic.at:])])
-    decided = decided.astype(costs.task.outcome)
-    reached = f"reached {steps[-1]['share']:g} %: {verdict.reason}" if steps else verdict.reason
-    return decided, {"stage": "operate", "passed": verdict.action == "next", "reason": reached, "requests": traffic.at}
+    both = champion, challenger
+    scores = [one.score(rows) for one in both if one.score]
+    decided = rows_of_both(rows, [one.decide(rows) for one in both], scores if len(scores) == 2 else None, sticky)
+    climb = simulate_climb(decided, costs, limits, release=challenger.name)
+    reached = f"{climb.verdict.finding} at {climb.share:g} %: {climb.verdict.reason}"
+    passed = climb.verdict.action == "promote"
+    return climb.decided, {"stage": "operate", "passed": passed, "reason": reached, "requests": climb.requests}
 
 # %% ../nbs/16_loop.ipynb #16-l-play-code
 Watch: TypeAlias = Callable[[pd.Timestamp, pd.DataFrame, Decider], tuple[str, list[str]]]   # -> action, reasons
@@ -154,7 +152,8 @@ def play(
 # %% ../nbs/16_loop.ipynb #16-l-watch-code
 def decider(release: Release) -> Decider:
     "A release, as something that decides on the rows of a table."
-    return Decider(release.id, lambda rows: np.asarray(release.decide(columns_of(rows))), release)
+    scores = lambda rows: np.asarray(release.score(columns_of(rows)), dtype=float)
+    return Decider(release.id, lambda rows: np.asarray(release.decide(columns_of(rows))), scores, release)
 
 def watch(
     clock: pd.Timestamp, rows: pd.DataFrame, champion: Decider,  # as `play` calls it: a period's, outcomes by its end

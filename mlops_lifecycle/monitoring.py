@@ -25,7 +25,7 @@ from .core.models.evaluation import cluster_bootstrap, interval
 from .core.models.release import Release
 from .core.models.evaluation_case import savings
 from .core.problem.costs import Costs, mean_cost
-from .core.operations.canary import significantly_more
+from .core.operations.sequential_tests import significantly_more
 from .core.problem.definition import Problem
 from .core.problem.plan import review_due
 from .core.problem.time_zones import wall_clocks

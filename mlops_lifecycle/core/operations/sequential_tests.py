@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['critical_value', 'clustered_variance', 'effective_count', 'Interval', 'clustered_interval', 'share_evidence',
-           'unit_weights']
+           'significantly_more', 'unit_weights']
 
 # %% ../../../nbs/core/operations/sequential_tests.ipynb #seq-imports
 from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
+from scipy.stats import binomtest
 
 # %% ../../../nbs/core/operations/sequential_tests.ipynb #seq-critical-code
 def critical_value(
@@ -85,6 +86,15 @@ def share_evidence(
     count, rest = (np.asarray(n, dtype=float)[..., None] for n in (count, np.subtract(of, count)))
     won, lost = np.log1p(_STAKES * (1 - allowed) / allowed), np.log1p(-_STAKES)
     with np.errstate(over="ignore"): return np.exp(count * won + rest * lost).mean(axis=-1)
+
+# %% ../../../nbs/core/operations/sequential_tests.ipynb #seq-once-code
+def significantly_more(
+    count: int, of: int,  # such cases among so many
+    share: float,         # allowed, 0 to 1
+    alpha: float = 0.001,  # significance level
+) -> bool:
+    "Whether the true share is significantly above `share`, by a one-sided binomial test."
+    return of > 0 and bool(binomtest(count, of, share, alternative="greater").pvalue < alpha)
 
 # %% ../../../nbs/core/operations/sequential_tests.ipynb #seq-weights-code
 def unit_weights(

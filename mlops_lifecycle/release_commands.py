@@ -195,6 +195,9 @@ def operate(
     from mlops_lifecycle.core.problem.costs import costs_of
     from mlops_lifecycle.core.reports.summary import of_ledger
     with project_with_ledger() as project:
+        if not project.ledger.standing().canary:
+            typer.echo("there is no canary")
+            return
         limits, costs = project.settings.canary, costs_of(project.settings, project.problem.kind)
         controller = Controller(project.ledger, project.releases, project.problem, costs, limits, by="mlops operate", person=True)
         try: tick = let_it_look(controller, lambda found: typer.echo(look_line(found)), pause, once)

@@ -9,7 +9,6 @@ __all__ = ['Fault', 'FAULTS', 'Row', 'Ask', 'Scored', 'score_row', 'lacking', 'r
 # %% ../../../nbs/core/operations/scoring_process.ipynb #scp-imports
 import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -215,7 +214,7 @@ class Child(ChildProcess):
         super().__init__(task)
         self.limit = limit
         try: self.send(vars(job)); self.receive(patience)
-        except (Died, pickle.PicklingError, AttributeError) as error:
+        except Exception as error:  # it died, or what a project defines cannot be sent to it
             why = self.last_words() or _words(error)
             self.end()
             raise UsageError(f"releases cannot be scored in a process of their own: {why}") from error

@@ -148,12 +148,16 @@ class RunJournal:
     def keep(self, record: StageRecord | None = None) -> None:
         "Note a stage's record in place of an earlier one, and replace `run.json`."
         with self.lock:
-            if record:
+            if record and not (record["status"] == "skipped" and self._executed(record["stage"])):
                 others = [s for s in self.record["stages"] if s["stage"] != record["stage"]]
                 self.record["stages"] = sorted([*others, record], key=lambda s: stage(s["stage"]).number)
                 self.record["edges"] += record["edges"]
-                self._running(record["stage"])
+            if record: self._running(record["stage"])
             self._write()
+
+    def _executed(self, name: str) -> bool:
+        "Whether this run has executed a stage, and it passed."
+        return any(s["stage"] == name and s["status"] == "passed" for s in self.record["stages"])
 
     def note(self, progress: Progress) -> None:
         "Say in `run.json` how far a stage is that runs now; it is written once a second at most."

@@ -181,7 +181,7 @@ def test_a_project_that_lacks_something_is_refused_by_name_before_a_run_and_by_t
     listed = {row["name"]: row["defined"] for row in json.loads(passed(mlops("yours", "--json", project=project)).stdout)}
     assert (listed["estimators"], listed["QUESTION"], listed["KINDS"]) == ("own", "own", "default")
     append_to_yours(project / "nbs" / "01_formulate.ipynb", "problem", "problem = None")
-    assert "problem must be Problem, it is NoneType None" in mlops("run", "plan", project=project, **settings).stderr
+    assert "problem must be Problem, it is NoneType None" in mlops("run", "plan", "--force", project=project, **settings).stderr
     served = mlops("serve", "--port", free_port(), project=project, **settings)
     assert served.returncode == 1 and "problem must be Problem, it is NoneType None" in served.stderr
 
@@ -283,7 +283,7 @@ def test_ops_a_canary_that_costs_more_is_rolled_back(lived, tmp_path):
     silent = write_release(workspace.releases, never_acts, {}, model)
     put_in_slots(log, stable=good.id, canary=silent.name, share=0.0)
     workspace.publish({"release": workspace.store("release", workspace.load("release") | {"model": silent.name})})
-    went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "significantly more")
+    went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "significantly worse")
     served = log.deployment.get()
     assert (served["stable"], served["canary"], served["share"]) == (good.id, None, 0)
     said = passed(mlops("run", "deploy", "--force", **settings)).stdout  # what was rolled back does not come back

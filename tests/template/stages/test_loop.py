@@ -1,18 +1,18 @@
 """The loop: the cases that a lesson has no room for."""
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from mlops_lifecycle.core.foundation.settings import CanarySettings
 from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.operations.policy_comparison import spans, worth
 from mlops_lifecycle.core.problem.costs import Costs
 from mlops_lifecycle.loop import Decider, Loop, Roles, admit, gate, play, replay
 
 COSTS = Costs(missed=5, needless=1)
-LIMITS = SimpleNamespace(steps=(20, 50, 100), min_labelled=8, max_error_share=0.01, max_p99_ms=250)
+LIMITS = CanarySettings(steps="20, 50, 100", min_labelled=8, min_days=3, longest=20, outcome_depends_on_decision="no")
 MONTHS = spans("2024-03-01T00:00Z", "MS", 3)
 CANARY = partial(admit, costs=COSTS, limits=LIMITS)
 

@@ -118,18 +118,19 @@ def draw_climb(
 ) -> Axes:
     "What the canary costs more than the stable release, look by look."
     import matplotlib.pyplot as plt
-    from matplotlib.dates import date2num
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
     rows, title = [look for look in looks if None not in look.get("extra cost", [None])], "Nothing was compared"
     fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
     ax.axhline(0, color="0.6", linewidth=1)
-    ax.xaxis_date()
+    ax.xaxis.set_major_locator(places := AutoDateLocator(maxticks=7))
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(places))
     clock = [float(date2num(pd.Timestamp(look["clock"]).to_pydatetime())) for look in rows]
     if rows:
         low, middle, high = np.transpose([look["extra cost"] for look in rows])
-        more = "more" if middle[-1] > 0 else "less"
-        title = f"A decision by the canary costs {abs(middle[-1]):.2f} {more} ({low[-1]:+.2f} to {high[-1]:+.2f})"
+        title = f"A canary's decision costs {abs(middle[-1]):.2f} {'more' if middle[-1] > 0 else 'less'} ({low[-1]:+.2f} to {high[-1]:+.2f})"
         ax.fill_between(clock, low, high, color="#00727a", alpha=0.2, linewidth=0)
         ax.plot(clock, middle, color="#00727a", marker="o", markersize=3)
+        ax.set_ylim(*np.quantile([low, high], [0.1, 0.9]))  # the first bands are as wide as the unknown
     for place, look in enumerate(rows):
         if place and look["share"] == rows[place - 1]["share"]: continue
         ax.axvline(clock[place], color="0.8", linewidth=0.8)

@@ -133,12 +133,13 @@ def releases_table(now: "Standing") -> "Table":
     from rich.table import Column, Table
     from rich.text import Text
 
+    from mlops_lifecycle.core.foundation.errors import brief
     from mlops_lifecycle.core.serving.ledger import release_rows
     whole = (Column(head, no_wrap=True) for head in ("release", "state"))
     table = Table(*whole, "share", "since", "by", "reason", "allowed now", box=None, pad_edge=False)
     for row in release_rows(now):
         share = "" if row["share"] is None else f"{row['share']:.0%}"
-        said = (row["release"], row["state"], share, row["since"], row["by"], row["reason"], ", ".join(row["allowed"]))
+        said = (row["release"], row["state"], share, row["since"][:16], row["by"], brief(row["reason"], 60), ", ".join(row["allowed"]))
         table.add_row(*(Text(str(value)) for value in said))
     return table
 

@@ -9,6 +9,7 @@ __all__ = ['Finding', 'Action', 'Contributions', 'same_requests', 'own_requests'
 # %% ../../../nbs/core/operations/evidence.ipynb #evi-imports
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -60,9 +61,11 @@ class Evidence:
 
     def __str__(self) -> str:
         low, middle, high = self.interval.low, self.interval.middle, self.interval.high
-        how = "decided by both" if self.paired else "in two arms"
-        return (f"a decision costs {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {self.cost:.3f}, "
-                f"on {self.requests:,} requests {how}, {self.interval.days} days and {self.interval.entities:,} entities that count")
+        where = f"on the same {self.requests:,} requests" if self.paired else f"on {self.requests:,} requests in two arms"
+        counted = f"{where}, {self.interval.days} days and {self.interval.entities:,} entities that count"
+        if not isfinite(low) and not isfinite(high): return f"nothing is known of the extra cost {counted}"
+        more = "more" if middle > 0 else "less"
+        return f"a decision costs {abs(middle):.3f} {more} ({low:+.3f} to {high:+.3f}) than the stable release's {self.cost:.3f}, {counted}"
 
 def cost_evidence(
     climb: Climb, costs: Costs, limits: CanarySettings,

@@ -127,7 +127,7 @@ def draw_climb(
     clock = [float(date2num(pd.Timestamp(look["clock"]).to_pydatetime())) for look in rows]
     if rows:
         low, middle, high = np.transpose([look["extra cost"] for look in rows])
-        title = f"A canary's decision costs {abs(middle[-1]):.2f} {'more' if middle[-1] > 0 else 'less'} ({low[-1]:+.2f} to {high[-1]:+.2f})"
+        title = f"The canary costs {abs(middle[-1]):.2f} {'more' if middle[-1] > 0 else 'less'} ({low[-1]:+.2f} to {high[-1]:+.2f})"
         ax.fill_between(clock, low, high, color="#00727a", alpha=0.2, linewidth=0)
         ax.plot(clock, middle, color="#00727a", marker="o", markersize=3)
         ax.set_ylim(*np.quantile([low, high], [0.1, 0.9]))  # the first bands are as wide as the unknown

@@ -546,18 +546,18 @@ def _made_with() -> str:
 def _state_of(
     settings: Settings, workspace: Workspace,
     runs: list[RunRecord],  # of `history`
-) -> str:  # "": it cannot be told
+) -> str:
     "Changes with all that the pages are made from."
     import mlops_lifecycle
-    if isinstance(workspace.serving_db, str): return ""
+    from mlops_lifecycle.core.reports.summary import outcome
     package, notebooks = Path(mlops_lifecycle.__file__).parent, Path(settings.root) / "nbs"
     folders = {notebooks: "*", package: "*.py", package / "core" / "reports" / "templates": "*"}
     files = [path for folder, pattern in folders.items() for path in sorted(folder.rglob(pattern)) if path.is_file()]
-    files += [workspace.root / "published.json", workspace.root / "matrix" / "matrix.json", workspace.serving_db,
-              workspace.root / f"{workspace.serving_db.name}-wal"]
+    files += [workspace.root / "published.json", workspace.root / "matrix" / "matrix.json"]
     states = {str(path): path.stat() for path in files if path.exists()}
     marks = [[name, state.st_mtime_ns, state.st_size] for name, state in states.items()]
-    return digest([marks, json.loads(json.dumps(runs)), settings.model_dump_json(), _made_with()])
+    said = outcome(workspace, settings.owners.by_stage())  # what serves is in the log, whose file changes as it is read
+    return digest([marks, said, json.loads(json.dumps(runs)), settings.model_dump_json(), _made_with()])
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-build
 def build_report(
@@ -574,7 +574,7 @@ def build_report(
     with _alone(work), tempfile.TemporaryDirectory(dir=work) as new:
         state, known = _state_of(settings, workspace, runs), work / "state"
         there = (work / "whole").exists() and (out / name).is_dir() and index.exists() and not strict
-        if there and state and known.exists() and known.read_text() == state: return index
+        if there and known.exists() and known.read_text() == state: return index
         known.unlink(missing_ok=True)
         write_sources(settings, workspace, Path(new) / "source")
         atomic_write(Path(new) / "source" / "made_with.txt", _made_with())

@@ -1338,6 +1338,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                          'mlops_lifecycle/core/operations/admin_routes.py'),
                                                               'mlops_lifecycle.core.operations.admin_routes._deployed': ( 'core/operations/admin_routes.html#_deployed',
                                                                                                                           'mlops_lifecycle/core/operations/admin_routes.py'),
+                                                              'mlops_lifecycle.core.operations.admin_routes._judged': ( 'core/operations/admin_routes.html#_judged',
+                                                                                                                        'mlops_lifecycle/core/operations/admin_routes.py'),
                                                               'mlops_lifecycle.core.operations.admin_routes.admin_approve': ( 'core/operations/admin_routes.html#admin_approve',
                                                                                                                               'mlops_lifecycle/core/operations/admin_routes.py'),
                                                               'mlops_lifecycle.core.operations.admin_routes.admin_clear': ( 'core/operations/admin_routes.html#admin_clear',

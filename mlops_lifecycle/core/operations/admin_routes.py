@@ -116,21 +116,22 @@ def _deployed(now: Standing) -> dict[str, str | float | int | None]:
 
 
 # %% ../../../nbs/core/operations/admin_routes.ipynb #ar-judge-code
+async def _judged(request: HttpRequest, serving: Serving, verb: Callable[[str, Act], Standing]) -> Response:
+    "Answer a request that says what is thought of a release."
+    asked = validated(Judge, await sent_body(serving, request))
+    return await done(serving, lambda: verb(asked.release, Act(who(request), asked.reason)), "release")
+
 @router.post("/v1/admin/approve", response_model=Deployed, summary="Approve a release that waits")
 async def admin_approve(request: HttpRequest, serving: AskedServing) -> Response:
-    asked = validated(Judge, await sent_body(serving, request))
-    return await done(serving, lambda: serving.ledger.approve(asked.release, Act(who(request), asked.reason)), "release")
+    return await _judged(request, serving, serving.ledger.approve)
 
 @router.post("/v1/admin/reject", response_model=Deployed, summary="Reject a release that is in no slot")
 async def admin_reject(request: HttpRequest, serving: AskedServing) -> Response:
-    asked = validated(Judge, await sent_body(serving, request))
-    return await done(serving, lambda: serving.ledger.reject(asked.release, Act(who(request), asked.reason)), "release")
+    return await _judged(request, serving, serving.ledger.reject)
 
 @router.post("/v1/admin/clear", response_model=Deployed, summary="Make a rejected release a candidate again")
 async def admin_clear(request: HttpRequest, serving: AskedServing) -> Response:
-    asked = validated(Judge, await sent_body(serving, request))
-    return await done(serving, lambda: serving.ledger.clear(asked.release, Act(who(request), asked.reason)), "release")
-
+    return await _judged(request, serving, serving.ledger.clear)
 
 # %% ../../../nbs/core/operations/admin_routes.ipynb #ar-slots-code
 @router.post("/v1/admin/deploy", response_model=Deployed, summary="Put a release beside what serves")

@@ -108,7 +108,8 @@ def step_table(
 ) -> list[dict[str, Any]]:        # a row for each share, for `core.foundation.display.readable`
     "The steps as people read them."
     return [{"canary's share": f"{step['share']:g} %", "requests": step["requests"], "answered by the canary": step["canary answered"],
-             "outcomes known": step["known"], "cost a decision, stable": step["cost"]["stable"], "canary": step["cost"]["canary"],
+             "outcomes known": step["known"],
+             "stable: cost a decision": step["cost"]["stable"], "canary: cost a decision": step["cost"]["canary"],
              "verdict": f"{step['action']}: {step['reason']}"} for step in steps]
 
 # %% ../nbs/14_operate.ipynb #14-o-draw-code

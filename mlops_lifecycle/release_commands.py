@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['commands', 'Project', 'project_with_ledger', 'act_of', 'decide', 'approve', 'reject', 'clear', 'deploy', 'promote',
-           'hold', 'rollback', 'releases_table', 'story_table', 'releases', 'look_line', 'operate']
+           'hold', 'rollback', 'release_lines', 'story_table', 'releases', 'look_line', 'operate']
 
 # %% ../nbs/release_commands.ipynb #rc-imports
 import getpass
@@ -128,20 +128,15 @@ def rollback(reason: _Why = "", by: _By = ""):
 
 
 # %% ../nbs/release_commands.ipynb #rc-releases-code
-def releases_table(now: "Standing") -> "Table":
-    "Every release with its state, the last decision first."
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    from mlops_lifecycle.core.foundation.errors import brief
+def release_lines(now: "Standing") -> list[str]:
+    "Every release with its state, why, and what is allowed now; the last decision first."
     from mlops_lifecycle.core.serving.ledger import release_rows
-    whole = (Column(head, no_wrap=True) for head in ("release", "state"))
-    table = Table(*whole, "share", "since", "by", "reason", "allowed now", box=None, pad_edge=False)
+    lines = []
     for row in release_rows(now):
-        share = "" if row["share"] is None else f"{row['share']:.0%}"
-        said = (row["release"], row["state"], share, row["since"][:16], row["by"], brief(row["reason"], 60), ", ".join(row["allowed"]))
-        table.add_row(*(Text(str(value)) for value in said))
-    return table
+        share = "" if row["share"] is None else f", {row['share']:.0%} of the requests"
+        lines += [f"{row['release']}  {row['state']}{share}, since {row['since'][:16].replace('T', ' ')} by {row['by']}",
+                  *[f"    {row['reason']}"] * bool(row["reason"]), f"    allowed now: {', '.join(row['allowed']) or 'nothing'}"]
+    return lines
 
 def story_table(now: "Standing", ledger: "Ledger", id: str) -> "Table":
     "What happened to one release, the first entry first."
@@ -177,7 +172,8 @@ def releases(
         if id is not None: now.of(id)
         if as_json and id: typer.echo(json.dumps([asdict(e) for e in ledger.entries() if e.release == id], indent=1))
         elif as_json: typer.echo(json.dumps({**now.slots, "step": now.step, "releases": release_rows(now)}, indent=1))
-        else: show.print(story_table(now, ledger, id) if id else releases_table(now))
+        elif id: show.print(story_table(now, ledger, id))
+        else: typer.echo("\n".join(release_lines(now)))
 
 
 # %% ../nbs/release_commands.ipynb #rc-operate-code

@@ -62,7 +62,8 @@ class Evidence:
     def __str__(self) -> str:
         low, middle, high = self.interval.low, self.interval.middle, self.interval.high
         where = f"on the same {self.requests:,} requests" if self.paired else f"on {self.requests:,} requests in two arms"
-        counted = f"{where}, {self.interval.days} days and {self.interval.entities:,} entities that count"
+        days = f"{self.interval.days} day{'s' * (self.interval.days != 1)}"
+        counted = f"{where}, {days} and {self.interval.entities:,} entities that count"
         if not isfinite(low) and not isfinite(high): return f"nothing is known of the extra cost {counted}"
         more = "more" if middle > 0 else "less"
         return f"a decision costs {abs(middle):.3f} {more} ({low:+.3f} to {high:+.3f}) than the stable release's {self.cost:.3f}, {counted}"

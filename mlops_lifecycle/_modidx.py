@@ -3874,6 +3874,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'mlops_lifecycle/release_commands.py'),
                                                   'mlops_lifecycle.release_commands.clear': ( 'release_commands.html#clear',
                                                                                               'mlops_lifecycle/release_commands.py'),
+                                                  'mlops_lifecycle.release_commands.clock_of': ( 'release_commands.html#clock_of',
+                                                                                                 'mlops_lifecycle/release_commands.py'),
                                                   'mlops_lifecycle.release_commands.decide': ( 'release_commands.html#decide',
                                                                                                'mlops_lifecycle/release_commands.py'),
                                                   'mlops_lifecycle.release_commands.deploy': ( 'release_commands.html#deploy',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['commands', 'Project', 'project_with_ledger', 'act_of', 'decide', 'approve', 'reject', 'clear', 'deploy', 'promote',
-           'hold', 'rollback', 'release_lines', 'story_table', 'releases', 'look_line', 'operate']
+           'hold', 'rollback', 'release_lines', 'story_table', 'releases', 'look_line', 'clock_of', 'operate']
 
 # %% ../nbs/release_commands.ipynb #rc-imports
 import getpass
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.table import Table
 
     from mlops_lifecycle.core.foundation.settings import Settings
@@ -181,9 +183,19 @@ def look_line(tick: "Tick") -> str:
     "A look of the controller in a line."
     return f"{tick.clock:%Y-%m-%d %H:%M:%S} at {tick.share:g} %: {tick.action}: {tick.reason}"
 
+def clock_of(as_of: str, once: bool) -> "datetime | None":
+    "The moment of a look, None for now; raises `UsageError` where it has no zone, or where there are many looks."
+    from mlops_lifecycle.core.foundation.errors import UsageError
+    from mlops_lifecycle.core.foundation.point_in_time import moment
+    if as_of and not once: raise UsageError('"--as-of" is for a single look: add --once')
+    try: return moment(as_of).to_pydatetime() if as_of else None
+    except ValueError as error: raise UsageError(f'"--as-of": {error}') from None
+
 @commands.command("operate")
 def operate(
     once: Annotated[bool, typer.Option("--once", help="Look one time.")] = False,
+    as_of: Annotated[str, typer.Option(metavar="CLOCK", show_default=False, help=(
+        "With --once: now, such as 2024-03-10T00:00:00Z; the wall clock when not given."))] = "",
     pause: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks.")] = 5.0,
 ):
     "Move the canary by what is found on live traffic, until it is promoted or rolled back."
@@ -191,13 +203,14 @@ def operate(
     from mlops_lifecycle.core.operations.controller import operate as let_it_look
     from mlops_lifecycle.core.problem.costs import costs_of
     from mlops_lifecycle.core.reports.summary import of_ledger
+    clock = clock_of(as_of, once)
     with project_with_ledger() as project:
         if not project.ledger.standing().canary:
             typer.echo("there is no canary")
             return
         limits, costs = project.settings.canary, costs_of(project.settings, project.problem.kind)
         controller = Controller(project.ledger, project.releases, project.problem, costs, limits, by="mlops operate", person=True)
-        try: tick = let_it_look(controller, lambda found: typer.echo(look_line(found)), pause, once)
+        try: tick = let_it_look(controller, lambda found: typer.echo(look_line(found)), pause, once, clock)
         finally: controller.close()
         for sentence in of_ledger(project.ledger.standing()): typer.echo(sentence)
     raise typer.Exit(2 if tick.action == "roll back" else 0)

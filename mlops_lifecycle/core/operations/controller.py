@@ -164,11 +164,12 @@ def operate(
     tell: Callable[[Tick], None],  # of each look that found something else than the one before
     pause: float = 5.0,            # seconds between two looks
     once: bool = False,            # only one
+    clock: datetime | None = None,  # now, for a single look; None: the wall clock
 ) -> Tick:
     "Let the controller look until the canary is promoted or rolled back."
     said = None
     while True:
-        try: tick = controller.tick()
+        try: tick = controller.tick(clock)
         except NotStored as error: tick = Tick("wait", f"hold: {error}", datetime.now(UTC))
         if (tick.action, tick.reason) != said: tell(tick)
         said = tick.action, tick.reason

@@ -437,7 +437,7 @@ def score(
     record: Annotated[bool, typer.Option("--record", help="Store each decision in the serving log, with arm and release.")] = False,
 ):
     "Score a file of requests with the deployed release, or with --record by arm."
-    from mlops_lifecycle.core.models.release import signing_key
+    from mlops_lifecycle.core.models.release import allowed_types, signing_key
     from mlops_lifecycle.core.foundation.settings import load_settings
     from mlops_lifecycle.core.foundation.workspace import Workspace
     from mlops_lifecycle.core.serving.batch import read_rows, requests_of, score_requests, write_rows
@@ -447,16 +447,16 @@ def score(
     settings, problem = load_settings(), FormulateHooks.of_project().problem
     workspace = Workspace(settings.workspace_path)
     if not workspace.has_log: raise _refused("nothing is deployed; mlops run deploy does it")
-    try: key = signing_key(settings)
+    try: key, allow = signing_key(settings), allowed_types(settings)
     except ValueError as error: raise _refused(str(error)) from None
     gc.disable()  # millions of small objects are made, and none of them in circles
     try:
         requests, after = requests_of(read_rows(source), problem.Request), settings.serving.fallback_after_ages
         if record:
             from mlops_lifecycle.core.serving.batch_log import record_requests
-            scored, new = record_requests(requests, problem, workspace, project_features, after, key, settings.canary.sticky)
+            scored, new = record_requests(requests, problem, workspace, project_features, after, key, settings.canary.sticky, allow=allow)
             console().print(f"{new:,} decisions recorded, {scored.arm.eq('canary').sum():,} rows are the canary's", markup=False)
-        else: scored = score_requests(requests, problem, workspace, project_features, after, key)
+        else: scored = score_requests(requests, problem, workspace, project_features, after, key, allow)
         write_rows(scored, target)
     finally: gc.enable()
     total = scored.decision.sum()

@@ -49,9 +49,10 @@ def check_release(
     folder: Path,      # of the release
     problem: Problem,
     key: bytes | None = None,  # with which it must be signed
+    allow: tuple[str, ...] = (),  # types of a model, as for `Release.load`
 ) -> Release:
     "The release, verified; raises `GoBack` to release where it cannot be trusted."
-    try: return Release.load(folder, rule=problem.rule, key=key)
+    try: return Release.load(folder, rule=problem.rule, allow=allow, key=key)
     except (ValueError, OSError) as error:
         raise GoBack("release", f"{folder.name} cannot be deployed: {error}",
                      evidence={"release": folder.name}) from error
@@ -103,10 +104,11 @@ def load_error(
     problem: Problem,
     key: bytes | None = None,             # with which it must be signed
     features: FeatureSet | None = None,   # None: those of stage 04, when a model needs them
+    allow: tuple[str, ...] = (),          # types of a model, as for `Release.load`
 ) -> str:
     "Why the app could not load a release; empty where it could."
     try:
-        release = Release.load(folder, rule=problem.rule, key=key)
+        release = Release.load(folder, rule=problem.rule, allow=allow, key=key)
         if release.kind == "model":
             if features is None: from mlops_lifecycle.transform import FEATURES as features
             same_features(release, features)
@@ -129,21 +131,21 @@ def deploy(
     problem: Problem,
     check: Callable[[Release], dict],    # of a new release, such as `smoke_check`; raises GoBack
     key: bytes | None = None,            # with which releases must be signed
-    features: FeatureSet | None = None,  # as for `load_error`
+    features: FeatureSet | None = None, allow: tuple[str, ...] = (),  # as for `load_error`
 ) -> dict:  # stable, canary, share, generation; answers: of new releases; lost: why the rule stepped in; waits: what is not deployed
     "Put released rule and model into their slots; raises `GoBack` to release where one of them fails."
     now, answers, lost = known_standing(ledger, released), {}, ""
     if now.stable not in (None, released["rule"]):
-        error = load_error(Path(releases) / now.stable, problem, key, features)
+        error = load_error(Path(releases) / now.stable, problem, key, features, allow)
         lost = error and f"{now.stable} cannot be loaded: {error}"
     if lost:
-        answers["stable"] = check(check_release(Path(releases) / released["rule"], problem, key))
+        answers["stable"] = check(check_release(Path(releases) / released["rule"], problem, key, allow))
         released = {**released, "model": None} if released["model"] == now.stable else released
         now = ledger.fall_back(released["rule"], Act("13_deploy", lost))
     ids, waits = to_deploy(now, released)
     change = {"canary" if now.stable or id != released["rule"] else "stable": id for id in ids}
     then = {"stable": now.stable, "canary": now.canary} | change
-    loaded = {slot: check_release(Path(releases) / name, problem, key) for slot, name in then.items() if name}
+    loaded = {slot: check_release(Path(releases) / name, problem, key, allow) for slot, name in then.items() if name}
     answers |= {slot: check(release) for slot, release in loaded.items() if slot in change}
     for id in ids: now = ledger.deploy(id, Act("13_deploy", "released", {"generation": now.generation}))
     return now.slots | {"answers": answers, "lost": lost, "waits": waits}

@@ -18,7 +18,7 @@ import pandas as pd
 
 from .core.foundation.point_in_time import known
 from .core.models.features import FeatureSet, columns_of
-from .core.models.release import Release
+from .core.models.release import Release, allowed_types
 from .core.foundation.settings import CanarySettings, Settings
 from .core.foundation.stages import GoBack
 from .core.models.model_tests import Behaviour
@@ -181,8 +181,8 @@ def release_winner(
     world = reference(windows, feature_set, [winner.score(p) for p in windows], problem.target)
     content = (folder / described["model"]).read_bytes()
     name = release_model(folder / "releases", described, content, verdict, plan, feature_set.describe(), world, problem,
-                         costs_of(settings, problem.kind), clock.isoformat(), {"replay": str(clock)})
-    return Release.load(folder / "releases" / name)
+                         costs_of(settings, problem.kind), clock.isoformat(), {"replay": str(clock)}, allowed_types(settings))
+    return Release.load(folder / "releases" / name, allow=allowed_types(settings))
 
 # %% ../nbs/16_loop.ipynb #16-l-renew-code
 def compared(verdict: Mapping) -> str:

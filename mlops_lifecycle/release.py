@@ -184,6 +184,7 @@ def release_model(
     verdict: Mapping, plan: Mapping, features: Mapping,  # documents of stages 08, 00 and 04
     distributions: Mapping,              # of `reference`
     problem: Problem, costs: Costs, as_of: str, lineage: Mapping,
+    allow: tuple[str, ...] = (),         # types of a model, as for `write_release`
 ) -> str:                                # the release's id
     "Release the model that the verdict names; raises `GoBack` to train when the file is not the one that was evaluated."
     if hashlib.sha256(content).hexdigest() != candidate["sha256"]:
@@ -200,7 +201,7 @@ def release_model(
     }
     files = {"card.md": model_card(manifest, plan, verdict, problem).encode(),
              "reference.json": json.dumps(distributions, indent=1, allow_nan=False).encode()}
-    return write_release(releases, manifest, files, content).name
+    return write_release(releases, manifest, files, content, allow).name
 
 # %% ../nbs/12_release.ipynb #12-r-approval-code
 def approve(

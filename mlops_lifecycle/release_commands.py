@@ -42,7 +42,7 @@ def project_with_ledger() -> Iterator[Project]:
     from mlops_lifecycle.core.foundation.settings import load_settings
     from mlops_lifecycle.core.foundation.workspace import Workspace
     from mlops_lifecycle.core.models.feature_hooks import TransformHooks
-    from mlops_lifecycle.core.models.release import signing_key
+    from mlops_lifecycle.core.models.release import allowed_types, signing_key
     from mlops_lifecycle.core.problem.hooks import FormulateHooks
     from mlops_lifecycle.core.serving.ledger import Ledger
     from mlops_lifecycle.core.serving.predictor import Releases
@@ -53,7 +53,7 @@ def project_with_ledger() -> Iterator[Project]:
     try: key = signing_key(settings)
     except ValueError as error: raise UsageError(str(error)) from None
     problem = FormulateHooks.of_project().problem
-    releases = Releases(workspace, problem.rule, lambda: TransformHooks.of_project().FEATURES, key)
+    releases = Releases(workspace, problem.rule, lambda: TransformHooks.of_project().FEATURES, key, allowed_types(settings))
     log = ServingLog(workspace.serving_db)
     try: yield Project(settings, problem, releases, Ledger(log, releases.load_error))
     finally: log.close()

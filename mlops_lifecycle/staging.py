@@ -233,6 +233,7 @@ def release_candidate(
     as_of: str,
     features: Mapping,      # the document of stage 04
     kind: str = "binary",   # of the problem
+    allow: tuple[str, ...] = (),  # types of a model, as for `write_release`
 ) -> str:                   # id of the release
     "Write the candidate that passed as a release, for staging only."
     verdict = workspace.load("verdict")
@@ -240,7 +241,7 @@ def release_candidate(
     manifest = {
         "kind": "model", "name": candidate["name"], "decides": kind, "as_of": as_of, "threshold": verdict["threshold"],
         "encoder": candidate["encoder"], "calibration": candidate.get("calibration"), "features": dict(features)}
-    return write_release(releases, manifest, {}, (workspace.root / candidate["model"]).read_bytes()).name
+    return write_release(releases, manifest, {}, (workspace.root / candidate["model"]).read_bytes(), allow).name
 
 # %% ../nbs/11_test.ipynb #11-t-subject-code
 def stage_subject(

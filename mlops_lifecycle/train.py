@@ -73,6 +73,7 @@ from .core.foundation.settings import Settings
 from .core.foundation.stages import GoBack
 from .core.models.candidates import Candidates, find_candidates
 from .core.models.features import FeatureSet
+from .core.models.release import allowed_types
 from .core.models.search import EstimatorFactory, SearchSpace
 from .core.problem.baselines import how_to_learn
 from .core.problem.costs import costs_of
@@ -210,4 +211,5 @@ def train(
     end = temporal_split(as_of, period)["validation"][1]
     rows = training_rows(examples, target, as_of, period, sample or limits.sample, seed, costs.task)
     return find_candidates(
-        rows, feature_set.features, target, end, period, estimators, search_space, costs, limits, seed, folder, tell)
+        rows, feature_set.features, target, end, period, estimators, search_space, costs, limits, seed, folder, tell,
+        allowed_types(settings))

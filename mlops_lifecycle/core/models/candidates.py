@@ -126,13 +126,14 @@ def fit_whole(
     rows: pd.DataFrame, encoder: Encoder,  # all rows to learn from
     target: str, seed: int,
     folder: Path | None = None, data: str = "",  # as in `fold_scores`
+    allow: tuple[str, ...] = (),          # types of a model, as for `read_model`
 ) -> BaseEstimator:                       # fitted, of types that a release may hold
     "Fit a candidate spec on all rows."
     def make() -> bytes:
         estimator = spec.estimator(encoder.categorical, seed)
         return model_bytes(learn(estimator, encoder.to_fit(rows), rows[target]))
     parts = [data, spec.name, source_of(spec.make), seed, str(rows.decision_time.max())]
-    return read_model(remembered(folder, parts, make))
+    return read_model(remembered(folder, parts, make), allow)
 
 # %% ../../../nbs/core/models/candidates.ipynb #cand-parameters-code
 def plain_parameters(estimator: BaseEstimator) -> dict[str, Value]:
@@ -217,6 +218,7 @@ def find_candidates(
     seed: int = 0,
     folder: Path | None = None,  # see `remembered`
     tell: Callable[[str], None] = lambda words: None,  # called with each message about the progress
+    allow: tuple[str, ...] = (),  # types of a model, as for `read_model`
 ) -> Candidates:
     "Search, average, calibrate, fit on all rows."
     task, data = costs.task, fingerprint(rows, features, target) if folder else ""
@@ -228,7 +230,7 @@ def find_candidates(
     trials = search(specs, evaluate, limits.candidates, limits.seconds, limits.keep, tell)
     kept, encoder = trials[:limits.keep], Encoder.fit(rows, features)
     tell(f"fitting the best {len(kept)} on {len(rows):,} rows")
-    whole = {t.spec.name: fit_whole(t.spec, rows, encoder, target, seed, folder, data) for t in kept}
+    whole = {t.spec.name: fit_whole(t.spec, rows, encoder, target, seed, folder, data, allow) for t in kept}
     found = Candidates(
         finish(name, members, [whole[t.spec.name] for t in members], rows, encoder, y, target, costs, seed)
         for name, members in ensembles(kept, y, costs).items())
@@ -289,6 +291,7 @@ def write_candidates(
 def read_candidates(
     document: Mapping[str, Sequence[Described]],  # `candidates`, as training leaves it
     root: Path,                                   # of the workspace
+    allow: tuple[str, ...] = (),                  # types of a model, as for `read_model`
 ) -> list[Candidate]:
     "Read the models back; raises `ValueError` if a checksum differs from the recorded one."
     found = []
@@ -297,7 +300,7 @@ def read_candidates(
         if hashlib.sha256(content).hexdigest() != c["sha256"]:
             raise ValueError(f'{c["model"]} is not the model that was trained: its checksum differs')
         found.append(Candidate(
-            c["name"], read_model(content), Encoder.from_dict(c["encoder"]), c["calibration"], c["metrics"],
+            c["name"], read_model(content, allow), Encoder.from_dict(c["encoder"]), c["calibration"], c["metrics"],
             c["parameters"], c["seconds"], c["folds"], c["recipes"]))
     return found
 

@@ -233,13 +233,12 @@ class Shadow:
         log: ServingLog, releases: Releases, pair: Pair, problem: Problem,
         limits: ShadowLimits = ShadowLimits(),
         fallback_after_ages: float = 4.0,  # as for `stale_lookups`
-        allow: tuple[str, ...] = (),       # types of a model, as for `Release.load`
     ):
         self.log, self.pair, self.limits, self.store = log, pair, limits, ShadowLog(log, pair)
         folders = tuple(releases.workspace.releases / id for id in (pair.stable, pair.candidate))  # what both need is the stable's
         models = [folder for folder in folders if _kind(folder) == "model"]
         source = releases.features().describe()["source"] if models else ""  # else the app's features are not needed
-        self.job = ScoringJob(folders, problem.rule, releases.key, allow, source)
+        self.job = ScoringJob(folders, problem.rule, releases.key, releases.allow, source)
         self.process = ScoringProcess(self.job, limits.budget_ms, limits.memory_mb, self._charges())
         self.scorer = PairScorer(pair, RowReader(log, problem, releases, fallback_after_ages), self.process)
         self.store.begin(limits.last)

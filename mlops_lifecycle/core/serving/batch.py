@@ -238,12 +238,13 @@ def score_requests(
     features: Callable[[], FeatureSet] | None,  # called for a model only
     fallback_after_ages: float = 4,     # as for `whole_features`
     key: bytes | None = None,  # with which the release must be signed
+    allow: tuple[str, ...] = (),  # types of a model, as for `Release.load`
 ) -> pd.DataFrame:  # the requests behind pseudonyms, times in UTC; score, decision, threshold, model, version, review
     "Score many requests with the stable release."
     log, at = ServingLog(workspace.serving_db), np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
     stable = log.deployment.get()["stable"]
     if stable is None: raise UsageError("nothing is deployed; mlops run deploy does it")
-    release, declared = fit_release(stable, problem, workspace, features, key)
+    release, declared = fit_release(stable, problem, workspace, features, key, allow)
     prepared = prepare(requests, problem, workspace, log, declared, fallback_after_ages, at)
     log.close()
     decided = decide_rows(release, problem.rule, prepared)
@@ -259,11 +260,12 @@ def shown_requests(requests: Mapping[str, Coded], prepared: Prepared) -> pd.Data
 
 # %% ../../../nbs/core/serving/batch.ipynb #bat-parts
 def fit_release(
-    id: str, problem: Problem, workspace: Workspace, features: Callable[[], FeatureSet] | None, key: bytes | None = None,
+    id: str, problem: Problem, workspace: Workspace, features: Callable[[], FeatureSet] | None,
+    key: bytes | None = None, allow: tuple[str, ...] = (),  # as for `Release.load`
 ) -> tuple[Release, FeatureSet | None]:  # the features of a model
     "A deployed release; raises `UsageError` where it is not fit to serve."
     try:
-        release = Release.load(workspace.releases / Path(id).name, rule=problem.rule, key=key)
+        release = Release.load(workspace.releases / Path(id).name, rule=problem.rule, allow=allow, key=key)
         if release.kind != "model": return release, None
         if features is None: raise ValueError("a model needs the features of the package")
         declared = features(); same_features(release, declared)

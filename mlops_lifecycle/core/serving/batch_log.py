@@ -96,6 +96,7 @@ def record_requests(
     problem: Problem, workspace: Workspace, features: Callable[[], FeatureSet] | None,
     fallback_after_ages: float = 4, key: bytes | None = None,  # as for `score_requests`
     sticky: Sequence[str] = (), piece: int = 512,              # as for `entity_arms`; rows of a transaction
+    allow: tuple[str, ...] = (),                               # as for `score_requests`
 ) -> tuple[pd.DataFrame, int]:  # as of `score_requests`, with prediction_id, arm and release; how many are new in the log
     "Score many requests with the release of each entity's arm, and store every decision."
     at = np.datetime64(datetime.now(UTC).replace(tzinfo=None), "us")
@@ -103,7 +104,7 @@ def record_requests(
         now, releases, declared = log.deployment.get(), dict[str, Release](), None
         if now["stable"] is None: raise UsageError("nothing is deployed; mlops run deploy does it")
         for arm in ("stable", "canary") if now["share"] else ("stable",):
-            try: releases[arm], own = fit_release(str(now[arm]), problem, workspace, features, key)
+            try: releases[arm], own = fit_release(str(now[arm]), problem, workspace, features, key, allow)
             except UsageError:
                 if arm == "stable": raise
                 continue

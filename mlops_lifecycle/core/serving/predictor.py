@@ -40,7 +40,9 @@ from mlops_lifecycle.core.serving.store import (
     Contradiction, Database, Deployed, GroupCommit, Lookups, NotStored, Online, ServingLog, UnknownPrediction,
     microseconds, prediction_row, reaction, store_once,
 )
-from ..models.release import Release, same_features, sign, signing_key, unknown_categories, write_release
+from mlops_lifecycle.core.models.release import (
+    Release, allowed_types, same_features, sign, signing_key, unknown_categories, write_release,
+)
 from ..foundation.settings import Settings
 from ..foundation.workspace import Workspace
 from ..problem.definition import Entity, Problem, Rule, key_text
@@ -108,13 +110,15 @@ class Releases:
         rule: Rule,                          # of the problem
         features: Callable[[], FeatureSet],  # of the package; called when a model is loaded
         key: bytes | None = None,            # with which releases must be signed
+        allow: tuple[str, ...] = (),         # types of a model, as for `Release.load`
     ):
-        self.workspace, self.rule, self.features, self.key = workspace, rule, features, key
+        self.workspace, self.rule, self.features, self.key, self.allow = workspace, rule, features, key, allow
 
     def load(self, id: str) -> Release:
         "Read a release, whether or not it could serve; raises `ValueError` or `OSError`."
-        if (folder := self.workspace.releases / Path(id).name).is_dir(): return Release.load(folder, rule=self.rule, key=self.key)
-        raise ValueError(f"release {id} is not in the workspace")
+        folder = self.workspace.releases / Path(id).name
+        if not folder.is_dir(): raise ValueError(f"release {id} is not in the workspace")
+        return Release.load(folder, rule=self.rule, allow=self.allow, key=self.key)
 
     def fit(self, id: str) -> Release:
         "Read one that can serve; raises `ValueError` or `OSError`."
@@ -841,7 +845,7 @@ class Serving:
         self.log = ServingLog(workspace.serving_db, checkpoints="MLOPS_WORKER" not in os.environ, now=False)
         workspace.pseudonyms.stored.append(lambda: "the serving log" * self.log.predictions.of_people(problem.personal))
         self.metrics = Metrics()
-        self.releases = Releases(workspace, problem.rule, features, signing_key(settings))
+        self.releases = Releases(workspace, problem.rule, features, signing_key(settings), allowed_types(settings))
         self.ledger = Ledger(self.log, self.releases.load_error)
         self.memory = Memory(self.log, self.releases, self.metrics, replay)
         self.identity = Identity(self.memory, replay)

@@ -102,7 +102,7 @@ class Library:
     """A workspace with these releases, and a log."""
     def __init__(self, folder: Path, made: Path, url: str | Path = ""):
         shutil.copytree(made / "releases", folder / "releases")
-        self.log, self.releases = ServingLog(url or folder / "serving.db"), Releases(Workspace(folder), rule, lambda: features)
+        self.log, self.releases = ServingLog(url or folder / "serving.db"), Releases(Workspace(folder), rule, lambda: features, allow=ALLOW)
         self.written, self.load = 0, cache(lambda id: Release.load(folder / "releases" / id, rule=rule))
 
     def answer(self, rows: int, id: str, renewals: int | None = None, **changes) -> list[str]:
@@ -123,4 +123,4 @@ class Library:
             features=values if release.kind == "model" else vars(request))
 
     def shadow(self, candidate: str, stable: str, **limits) -> Shadow:
-        return Shadow(self.log, self.releases, Pair(candidate, stable), library, ShadowLimits(**limits), allow=ALLOW)
+        return Shadow(self.log, self.releases, Pair(candidate, stable), library, ShadowLimits(**limits))

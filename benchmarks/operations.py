@@ -18,7 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import cycle, permutations
 from types import SimpleNamespace
 
@@ -30,8 +30,10 @@ from data import ROOT
 from quality import Year, say
 from mlops_lifecycle.core.foundation.settings import CanarySettings, Settings, load_settings
 from mlops_lifecycle.core.models.features import Feature, FeatureSet
-from mlops_lifecycle.core.operations.evidence import Verdict, cost_evidence, judge
+from mlops_lifecycle.core.operations.evidence import cost_evidence
+from mlops_lifecycle.core.operations.gate_power import SIMULATED_FAULTS, Planted
 from mlops_lifecycle.core.operations.guards import Climb
+from mlops_lifecycle.core.operations.simulated_climb import SimulatedClimb, rows_of_both, simulate_climb
 from mlops_lifecycle.core.problem.costs import Costs, costs_of
 from mlops_lifecycle.core.problem.tasks import price
 from mlops_lifecycle.formulate import problem
@@ -44,7 +46,7 @@ SHADOW = 2_000  # requests before any user is asked
 CLOCKS, SEEDS = (4, 6, 9), (0, 1, 2)  # when models are trained, months of 2013; with which seeds
 LAST = pd.Timestamp("2013-11-30T00:00Z")  # a climb that starts later has no month before the year ends
 RIGHT = "promote", "hold", "not told apart"  # ends of a climb that say nothing wrong of an equal release
-Spoil = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]  # what a fault makes of a climb's requests
+Spoil = Callable[[Planted], pd.DataFrame]  # what a fault makes of a climb's requests
 
 
 @cache
@@ -84,49 +86,33 @@ def scores(month: int, seed: int) -> pd.DataFrame:
 
 def requests(rows: pd.DataFrame, stable: pd.DataFrame, canary: pd.DataFrame, costs: Costs, target: str,
              rng: np.random.Generator) -> pd.DataFrame:
-    """Rows with what two releases say to them, as `Climb` takes them."""
-    decided, known = (rows[name].dt.tz_localize(None) for name in ("decision_time", "label_known_at"))
-    made = rows[[name for name in COLUMNS if name in rows]].assign(
-        entity=rows.entity, time=decided, day=decided.dt.floor("D"), known_at=known, came=rows[target].astype(float))
-    for release, said in (("stable", stable.loc[rows.index]), ("canary", canary.loc[rows.index])):
-        made = made.assign(**{
-            f"{release}_score": said.score, f"{release}_decision": costs.task.decide(said.score, said.threshold).astype(float),
-            f"{release}_ms": 3 * rng.lognormal(0, 0.3, len(rows)), f"{release}_failed": 0.0, f"{release}_unknown": 0.0})
-    return made
+    """Rows with what two releases say to them, as `simulate_climb` takes them."""
+    said = [found.loc[rows.index] for found in (stable, canary)]
+    decisions = [np.asarray(costs.task.decide(one.score, one.threshold), dtype=float) for one in said]
+    made = rows_of_both(rows.rename(columns={target: "outcome"}), decisions, [one.score for one in said], ["entity"])
+    times = {f"{release}_ms": 3 * rng.lognormal(0, 0.3, len(rows)) for release in ("stable", "canary")}
+    return made.join(rows[[name for name in COLUMNS if name in rows]].reset_index(drop=True)).assign(**times)
 
 
 @dataclass(frozen=True)
 class Climbed:
     """How a climb ended."""
-    verdict: Verdict
-    share: float  # at which it ended, percent
-    days: float   # since the first request that a user could have had answered
+    found: SimulatedClimb
     saved: float  # by the new release from its first day to the end of the longest wait, as a share of the stable release's cost
 
     @property
     def end(self) -> str:
-        if self.verdict.action != "roll back": return self.verdict.action
-        return self.verdict.guard or self.verdict.finding
+        verdict = self.found.verdict
+        return verdict.action if verdict.action != "roll back" else verdict.guard or verdict.finding
 
 
 def climb(rows: pd.DataFrame, start: pd.Timestamp, costs: Costs, limits: CanarySettings, seed: int) -> Climbed:
     """Raise the share of a new release from 0 until a verdict ends the climb."""
-    draw = np.random.default_rng(seed).uniform(0, 100, int(rows.entity.max()) + 1)[rows.entity]
-    time, known_at, came = rows.time.to_numpy(), rows.known_at.to_numpy(), rows.came.to_numpy()
-    share, arm, columns = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool), [name for name in COLUMNS if name in rows]
-    at, done, last = 0.0, int(np.searchsorted(time, start.to_datetime64())), time[-1] + np.timedelta64(2, "D")
-    later = time >= start.to_datetime64()
-    stable, canary = (float(np.nansum(price(came, rows[f"{release}_decision"].to_numpy(), costs)[later]))
+    columns, later = [name for name in COLUMNS if name in rows], (rows.decision_time >= start).to_numpy()
+    found = simulate_climb(rows, costs, limits, "6h", f"release {seed}", start, columns)
+    stable, canary = (float(np.nansum(price(rows.outcome.to_numpy(), rows[f"{release}_decision"].to_numpy(), costs)[later]))
                       for release in ("stable", "canary"))
-    for look in pd.date_range(start, min(last, start + pd.Timedelta(days=limits.longest + 3)), freq="6h"):
-        until = int(np.searchsorted(time, look.to_datetime64()))
-        share[done:until], arm[done:until], done = at, draw[done:until] < at, until
-        now = rows[:until].assign(share=share[:until], arm=np.where(arm[:until], "canary", "stable"),
-                                  outcome=np.where(known_at[:until] <= look.to_datetime64(), came[:until], np.nan))
-        while (verdict := judge(Climb(now), at, costs, limits, columns)).action == "next":
-            at = next(step for step in limits.steps if step > at)
-        if verdict.action in ("promote", "roll back"): break
-    return Climbed(verdict, at, (look - start) / pd.Timedelta(days=1), 1 - canary / stable if stable else 0.0)
+    return Climbed(found, 1 - canary / stable if stable else 0.0)
 
 
 def of_flights(old: tuple[int, int], new: tuple[int, int], start: pd.Timestamp, seed: int, spoil: Spoil | None = None) -> Climbed:
@@ -137,7 +123,8 @@ def of_flights(old: tuple[int, int], new: tuple[int, int], start: pd.Timestamp, 
     after = np.flatnonzero((time >= start) & (time < start + pd.Timedelta(days=settings.canary.longest + 3)))
     rows, costs = traffic().iloc[np.concatenate([before, after])], costs_of(settings, problem.kind)
     made = requests(rows, scores(*old), scores(*new), costs, problem.target, rng)
-    return climb(spoil(made, rng) if spoil else made, start.tz_localize(None), costs, settings.canary, seed)
+    planted = Planted(made, COLUMNS, float(scores(*new).threshold.iloc[0]), costs, rng)
+    return climb(spoil(planted) if spoil else made, start, costs, settings.canary, seed)
 
 
 def starts(clock: int, count: int) -> list[pd.Timestamp]:
@@ -151,34 +138,12 @@ def told(climbs: list[Climbed], *parts: str) -> dict[str, float]:
     return {end: ends[end] / len(climbs) for end in (*parts, *sorted({*ends} - {*parts}))}
 
 
-# Faults, as they look in the log ----------------------------------------------------------------------------------------------
+# Faults -----------------------------------------------------------------------------------------------------------------------
 
-def failing(rows: pd.DataFrame, where: np.ndarray | bool) -> pd.DataFrame:
-    spoiled = {"canary_failed": 1.0, "canary_decision": np.nan, "canary_score": np.nan}
-    return rows.assign(**{name: np.where(where, value, rows[name]) for name, value in spoiled.items()})
+def fault(name: str, size: float) -> Spoil: return partial(SIMULATED_FAULTS[name].plant, size=size)
 
-def of_a_value(rows: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
-    """Rows with one value of a column, drawn among those that 0.2 to 0.4 % of them have."""
-    shares = pd.concat({name: rows[name].value_counts(normalize=True) for name in COLUMNS if name in rows})
-    column, value = rng.choice(np.array(shares[(shares >= 0.002) & (shares <= 0.004)].index, dtype=object))
-    return (rows[column] == value).to_numpy()
-
-def too_low(rows: pd.DataFrame, factor: float = 0.7) -> pd.DataFrame:
-    """Scores that are too low, at the threshold of before; nobody but the label knows."""
-    threshold = rows.canary_score[rows.canary_decision == 1].min()
-    return rows.assign(canary_score=factor * rows.canary_score, canary_decision=(factor * rows.canary_score >= threshold).astype(float))
-
-AT_ONCE: dict[str, Spoil] = {
-    "crash": lambda rows, rng: failing(rows, True),
-    "nan": lambda rows, rng: rows.assign(canary_score=rows.canary_score.where(rows.carrier != "UA"),
-                                         canary_decision=rows.canary_decision.where(rows.carrier != "UA")),
-    "contract": lambda rows, rng: rows.assign(canary_score=100 * rows.canary_score),
-    "slow": lambda rows, rng: rows.assign(canary_ms=rows.canary_ms + 200),
-}
-SOME: dict[str, Spoil] = {
-    "slow-some": lambda rows, rng: rows.assign(canary_ms=rows.canary_ms + 200 * (rng.random(len(rows)) < 0.05)),
-    "crash-some": lambda rows, rng: failing(rows, of_a_value(rows, rng)),
-}
+AT_ONCE = {"crash": fault("crash", 1.0), "nan": fault("nan", 0.1), "contract": fault("contract", 1.0), "slow": fault("slow", 200)}
+SOME = {"slow-some": fault("slow-some", 0.05), "crash-some": fault("crash-some", 0.002)}
 
 
 # Figures ----------------------------------------------------------------------------------------------------------------------
@@ -204,14 +169,14 @@ def better(count: int = 50) -> None:
     clear = [one for one in climbs if one.saved >= 0.05]
     say(f"of these the {len(clear)} in which June costs at least 5 % less: promoted", promoted(clear), "of them", 0.8, "higher",
         {"climbs in which it costs more": float(np.mean([one.saved < 0 for one in climbs]))})
-    waited = [one.days for one in climbs if one.end == "promote"]
+    waited = [one.found.days for one in climbs if one.end == "promote"]
     say("days until they were promoted, median", float(np.median(waited)), "days", None, "lower",
         {"shortest": min(waited), "longest": max(waited)})
 
 
 def miscalibrated(count: int = 50) -> None:
     plan = [(clock, start) for clock, some in zip(CLOCKS, (20, 20, 10)) for start in starts(clock, some * count // 50)]
-    climbs = [of_flights((clock, 0), (clock, 0), start, seed, lambda rows, rng: too_low(rows)) for seed, (clock, start) in enumerate(plan)]
+    climbs = [of_flights((clock, 0), (clock, 0), start, seed, fault("miscalibrated", 0.3)) for seed, (clock, start) in enumerate(plan)]
     ends = told(climbs, "promote", "worse", "calibration", "not told apart")
     say(f"scores × 0.7, {len(climbs)} climbs: promoted", ends["promote"], "of all", 0.05, "lower",
         ends | {"climbs in which it costs less": float(np.mean([one.saved > 0 for one in climbs])),
@@ -221,15 +186,15 @@ def miscalibrated(count: int = 50) -> None:
 def some(count: int = 50) -> None:
     for name, spoil in SOME.items():
         climbs = [of_flights((6, 0), (6, 1), start, seed, spoil) for seed, start in enumerate(starts(6, count))]
-        caught = [one for one in climbs if one.verdict.guard and one.share <= 10]
+        caught = [one for one in climbs if one.found.verdict.guard and one.found.share <= 10]
         say(f"{name}, {count} climbs: caught at or below 10 %", len(caught) / count, "of all", 0.9, "higher",
-            {f"at {share:g} %": shares / count for share, shares in sorted(Counter(one.share for one in caught).items())})
+            {f"at {share:g} %": shares / count for share, shares in sorted(Counter(one.found.share for one in caught).items())})
 
 
 def shadow(count: int = 20) -> None:
     for name, spoil in AT_ONCE.items():
         climbs = [of_flights((6, 0), (6, 1), start, seed, spoil) for seed, start in enumerate(starts(6, count))]
-        caught = [one.share if one.verdict.guard else 100.0 for one in climbs]
+        caught = [one.found.share if one.found.verdict.guard else 100.0 for one in climbs]
         say(f"{name}, {count} climbs: share of traffic when caught", max(caught), "%", 0)
 
 
@@ -239,9 +204,9 @@ def arms(count: int = 10) -> None:
     for seed, start in enumerate(starts(6, count)):
         rng, time = np.random.default_rng(seed), traffic().decision_time
         rows = traffic()[(time >= start) & (time < start + pd.Timedelta(days=limits.longest))]
-        made = requests(rows, scores(6, 0), scores(6, 1), costs, problem.target, rng).assign(share=50.0, outcome=rows[problem.target])
+        made = requests(rows, scores(6, 0), scores(6, 1), costs, problem.target, rng).assign(share=50.0)
         draw = rng.random(int(rows.entity.max()) + 1)[rows.entity]
-        seen = Climb(made.assign(outcome=made.came, arm=np.where(draw < 0.5, "canary", "stable")))
+        seen = Climb(made.assign(arm=np.where(draw < 0.5, "canary", "stable")))
         both = (limits.model_copy(update={"outcome_depends_on_decision": depends}) for depends in ("no", "yes"))
         found = [cost_evidence(seen, costs, one) for one in both]
         widths = [one.interval.high - one.interval.low for one in found if one]
@@ -271,17 +236,15 @@ def small(name: str, kind: str, bunch: Callable, climbs: int = 20) -> None:
             best = min(trained, key=lambda c: c.metrics["cost"])
             said.append(pd.DataFrame({"score": best.score(rows), "threshold": best.metrics["threshold"]}))
         made = requests(rows, *said, costs, "target", np.random.default_rng(seed))
-        made, limits, start = made[made.time >= as_of.tz_localize(None) - pd.Timedelta(days=5)], settings.canary, as_of.tz_localize(None)
-        low = made.assign(canary_score=0.7 * made.stable_score)
-        threshold = said[0].threshold.iloc[0]
-        low = low.assign(canary_decision=costs.task.decide(low.canary_score, threshold).astype(float))
-        for what, spoiled in {"same": made, "× 0.7": low, "crash": failing(made, True)}.items():
-            found[what].append(climb(spoiled, start, costs, limits, seed))
+        made = made[made.decision_time >= as_of - pd.Timedelta(days=5)].reset_index(drop=True)
+        planted = Planted(made.assign(canary_score=made.stable_score), [], float(said[0].threshold[0]), costs, np.random.default_rng(seed))
+        spoiled = {"same": made, "× 0.7": fault("miscalibrated", 0.3)(planted), "crash": fault("crash", 1.0)(planted)}
+        for what, rows_of_it in spoiled.items(): found[what].append(climb(rows_of_it, as_of, costs, settings.canary, seed))
     ends = {what: told(some, "promote", "not told apart", "worse") for what, some in found.items()}
     wrong = sum(share for end, share in ends["same"].items() if end not in RIGHT)
     say(f"{name}: same, {climbs} climbs: rolled back as worse", wrong, "of all", 0.05, "lower", ends["same"])
     say(f"{name}: × 0.7, {climbs} climbs: promoted", ends["× 0.7"]["promote"], "of all", 0.05, "lower", ends["× 0.7"])
-    say(f"{name}: crash: share of traffic when caught", max(one.share for one in found["crash"]), "%", 0, "lower", ends["crash"])
+    say(f"{name}: crash: share of traffic when caught", max(one.found.share for one in found["crash"]), "%", 0, "lower", ends["crash"])
 
 
 def problems() -> None:

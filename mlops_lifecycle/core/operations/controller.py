@@ -21,7 +21,7 @@ from ..foundation.point_in_time import microseconds
 from ..foundation.settings import CanarySettings
 from ..foundation.stages import Json
 from .evidence import Verdict, judge
-from .guards import COLUMNS, Climb
+from .guards import COLUMNS, Climb, entities_of
 from .shadow import Pair, Shadow, ShadowLimits, both_releases, check_parity, forget_shadow, shadow_report
 from ..problem.costs import Costs
 from ..problem.definition import Problem
@@ -55,10 +55,9 @@ def climb_of(
 ) -> Climb:
     "The requests that both releases of the pair were asked."
     both, shares = both_releases(log, pair), {entry.generation: percent(entry.share) for entry in standing.climb}
-    entity = both[list(sticky)].astype(str).agg("|".join, axis=1) if len(both) else pd.Series(dtype=str)
     return Climb(both.assign(
         share=both.generation.map(shares).fillna(0.0), outcome=both.id.map(outcomes).astype(float),
-        entity=entity, day=both.decision_time.dt.floor("D")))
+        entity=entities_of(both, sticky) if len(both) else pd.Series(dtype=str), day=both.decision_time.dt.floor("D")))
 
 # %% ../../../nbs/core/operations/controller.ipynb #ctl-tick
 @dataclass(frozen=True)

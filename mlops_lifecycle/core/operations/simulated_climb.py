@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..foundation.settings import CanarySettings
 from .evidence import Verdict, judge
-from .guards import Climb
+from .guards import Climb, entities_of
 from ..problem.costs import Costs
 from ..serving.predictor import arm_of
 
@@ -26,8 +26,8 @@ def rows_of_both(
     sticky: Sequence[str] = (),      # fields that name an entity
 ) -> pd.DataFrame:
     "The rows as `Climb` takes them, save share, arm and what is known when."
-    entity = rows[list(sticky)].astype(str).agg("|".join, axis=1) if sticky else pd.Series(np.arange(len(rows)), rows.index)
-    found = rows[["decision_time", "label_known_at", "outcome"]].assign(entity=entity, day=rows.decision_time.dt.floor("D"))
+    found = rows[["decision_time", "label_known_at", "outcome"]].assign(
+        entity=entities_of(rows, sticky), day=rows.decision_time.dt.floor("D"))
     for place, release in enumerate(("stable", "canary")):
         score = 0.5 if scores is None else np.asarray(scores[place], dtype=float)
         said = {"decision": np.asarray(decisions[place], dtype=float), "score": score, "ms": 0.0, "failed": 0.0, "unknown": 0.0}
@@ -42,26 +42,33 @@ class SimulatedClimb:
     share: float          # at which it ended, percent
     decided: np.ndarray   # the decision of each row, by whichever release had it; shape (n,)
     requests: int         # rows until the verdict
+    answered: int         # of these by the canary
+    days: float           # from the start to the verdict
 
 def simulate_climb(
     rows: pd.DataFrame,  # of `rows_of_both`
     costs: Costs, limits: CanarySettings,
     length: str = "1D",  # of time between two looks
     release: str = "canary",  # the new release's id: which entities it answers first depends on it
+    start: pd.Timestamp | None = None,  # before it the canary answers nobody, and nobody looks; None: the first row
+    columns: Sequence[str] = (),        # of the request, in whose groups failures are counted
 ) -> SimulatedClimb:
-    "Raise the canary's share day by day, as the verdicts say."
-    at, done, canary = 0.0, 0, np.zeros(len(rows), dtype=bool)
-    share, verdict = np.zeros(len(rows)), Verdict("hold", "not told apart", "no request came")
-    looks = rows.decision_time.dt.floor(length) + pd.Timedelta(length)
-    for clock in [*looks.unique(), rows.label_known_at.max()] if len(rows) else ():
-        until = int((rows.decision_time < clock).sum())
+    "Raise the canary's share from look to look, as the verdicts say."
+    at, done, canary, share = 0.0, 0, np.zeros(len(rows), dtype=bool), np.zeros(len(rows))
+    verdict, time = Verdict("hold", "not told apart", "no request came"), rows.decision_time
+    looks, clock = list((time.dt.floor(length) + pd.Timedelta(length)).unique()), start
+    if start is not None: looks = [start, *(look for look in looks if look > start)]
+    for clock in [*looks, rows.label_known_at.max()] if len(rows) else ():
+        until = int(time.searchsorted(clock))
         share[done:until] = at
-        canary[done:until] = [arm_of(str(one), at / 100, release) == "canary" for one in rows.entity.iloc[done:until]]
+        canary[done:until] = [arm_of(str(one), at / 100, release) == "canary" for one in rows.entity.iloc[done:until]] if at else False
         done, seen = until, rows.iloc[:until]
         known = seen.outcome.where(seen.label_known_at <= clock)
         climb = Climb(seen.assign(outcome=known, share=share[:until], arm=np.where(canary[:until], "canary", "stable")))
-        while (verdict := judge(climb, at, costs, limits)).action == "next": at = min(s for s in limits.steps if s > at)
+        while (verdict := judge(climb, at, costs, limits, columns)).action == "next": at = min(s for s in limits.steps if s > at)
         if verdict.action in ("promote", "roll back"): break
+    answered, days = int(canary.sum()), (clock - (start or time.iloc[0])) / pd.Timedelta(days=1) if clock is not None else 0.0
     canary[done:] = verdict.action == "promote"
-    decided = np.where(canary, rows.canary_decision, rows.stable_decision).astype(costs.task.outcome)
-    return SimulatedClimb(verdict, at, decided, done)
+    decided = np.where(canary & rows.canary_decision.notna(), rows.canary_decision, rows.stable_decision).astype(costs.task.outcome)
+    return SimulatedClimb(verdict, at, decided, done, answered, days)
+

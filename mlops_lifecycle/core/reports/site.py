@@ -34,8 +34,10 @@ from ..foundation.stages import STAGES, Json, Stage, stage
 from ..foundation.templating import macro, render
 from ..foundation.workspace import Workspace, atomic_write, digest
 from ..pipeline.code_versions import as_python, fingerprint
+from ..operations.gate_power import power_file, power_record
 from ..pipeline.matrix import matrix_record
 from ..pipeline.stage_run import Edge, RunRecord, StageRecord
+from .gate_power_page import gate_power_page
 from .matrix_page import matrix_page
 
 Cell: TypeAlias = dict[str, Any]  # of a notebook, as its file has it
@@ -432,6 +434,9 @@ def write_sources(
     core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in tops)}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
     more += ["how"] * bool(core)
+    if power := power_record(workspace):
+        more.insert(0, "gates")
+        atomic_write(folder / "gates.md", gate_power_page(power))
     if record := matrix_record(workspace):
         more.insert(0, "matrix")
         below, home = workspace.root / "matrix", Path(settings.root).resolve()
@@ -553,7 +558,7 @@ def _state_of(
     package, notebooks = Path(mlops_lifecycle.__file__).parent, Path(settings.root) / "nbs"
     folders = {notebooks: "*", package: "*.py", package / "core" / "reports" / "templates": "*"}
     files = [path for folder, pattern in folders.items() for path in sorted(folder.rglob(pattern)) if path.is_file()]
-    files += [workspace.root / "published.json", workspace.root / "matrix" / "matrix.json"]
+    files += [workspace.root / "published.json", workspace.root / "matrix" / "matrix.json", power_file(workspace)]
     states = {str(path): path.stat() for path in files if path.exists()}
     marks = [[name, state.st_mtime_ns, state.st_size] for name, state in states.items()]
     said = outcome(workspace, settings.owners.by_stage())  # what serves is in the log, whose file changes as it is read

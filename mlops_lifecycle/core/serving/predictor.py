@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Arm', 'ID_LENGTH', 'PREDICTION_ID', 'arm_of', 'sticky_fields', 'Slots', 'Releases', 'trial_workspace', 'columns_for',
            'looked_up', 'features_for', 'lookup_ages', 'stale_lookups', 'fill_lookups', 'fill_trial', 'Memory',
-           'Identity', 'PredictionContext', 'TooOld', 'Finder', 'Decider', 'rule_of', 'Chain', 'Decision', 'Answer',
-           'RowError', 'Pending', 'Desk', 'Crowd', 'FeedbackRequest', 'Reaction', 'Kept', 'Records', 'Predictor',
-           'Batches', 'Upkeep', 'Serving']
+           'Identity', 'PredictionContext', 'TooOld', 'Finder', 'Decider', 'rule_of', 'SlowCalls', 'Chain', 'Decision',
+           'Answer', 'RowError', 'Pending', 'Desk', 'Crowd', 'FeedbackRequest', 'Reaction', 'Kept', 'Records',
+           'Predictor', 'Batches', 'Upkeep', 'Serving']
 
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-imports
 import asyncio
@@ -15,12 +15,15 @@ import hashlib
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf, isfinite, nan
 from pathlib import Path
 from types import MappingProxyType
@@ -435,6 +438,46 @@ def rule_of(problem: Problem) -> Release:
                  "threshold": rule.threshold, "decides": problem.kind}
     return Release(Path(), described, {}, rule=rule.score)
 
+# %% ../../../nbs/core/serving/predictor.ipynb #svc-slow-calls
+class SlowCalls:
+    "The calls of a model that may be slow: one at a time, and none while it rests."
+    LONGEST = 60.0  # seconds of rest
+
+    def __init__(self, limit: float):  # seconds for an answer, the wait for its turn included
+        self.limit, self.free = limit, asyncio.Lock()
+        self.late, self.until = 0, 0.0  # calls in a row that took longer; the end of its rest, of `time.monotonic`
+
+    @property
+    def rests(self) -> bool: return time.monotonic() < self.until
+
+    async def call(self, decide: Callable[[], PredictionContext]) -> PredictionContext:
+        "What it decides; raises its errors, or `TimeoutError`."
+        if self.rests: raise TimeoutError("it rests")
+        async with asyncio.timeout(self.limit):
+            await self.free.acquire()
+            if not self.rests: return await self._begun(decide)
+        self.free.release()
+        raise TimeoutError("it rests")
+
+    async def _begun(self, decide: Callable[[], PredictionContext]) -> PredictionContext:
+        call, loop, context = Future[PredictionContext](), asyncio.get_running_loop(), copy_context()
+        started = time.monotonic()
+        def run():
+            try: call.set_result(context.run(decide))
+            except BaseException as error: call.set_exception(error)
+            with suppress(RuntimeError): loop.call_soon_threadsafe(self.ended, time.monotonic() - started)  # unless it is closed
+        call.set_running_or_notify_cancel()  # it runs to its end, whoever waits
+        threading.Thread(target=run, daemon=True, name="slow-call").start()  # does not keep the process alive
+        try: return await asyncio.wrap_future(call)
+        finally:
+            if not call.done(): self.until = inf
+
+    def ended(self, seconds: float) -> None:  # that it took
+        "A call has ended; count it, and let the next one begin after the rest."
+        self.late = min(self.late + 1, 20) if seconds > self.limit else 0
+        self.until = time.monotonic() + min(self.LONGEST, seconds * (2 ** (self.late - 1) - 1))  # the past, where it was in time
+        self.free.release()
+
 # %% ../../../nbs/core/serving/predictor.ipynb #svc-answer
 class Chain:
     "The chain of fallbacks."
@@ -442,21 +485,13 @@ class Chain:
 
     def __init__(self, decider: Decider, rule: Release, limit_ms: float, metrics: Metrics):
         self.decider, self.rule, self.limit_ms, self.metrics = decider, rule, limit_ms, metrics
-        self.rest: dict[str, tuple[int, float]] = {}  # by release: how often it was waited for in vain, and when last
+        self.slow: dict[str, SlowCalls] = {}  # by release
 
     async def ask(self, release: Release, row: Row, at: np.datetime64) -> PredictionContext:
         "`decide` with a time limit; raises its errors, or `TimeoutError`."
         if _is_quick(release): return self.decider.decide(release, row, at)
-        waits, since = self.rest.get(release.id, (0, 0.0))
-        if waits >= 3 and time.monotonic() - since < 1: raise TimeoutError("it rests")
-        try:
-            async with asyncio.timeout(self.limit_ms / 1e3):
-                case = await asyncio.to_thread(self.decider.decide, release, row, at)
-        except TimeoutError:
-            self.rest[release.id] = waits + 1, time.monotonic()
-            raise
-        self.rest.pop(release.id, None)
-        return case
+        calls = self.slow.setdefault(release.id, SlowCalls(self.limit_ms / 1e3))
+        return await calls.call(partial(self.decider.decide, release, row, at))
 
     async def answer(self,
         releases: Sequence[Release],      # that are asked before the rule

@@ -1,6 +1,7 @@
 """The app of a small library: amounts, anomaly scores, a replay's clock, and a workspace with nothing deployed."""
 import json
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,8 @@ from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet, L
 from mlops_lifecycle.core.models.release import Release, same_features, write_release
 from mlops_lifecycle.core.problem.definition import Entity, Moment, Problem, Rule, example_of
 from mlops_lifecycle.core.problem.plan import Metric, Plan, Reaction, Revisit, Stakeholder, Step, answered
+from mlops_lifecycle.core.operations.scoring_process import Scored
+from mlops_lifecycle.core.operations.shadow import Pair, RowValues, ShadowLog, both_releases, shadow_row
 from mlops_lifecycle.core.serving.api import Amount, DecidedAmount, Prediction, answer_type
 from mlops_lifecycle.core.serving.auth import make_key
 from mlops_lifecycle.core.serving.batch import requests_of, score_requests
@@ -370,19 +373,46 @@ def test_behind_a_broken_model_stands_the_rule_and_behind_a_broken_rule_nothing(
     assert library.admin("rollback").json()["stable"] == "rule-1.0"  # the release before
 
 
-class Hangs:
-    "An estimator that is too slow."
-    def predict_proba(self, matrix): time.sleep(0.4); return np.array([[0.5, 0.5]])
+class Busy:
+    "An estimator that uses a core until it is let go, and counts how often it was called, and how often at once."
+    def __init__(self): self.go, self.calls, self.now, self.most = threading.Event(), 0, 0, 0
+
+    def predict_proba(self, matrix):
+        self.calls, self.now = self.calls + 1, self.now + 1
+        self.most = max(self.most, self.now)
+        until = time.monotonic() + 60
+        while not self.go.is_set() and time.monotonic() < until: pass
+        self.now -= 1
+        return np.array([[0.5, 0.5]])
 
 
-def test_a_model_that_is_too_slow_is_not_asked_for_a_while(library):
-    hanging = Release(library.folder, library.manifest | {"id": "model-hangs"}, {}, Hangs(), library.encoder)
-    library.serving.memory.slots = Slots(library.serving.log.deployment.get()["generation"], hanging)
-    slow = library.ask().json()
-    assert (slow["model"], slow["warnings"]) == ("rule", ["the rule decided: the model took too long"])
-    library.serving.chain.rest["model-hangs"] = 3, time.monotonic()
-    started = time.perf_counter()
-    assert library.ask().json()["model"] == "rule" and time.perf_counter() - started < 0.2
+def test_a_candidate_that_is_too_slow_is_charged_and_called_once_at_a_time_while_the_stable_release_answers(library):
+    log, busy, rule = library.serving.log, Busy(), "rule-1.0"
+    candidate = Release(library.folder, library.manifest | {"id": "model-busy", "name": "busy"}, {}, busy, library.encoder)
+    stable = library.serving.releases.load(rule)
+    library.serving.memory.slots = Slots(log.deployment.get()["generation"], stable, candidate, 0.5)
+    def ask(number): return library.ask(reader=f"R{number:04}").raise_for_status().json()
+    with ThreadPoolExecutor(8) as callers: answers = list(callers.map(ask, range(40)))
+    assert (busy.calls, busy.most) == (1, 1)  # all others were answered while it was busy
+    assert {answer["version"] for answer in answers} == {"1.0"}
+    stored = {arm: [log.predictions.get(a["prediction_id"]) for a in answers if a["arm"] == arm] for arm in ("stable", "canary")}
+    assert len(stored["canary"]) > 5 < len(stored["stable"])
+    assert {(row["asked"], row["release"], row["error"]) for row in stored["canary"]} == {("model-busy", rule, "TimeoutError")}
+    assert {(row["asked"], row["release"], row["error"]) for row in stored["stable"]} == {(rule, rule, None)}
+    assert 0.2 <= max(row["seconds"] for row in stored["canary"]) < 30  # of the sixty that it would take
+    # what follows the log scores each request in time, and yet it was too slow for those that it was asked in the app
+    pair = Pair("model-busy", rule)
+    ShadowLog(log, pair).begin(0)
+    rows = [shadow_row(id, Scored(pair.candidate, 0.5, 1.0, 1.0), Scored(rule, 0.5, 1.0, 1.0), pair, RowValues({}, {}))
+            for id in sorted(answer["prediction_id"] for answer in answers)]
+    ShadowLog(log, pair).move(ShadowLog(log, pair).noted().prediction_id, rows[-1]["prediction_id"], rows)
+    both = both_releases(log, pair).set_index("id")
+    assert both.canary_failed.sum() == len(stored["canary"]) and not both.stable_failed.any()
+    # it is called again when it is free
+    busy.go.set()
+    until = time.monotonic() + 60
+    while library.serving.chain.slow["model-busy"].rests and time.monotonic() < until: time.sleep(0.01)
+    assert {ask(number)["model"] for number in range(40)} == {"often renewed", "busy"} and busy.most == 1
 
 
 AGING = Lookup("queue", ("branch",), ("waiting",), max_age="6h")

@@ -1380,6 +1380,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                             'mlops_lifecycle/core/operations/controller.py'),
                                                             'mlops_lifecycle.core.operations.controller.Looks.judged': ( 'core/operations/controller.html#looks.judged',
                                                                                                                          'mlops_lifecycle/core/operations/controller.py'),
+                                                            'mlops_lifecycle.core.operations.controller.Looks.verdict_on': ( 'core/operations/controller.html#looks.verdict_on',
+                                                                                                                             'mlops_lifecycle/core/operations/controller.py'),
                                                             'mlops_lifecycle.core.operations.controller.Tick': ( 'core/operations/controller.html#tick',
                                                                                                                  'mlops_lifecycle/core/operations/controller.py'),
                                                             'mlops_lifecycle.core.operations.controller.Tick.ended': ( 'core/operations/controller.html#tick.ended',

@@ -88,6 +88,8 @@ def evidence_of(verdict: Verdict, share: float) -> dict[str, Json]:  # percent
 # %% ../../../nbs/core/operations/controller.ipynb #ctl-controller
 class Looks:
     "What can be known of the canary at a moment."
+    FEW = 50  # rows after which it is judged for the first time
+
     def __init__(self,
         ledger: Ledger, releases: Releases, problem: Problem, costs: Costs, limits: CanarySettings,
         shadowed: ShadowLimits | None = None,  # None: as usual
@@ -106,11 +108,24 @@ class Looks:
         if not now.step and one.store.noted().parity is None and not (found := check_parity(one)).holds:
             why = found.error or "its scores on its own parity rows are not those of its release"
             return Verdict("roll back", "not told apart", why, "release", "parity")
-        while one.step() >= one.MOST: self.lease.renew()
+        outcomes, rows, new = self.outcomes(clock), self.FEW, 0
+        while one.step(rows) >= rows:
+            self.lease.renew()
+            new, rows = new + rows, min(2 * rows, one.MOST)
+            if new < len(self.climb): continue
+            early, new = self.verdict_on(now, pair, outcomes), 0
+            if early.action == "roll back" and (early.guard or early.finding == "worse"): return early
         if one.gave_up:
             why = f"its process was ended too often: {shadow_report(self.log, pair).first_fault}"
             return Verdict("roll back", "not told apart", why, "release", "process")
-        self.climb = climb_of(self.log, now, pair, self.outcomes(clock), self.sticky)
+        return self.verdict_on(now, pair, outcomes)
+
+    def verdict_on(self,
+        now: Standing, pair: Pair,
+        outcomes: pd.Series,  # of `Outcomes`
+    ) -> Verdict:
+        "The verdict on what both releases have scored so far."
+        self.climb = climb_of(self.log, now, pair, outcomes, self.sticky)
         columns = [name for name in self.problem.Request.model_fields if name in self.climb.decisions]
         return judge(self.climb, percent(now.share), self.costs, self.limits, columns, self.person)
 
@@ -120,7 +135,7 @@ class Looks:
     ) -> Shadow:
         "What puts both releases to the requests of the log."
         for other in [other for other in self.shadow if other != pair or anew]: self.shadow.pop(other).close()
-        if anew: forget_shadow(self.log, pair.candidate)
+        if anew: self.climb = NO_CLIMB; forget_shadow(self.log, pair.candidate)
         if pair not in self.shadow:
             self.shadow[pair] = Shadow(self.log, self.releases, pair, self.problem, self.shadowed)
         return self.shadow[pair]

@@ -248,12 +248,14 @@ class Shadow:
         "Whether the candidate is not asked any more."
         return self.process.charges.done(self.pair.candidate)
 
-    def step(self) -> int:  # rows that were read or dropped
+    def step(self,
+        most: int = MOST,  # rows
+    ) -> int:              # that were read or dropped
         "Score the next rows; raises `NotStored`."
         if self.gave_up: return 0
         before = self.store.noted().prediction_id
-        rows = self.log.arrivals.after(before, self.MOST)
-        if len(rows) == self.MOST and (dropped := self._drop(before)): return dropped
+        rows = self.log.arrivals.after(before, most)
+        if len(rows) == most and (dropped := self._drop(before)): return dropped
         known = self.store.known([row["id"] for row in rows])
         waiting = [row for row in rows if row["id"] not in known]
         scored = self.scorer.score(waiting)

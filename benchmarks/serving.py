@@ -72,15 +72,7 @@ def say(figure: str, value: float | None, unit: str, goal: float | None = None, 
 class Deployed:
     """A copy of a workspace in which a model serves, and what it is asked."""
     def __init__(self, folder: Path):
-        self.folder, there = folder, load_settings(ROOT).workspace_path
-        if not self.model_in(there):
-            there = folder / "made"
-            here = {"MLOPS_WORKSPACE": str(there), "MLOPS_REPORTS": str(folder / "reports")}
-            made = subprocess.run([*MLOPS, "run", "--to", "operate"], cwd=ROOT, env=os.environ | here,
-                                  capture_output=True, text=True)
-            if not self.model_in(there):
-                said = made.stdout[-2000:] + made.stderr[-2000:]
-                raise SystemExit(f"no model was released, so there is nothing to measure:\n{said}")
+        self.folder, there = folder, self.finished(folder)
         shutil.copytree(there, folder / "workspace", ignore=shutil.ignore_patterns("runs", "mlflow*", "serving.db*"))
         self.workspace, self.id = Workspace(folder / "workspace"), self.model_in(there)
         log = ServingLog(self.workspace.serving_db); Ledger(log).trial(self.id)
@@ -100,6 +92,16 @@ class Deployed:
         # ready, and without gaps: more than peers get elsewhere
         encoder = self.release.encoder
         self.matrix = np.nan_to_num(encoder.encode({n: self.asked[n].to_numpy(object) for n in encoder.names}))
+
+    @classmethod
+    def finished(cls, folder: Path) -> Path:
+        """The settings' workspace, or one that a run makes in the folder, where no model was released yet."""
+        if cls.model_in(there := load_settings(ROOT).workspace_path): return there
+        there = folder / "made"
+        here = {"MLOPS_WORKSPACE": str(there), "MLOPS_REPORTS": str(folder / "reports")}
+        made = subprocess.run([*MLOPS, "run", "--to", "operate"], cwd=ROOT, env=os.environ | here, capture_output=True, text=True)
+        if cls.model_in(there): return there
+        raise SystemExit(f"no model was released, so there is nothing to measure:\n{made.stdout[-2000:]}{made.stderr[-2000:]}")
 
     @staticmethod
     def model_in(folder: Path) -> str | None:

@@ -15,6 +15,10 @@ log holds more or less often than once.
 verdict: the app, `mlops operate` and a release that has lost its categories work by the wall clock, on flights moved to today, under
 steady load. Measured is the time from the ledger's entry of the roll back to the last answer by the release, as its callers saw it.
 
+twenty: releases drawn by a seed, half of them honest (the recipe of 07, other months and seeds) and half with a fault
+(`core.operations.fault_injection`), each against the model of April from a day that is drawn, too. Printed are how many of each were
+promoted, rolled back or not told apart, and which share of the requests a fault answered until its verdict.
+
 What is trained, and the year's requests, are kept in workspace/benchmarks/climbs.
 Prints one JSON line a figure, and a table for people on standard error.
 """
@@ -48,6 +52,7 @@ from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.models.features import within_reach
 from mlops_lifecycle.core.models.release import write_release
+from mlops_lifecycle.core.operations.fault_injection import ALLOW, FAULTS, faulty_release
 from mlops_lifecycle.core.operations.traffic_replay import (
     Answer, Client, Outside, Remembering, Traffic, reactions_of, requests_of, running,
 )
@@ -125,8 +130,8 @@ def names() -> dict: return json.loads((base() / "names.json").read_text())
 @cache
 def model(month: int, seed: int) -> Path:
     """The release of a model of the recipe of 07, trained at the first of a month; made once, and kept."""
-    found = HOME / "models" / f"{month:02}-{seed}"
-    if not found.exists():
+    folder = HOME / "models" / f"{month:02}-{seed}"
+    if not (found := sorted(folder.glob("model-*"))):
         settings, as_of = load_settings(ROOT, environ={}), pd.Timestamp(2013, month, 1, tz="UTC")
         examples = pd.read_parquet(base() / "examples.parquet")
         known = examples[examples.decision_time < as_of]
@@ -136,10 +141,8 @@ def model(month: int, seed: int) -> Path:
             "kind": "model", "name": best.name, "decides": problem.kind, "as_of": as_of.isoformat(), "problem": problem.name,
             "threshold": best.metrics["threshold"], "encoder": best.encoder.to_dict(), "calibration": best.calibration,
             "features": FEATURES.describe(), "seed": seed}
-        made = write_release(HOME / "made", manifest, {}, best.estimator)
-        found.parent.mkdir(parents=True, exist_ok=True)
-        found.symlink_to(made)
-    return found.resolve()
+        found = [write_release(folder, manifest, {}, best.estimator)]
+    return found[0]
 
 
 # The product, its users, and its controller ----------------------------------------------------------------------------------
@@ -231,7 +234,8 @@ def product(releases: list[Path], rows: pd.DataFrame, moved: pd.Timedelta | None
             table = lookups()[lookup.name]
             if moved is not None: table = table.assign(known_at=table.known_at + moved)
             log.lookups.put(lookup, within_reach(lookup, table, rows.decision_time))
-        environ = {"MLOPS_WORKSPACE": str(root), "MLOPS_SETTINGS": str(ROOT / "settings.ini"), "OMP_NUM_THREADS": "1"}
+        environ = {"MLOPS_WORKSPACE": str(root), "MLOPS_SETTINGS": str(ROOT / "settings.ini"), "OMP_NUM_THREADS": "1",
+                   "MLOPS_RELEASE__ALLOW": ", ".join(ALLOW)}
         with running(SERVE.format(app=APP), output, environ=environ | ({} if moved is not None else {"MLOPS_REPLAY": "1"})) as port:
             users = Users(port, key)
             deploy(users, releases[0].name)
@@ -342,7 +346,7 @@ def without_categories(release: Path) -> Path:
     kept = {name: value for name, value in manifest.items() if name not in ("id", "quick")}
     known = {name: values[:1] for name, values in manifest["encoder"]["categories"].items()}
     encoder = manifest["encoder"] | {"categories": known}
-    return write_release(HOME / "made", kept | {"encoder": encoder}, {}, (release / "model.skops").read_bytes())
+    return write_release(HOME / "faults", kept | {"encoder": encoder}, {}, (release / "model.skops").read_bytes())
 
 
 class Load:
@@ -392,7 +396,48 @@ def verdict(rounds: int = 5) -> None:
         {"median": float(pd.Series(seconds).median()), "rounds": rounds, "answers by it before, least": min(answers)})
 
 
-FIGURES = {one.__name__: one for one in (honest, verdict)}
+@dataclass
+class Drawn:
+    """A release that is to climb, and from when."""
+    what: str     # "honest", or the name of its fault
+    folder: Path
+    start: pd.Timestamp
+
+
+def with_fault(release: Path, fault: str, before: pd.DataFrame) -> Path:
+    """A release with a fault, in a folder of its own."""
+    aside = HOME / "faults" / release.name
+    if not aside.exists(): shutil.copytree(release, aside)
+    return faulty_release(aside, fault, before)
+
+
+def drawn(count: int, seed: int) -> list[Drawn]:
+    """Half of them honest, half with a fault; each fault at least once, where there are enough."""
+    draw, days = random.Random(seed), pd.date_range("2013-06-08", "2013-10-31", tz="UTC")
+    recipes = [(month, seed) for month in (4, 6) for seed in (0, 1, 2) if (month, seed) != STABLE]
+    faults = [*draw.sample([*FAULTS], k=min(count // 2, len(FAULTS))), *draw.choices([*FAULTS], k=max(count // 2 - len(FAULTS), 0))]
+    found = [Drawn("honest", model(*draw.choice(recipes)), draw.choice(days)) for _ in range(count - len(faults))]
+    for fault in faults:
+        start, of = draw.choice(days), model(*draw.choice(recipes))
+        found.append(Drawn(fault, with_fault(of, fault, year()[year().decision_time < start]), start))
+    return draw.sample(found, k=count)
+
+
+def twenty(count: int = 20, seed: int = 17) -> None:
+    began, ends, exposed = time.monotonic(), Counter(), {}
+    for number, one in enumerate(drawn(count, seed)):
+        climbed = climb(model(*STABLE), one.folder, one.start, random.Random(number))
+        kind, end = "honest" if one.what == "honest" else "fault", climbed.end if climbed.looks[-1]["ended"] else "not told apart"
+        ends[f"{kind}: {end}"] += 1
+        if kind == "fault": exposed[f"{one.what} from {one.start:%d %B}"] = climbed.answered / max(climbed.asked, 1)
+        print(f"{one.what} from {one.start:%d %B}: {end} on day {climbed.days} at {climbed.looks[-1]['share']:g} %, "
+              f"{climbed.looks[-1]['reason']}; {climbed.seconds:.0f} s", file=sys.stderr, flush=True)
+    say(f"{count} releases over HTTP only: faults that were promoted", ends["fault: promote"], "of them", 0, "lower", dict(ends))
+    say("share of the requests that a fault answered until its verdict, largest", max(exposed.values()), "of 1", None, "lower", exposed)
+    say(f"wall time of these {count} climbs", (time.monotonic() - began) / 60, "min", 15)
+
+
+FIGURES = {one.__name__: one for one in (honest, verdict, twenty)}
 
 if __name__ == "__main__":
     for figure in sys.argv[1:] or FIGURES:

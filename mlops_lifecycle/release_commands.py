@@ -113,7 +113,7 @@ def promote(
 ):
     "Let the canary answer more, or everything."
     act = act_of(reason, by)
-    decide(lambda ledger: ledger.step(share, act) if share < 1 else ledger.promote(act, force))
+    decide(lambda ledger: ledger.step(share, act, force) if share < 1 else ledger.promote(act, force))
 
 @commands.command()
 def hold(

@@ -144,7 +144,7 @@ async def admin_deploy(request: HttpRequest, serving: AskedServing) -> Response:
 async def admin_promote(request: HttpRequest, serving: AskedServing) -> Response:
     asked = validated(Promote, await sent_body(serving, request))
     act = Act(who(request), asked.reason, generation=asked.generation)
-    if asked.share < 1: return await done(serving, lambda: serving.ledger.step(asked.share, act))
+    if asked.share < 1: return await done(serving, lambda: serving.ledger.step(asked.share, act, asked.force))
     return await done(serving, lambda: serving.ledger.promote(act, asked.force))
 
 @router.post("/v1/admin/hold", response_model=Deployed, summary="Keep the canary at its share")

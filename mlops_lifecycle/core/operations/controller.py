@@ -76,7 +76,8 @@ class Tick:
 
 def evidence_of(verdict: Verdict, share: float) -> dict[str, Json]:  # percent
     "A verdict as the ledger keeps it."
-    found: dict[str, Json] = {"passed": verdict.action == "promote", "finding": verdict.finding, "share": share}
+    found: dict[str, Json] = {
+        "passed": verdict.action == "promote", "next": verdict.action == "next", "finding": verdict.finding, "share": share}
     if verdict.guard: found["guard"] = verdict.guard
     if seen := verdict.evidence:
         interval = seen.interval

@@ -174,7 +174,7 @@ class Act:
     "Who acts, why, and on what evidence."
     by: str           # a person, a key, a stage, or "automatic"
     reason: str = ""
-    evidence: Mapping[str, Json] = field(default_factory=dict)  # what was seen; "passed": whether it is enough to promote
+    evidence: Mapping[str, Json] = field(default_factory=dict)  # what was seen; "passed": enough to promote, "next": for more
     clock: datetime | None = None    # now, UTC; None: the wall's
     generation: int | None = None    # on which this was decided; None: on any
 
@@ -337,10 +337,19 @@ class Canaries(Record):
             return [Change("deploy", id, {"canary": id, "share": share, "step": 0})]
         return self.write(act, decide)
 
-    def step(self, share: float, act: Act, number: int | None = None) -> Standing:  # of the step; None: the next
-        "Let the canary answer another share of the requests."
-        return self.write(act, lambda now: [Change("step", _canary(now, climbing=True), {
-            "share": share, "step": now.step + 1 if number is None else number})])
+    def step(self,
+        share: float,         # of the requests, 0 to 1
+        act: Act,             # its evidence is what was seen; "next": whether it is enough for a larger share
+        force: bool = False,  # without enough evidence, or in spite of a hold
+    ) -> Standing:
+        "Let the canary answer another share of the requests; raises `WrongState` where the evidence does not carry a larger one."
+        if force: act.needs_reason("a larger share by force")
+        def decide(now: Standing) -> list[Change]:
+            canary, had = _canary(now, climbing=not force), max((entry.share for entry in now.climb), default=0.0)
+            enough = share <= had or now.proven or act.evidence.get("next") is True or act.evidence.get("passed") is True
+            if not (enough or force): raise _not_enough(now, f" for {share:.0%} of the requests", f"a share of {had:.0%} at most")
+            return [Change("step", canary, {"share": share, "step": now.step + 1}, _forced(act) if force else act)]
+        return self.write(act, decide)
 
     def judge(self, act: Act) -> Standing:
         "Note evidence on the canary; nothing that serves changes."
@@ -370,14 +379,18 @@ class Promotions(Record):
         if force: act.needs_reason("to promote by force")
         def decide(now: Standing) -> list[Change]:
             canary = _canary(now, climbing=not force)
-            if not (force or now.proven or act.evidence.get("passed") is True):
-                judged = [entry.reason for entry in now.climb if "passed" in entry.evidence]
-                said = f"the last verdict was: {judged[-1]}" if judged else "there is no verdict on it yet"
-                raise WrongState(f"the evidence on {canary} is not enough, {said}", ["hold", "rollback", "promote by force, with a reason"])
-            noted = replace(act, evidence={**act.evidence, "forced": True}) if force else act
+            if not (force or now.proven or act.evidence.get("passed") is True): raise _not_enough(now)
             slots = {"stable": canary, "canary": None, "share": 0.0, "step": 0}
-            return [Change("promote", canary, slots, noted)]
+            return [Change("promote", canary, slots, _forced(act) if force else act)]
         return self.write(act, decide)
+
+def _forced(act: Act) -> Act: return replace(act, evidence={**act.evidence, "forced": True})
+
+def _not_enough(now: Standing, what: str = "", *allowed: str) -> WrongState:
+    judged = [entry.reason for entry in now.climb if "passed" in entry.evidence]
+    said = f"the last verdict was: {judged[-1]}" if judged else "there is no verdict on it yet"
+    return WrongState(f"the evidence on {now.canary} is not enough{what}, {said}",
+                      [*allowed, "hold", "rollback", "promote by force, with a reason"])
 
 def _canary(now: Standing, climbing: bool = False) -> str:  # whether it must not be held
     "The canary; raises `WrongState` where there is none."

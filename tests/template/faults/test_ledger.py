@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 from under_load import new_database
 
+from mlops_lifecycle.core.foundation.errors import UsageError
 from mlops_lifecycle.core.models.release import write_release
 from mlops_lifecycle.core.problem.definition import Entity, Problem, Rule
 from mlops_lifecycle.core.serving import batch_log
@@ -25,6 +26,7 @@ from mlops_lifecycle.core.serving.ledger import Act, Ledger, LedgerRefusal, Leas
 from mlops_lifecycle.core.serving.store import NotStored, ServingLog
 
 STAGE, BY_ITSELF, PASSED = Act("12_release"), Act("automatic"), Act("Ada", "seen", {"passed": True})
+NEXT = {"next": True}  # evidence that is enough for a larger share
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -81,6 +83,27 @@ def test_an_approval_lasts_and_one_that_was_superseded_while_it_waited_is_not_de
     assert record.approval.evidence == {"seen": {"saving": 0.12}}
 
 
+def test_a_larger_share_than_the_climb_had_needs_evidence_or_force_with_a_reason(where):
+    ledger, person = ledger_with(where), Act("Ada", "it looks well")
+    ledger.register("a", STAGE, BY_ITSELF); ledger.deploy("a", person)
+    refused = ("the evidence on a is not enough for 2% of the requests, there is no verdict on it yet; allowed now: "
+               "a share of 0% at most, hold, rollback, promote by force, with a reason")
+    with pytest.raises(WrongState, match=refused): ledger.step(0.02, person)
+    with pytest.raises(UsageError, match="a larger share by force needs a reason"): ledger.step(0.02, Act("Ada"), force=True)
+    assert ledger.step(0.05, Act("operate", evidence=NEXT)).share == 0.05
+    ledger.judge(Act("operate", "3 of 50 outcomes known", {"passed": False}))
+    with pytest.raises(WrongState, match="for 10% of the requests, the last verdict was: 3 of 50 outcomes known"): ledger.step(0.1, person)
+    assert [ledger.step(share, person).share for share in (0.01, 0.05, 0.05)] == [0.01, 0.05, 0.05]  # as it was, or less
+    forced = ledger.step(0.5, person, force=True).climb[-1]
+    assert (forced.share, forced.by, forced.reason, forced.evidence) == (0.5, "Ada", "it looks well", {"forced": True})
+    with pytest.raises(WrongState, match="there is no verdict|3 of 50"): ledger.promote(person)
+    ledger.hold(person)
+    with pytest.raises(WrongState, match="Ada holds a"): ledger.step(0.1, Act("operate", evidence=NEXT))
+    ledger.roll_back(person); ledger.clear("a", person); ledger.approve("a", person); ledger.deploy("a", person)
+    with pytest.raises(WrongState): ledger.step(0.05, person)  # what it had in the climb before does not count
+    ledger.log.close()
+
+
 @pytest.mark.parametrize("writers", [2, 8])
 def test_of_writers_who_saw_the_same_state_one_succeeds(where, writers):
     ledger = ledger_with(where)
@@ -89,7 +112,7 @@ def test_of_writers_who_saw_the_same_state_one_succeeds(where, writers):
 
     def move(number):
         own = Ledger(ServingLog(where))
-        try: return own.step((number + 1) / 100, Act(f"controller {number}", generation=seen)).share
+        try: return own.step((number + 1) / 100, Act(f"controller {number}", evidence=NEXT, generation=seen)).share
         except WrongState: return None
         finally: own.log.close()
     with ThreadPoolExecutor(writers) as pool: moved = [share for share in pool.map(move, range(writers)) if share is not None]
@@ -104,7 +127,7 @@ from mlops_lifecycle.core.serving.store import ServingLog
 ledger = Ledger(ServingLog(sys.argv[1]))
 assert Lease(ledger.log, "a controller", 60).take()
 print("begun", flush=True)
-for number in range(1_000_000): ledger.step(number % 100 / 100, Act("a controller"))
+for number in range(1_000_000): ledger.step(number % 100 / 100, Act("a controller", evidence={"next": True}))
 """
 
 
@@ -186,7 +209,7 @@ def gone(rows): raise NotStored("the serving log cannot be written: it is gone")
 IDS = "rule-1", "rule-2", "a", "b"
 VERBS = st.one_of(
     st.tuples(st.sampled_from(["register", "approve", "reject", "clear", "deploy", "wait"]), st.sampled_from(IDS)),
-    st.tuples(st.sampled_from(["step", "promote", "force", "hold", "resume", "roll_back", "judge"]), st.just("")))
+    st.tuples(st.sampled_from(["step", "raise", "promote", "force", "hold", "resume", "roll_back", "judge"]), st.just("")))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -199,7 +222,8 @@ def tell(ledger: Ledger, story: list[tuple[str, str]]) -> None:
     """Ask for one verb after the other, and hold each state against the one before."""
     act = Act("Ada", "a story")
     verbs = {"register": lambda id: ledger.register(id, act, BY_ITSELF), "wait": lambda id: ledger.register(id, act),
-             "step": lambda _: ledger.step(0.1, act), "promote": lambda _: ledger.promote(PASSED),
+             "step": lambda _: ledger.step(0.1, Act("operate", evidence=NEXT)), "raise": lambda _: ledger.step(0.5, act),
+             "promote": lambda _: ledger.promote(PASSED),
              "force": lambda _: ledger.promote(act, True), "hold": lambda _: ledger.hold(act), "resume": lambda _: ledger.resume(act),
              "judge": lambda _: ledger.judge(act), "roll_back": lambda _: ledger.roll_back(act),
              **{name: lambda id, name=name: getattr(ledger, name)(id, act) for name in ("approve", "reject", "clear", "deploy")}}
@@ -214,6 +238,7 @@ def tell(ledger: Ledger, story: list[tuple[str, str]]) -> None:
         if now.stable != before.stable and not str(now.stable).startswith("rule-"):
             assert now.stable in (before.canary, *before.served), "no model is stable at once"
         if before.stable: assert now.stable, "something serves from then on"
+        if before.canary: assert now.share <= max(before.share, 0.1), "no larger share without evidence"
         if before.climbs and now.canary != before.canary: assert name in ("promote", "force", "roll_back"), "no deploy replaces a canary"
         assert now.generation == before.generation + (
             (now.stable, now.canary, now.share) != (before.stable, before.canary, before.share))

@@ -78,7 +78,7 @@ def cost_evidence(
     mistake = max(costs.missed, costs.needless) * costs.task.scale(climb.numbers("outcome")[found.rows])
     def limits_of(total: np.ndarray, weight: np.ndarray) -> Interval:
         return clustered_interval(total, weight, climb.day[found.rows], climb.entity[found.rows],
-                                  limits.error_budget / 2, limits.error_budget, mistake)
+                                  limits.error_budget / 2, limits.error_budget, mistake, limits.longest)
     interval, before = limits_of(found.total, found.weight), found.stable
     if before is not None and before.sum():
         interval = replace(interval, high=found.cost * (limits_of(found.total + before, before).high - 1))

@@ -32,7 +32,7 @@ from mlops_lifecycle.core.serving.auth import make_key
 from mlops_lifecycle.core.serving.batch import requests_of, score_requests
 from mlops_lifecycle.core.serving.contract import breaking_changes
 from mlops_lifecycle.core.serving.predictor import Slots, TooOld, arm_of, sticky_fields, trial_workspace
-from mlops_lifecycle.monitoring import decisions_of
+from mlops_lifecycle.core.operations.logged_decisions import decisions_of
 from mlops_lifecycle.serving import contract, create_app, openapi_of
 
 logging.getLogger("mlops").addHandler(logging.NullHandler())

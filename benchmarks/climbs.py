@@ -151,7 +151,7 @@ class Users(Client):
     """Callers who name each request, and send it once more where nothing answered or the server was at fault."""
     def __init__(self, port: int, key: str, connections: int = 8, patience: float = 30.0):
         super().__init__(port, connections, patience)
-        self.key, self.named, self.again, self.failed = key, set[str](), 0, list[Answer]()
+        self.key, self.named, self.again, self.failed = key, set[str](), 0, list[str]()
 
     def send(self, calls) -> list[Answer]:
         named = [self.name(*call) for call in calls]
@@ -161,7 +161,7 @@ class Users(Client):
         for place, answer in zip(once_more, anew.send([named[place] for place in once_more])): answers[place] = answer
         anew.pool.shutdown()
         self.again += len(once_more)
-        self.failed += [answer for answer in answers if lost(answer)]
+        self.failed += [f"{call[1]}: {answer}" for call, answer in zip(named, answers) if lost(answer)]
         return answers
 
     def name(self, method: str, path: str, body: bytes | None, headers: dict):
@@ -265,7 +265,7 @@ class Climbed:
     asked: int = 0       # requests of the climb
     answered: int = 0    # of these, by the new release
     again: int = 0       # requests that were sent once more
-    failed: int = 0      # that failed then, too
+    failed: list[str] = field(default_factory=list)  # what failed then, too
     kills: tuple[int, int] = 0, 0  # of controllers in the middle of a look, and of workers
     stored_otherwise: int = 0      # predictions that are not in the log exactly once
     seconds: float = 0.0
@@ -311,7 +311,7 @@ def climb(old: Path, new: Path, start: pd.Timestamp, draw: random.Random, kill: 
         finally: controller.close()
         of_climb = traffic.decisions[traffic.rows.decision_time[:traffic.at] >= start]
         found.asked, found.answered = len(of_climb), int((of_climb.arm == "canary").sum())
-        found.again, found.failed = users.again, len(users.failed)
+        found.again, found.failed = users.again, users.failed
         found.kills = controller.kills, sum(what == "worker" for what, _ in hit)
         with log.database.read() as connection: stored = list(connection.execute(sa.select(predictions.c.id)).scalars())
         found.stored_otherwise = len(set(stored) ^ {*outside.ids.values()}) + abs(len(stored) - len(users.named))
@@ -327,14 +327,14 @@ def honest(count: int = 5) -> None:
     for number, start in enumerate(pd.date_range("2013-06-08", "2013-10-31", periods=count, tz="UTC").floor("D")):
         found.append(one := climb(old, new, start, random.Random(number), kill=True))
         print(f"{start:%d %B}: {one.end} on day {one.days}, {one.shares()}; {one.looks[-1]['reason']}; {one.asked} requests, "
-              f"{one.again} sent again, {one.failed} failed, killed {one.kills}, {one.seconds:.0f} s", file=sys.stderr, flush=True)
+              f"{one.again} sent again, failed {one.failed}, killed {one.kills}, {one.seconds:.0f} s", file=sys.stderr, flush=True)
     ends = Counter(one.end for one in found)
     say(f"June against April, {count} climbs through the app: promoted", ends["promote"], f"of {count}", None, "higher", dict(ends))
     say("days until the verdict, median", float(pd.Series([one.days for one in found]).median()), "days", None, "lower",
         {"requests of a climb": float(pd.Series([one.asked for one in found]).median()),
          "share answered by the new release": sum(one.answered for one in found) / sum(one.asked for one in found)})
     kills = [sum(number) for number in zip(*(one.kills for one in found))]
-    say("failed requests over these climbs, after one retry", sum(one.failed for one in found), "requests", 0, "lower",
+    say("failed requests over these climbs, after one retry", sum(len(one.failed) for one in found), "requests", 0, "lower",
         {"requests": sum(one.asked for one in found), "sent again": sum(one.again for one in found),
          "controllers killed in the middle of a look": kills[0], "workers killed": kills[1]})
     say("predictions that the log does not hold exactly once", sum(one.stored_otherwise for one in found), "predictions", 0)

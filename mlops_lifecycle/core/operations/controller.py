@@ -9,7 +9,7 @@ __all__ = ['Outcomes', 'NO_CLIMB', 'outcomes_in_log', 'percent', 'climb_of', 'Ti
 # %% ../../../nbs/core/operations/controller.ipynb #ctl-imports
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Literal, TypeAlias
@@ -119,7 +119,11 @@ class Looks:
         if one.gave_up:
             why = f"its process was ended too often: {shadow_report(self.log, pair).first_fault}"
             return Verdict("roll back", "not told apart", why, "release", "process")
-        return self.verdict_on(now, pair, outcomes)
+        found = self.verdict_on(now, pair, outcomes)
+        last = self.climb.numbers("stable_decision")[self.climb.asked][-self.FEW:]
+        if found.action in ("hold", "roll back") or not pd.isna(last).all(): return found
+        why = f"{pair.stable} decided none of the last {len(last)} requests, so nothing can be compared with it"
+        return replace(found, action="hold", reason=why)
 
     def verdict_on(self,
         now: Standing, pair: Pair,

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from mlops_lifecycle.core.foundation.settings import CanarySettings
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet
 from mlops_lifecycle.core.models.release import Release, write_release
 from mlops_lifecycle.core.operations.shadow import Pair, Shadow, ShadowLimits
+from mlops_lifecycle.core.problem.costs import Costs
 from mlops_lifecycle.core.problem.definition import Entity, Moment, Problem, Rule
 from mlops_lifecycle.core.serving.predictor import Releases
 from mlops_lifecycle.core.serving.store import ServingLog, prediction_row
@@ -74,6 +76,8 @@ class Loan(Entity):
 ALLOW = ("harmful.Harmful",)
 rule = Rule("often renewed", "1.0", renewed, 2.0)
 library = Problem("reminders", "loan", "late", "send a reminder", "euro a loan", Loan, rule, key=("reader", "due"))
+COSTS = Costs(missed=5, needless=1)
+LIMITS = CanarySettings(steps="10, 50, 100", min_labelled=20, min_days=1, outcome_depends_on_decision="no")
 features = FeatureSet((Feature("renewals"), Feature("branch", categorical=True)))
 encoder = Encoder(("renewals", "branch"), {"branch": ("Harbour", "Hill")})
 

@@ -69,7 +69,8 @@ HOME = ROOT / "workspace" / "benchmarks" / "climbs"
 STABLE, BETTER = (4, 0), (6, 0)  # the month at whose first day a model was trained, and its seed
 SHADOW, LONGEST, EVERY = 2_000, 31, 3  # requests before the first day; days that are played at most; flight numbers that are left out
 REACTIONS = reactions_of(plan.model_dump(mode="json"))
-SERVE = "from mlops_lifecycle.core.serving.server import run_server; run_server({app!r}, '127.0.0.1', {{port}}, workers=2)"
+SERVE = ("from mlops_lifecycle.core.serving.server import run_server; from mlops_lifecycle.core.serving.workers import WorkerRange; "
+         "run_server({app!r}, '127.0.0.1', {{port}}, WorkerRange(2, 2))")
 CONTROLLER = """
 import json, sys
 from datetime import datetime

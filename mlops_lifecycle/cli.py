@@ -357,9 +357,11 @@ def status(as_json: _Json = False):
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes.")] = 1,
+    workers: Annotated[str, typer.Option(metavar="N|MIN:MAX", help="Processes; MIN:MAX adds and removes them by load.")] = "1",
 ):
     "The app on what is deployed."
+    from mlops_lifecycle.core.serving.workers import WorkerRange
+    allowed = WorkerRange.read(workers)
     from mlops_lifecycle.core.foundation.settings import load_settings
     from mlops_lifecycle.core.foundation.workspace import Busy, Workspace
     workspace = Workspace(load_settings().workspace_path)
@@ -378,7 +380,7 @@ def serve(
     except NotStored as error: typer.echo(f"{error}; the answer is 503 until it can", err=True)
     log.close()
     console().print(f"http://{host}:{port}, its documentation under /docs", markup=False)
-    run_server(APP, host, port, workers, log.database.file)
+    run_server(APP, host, port, allowed, log.database.file)
 
 # %% ../nbs/cli.ipynb #keys-cli-code
 keys = typer.Typer(no_args_is_help=True, help="API keys of the app: make, list and revoke.")

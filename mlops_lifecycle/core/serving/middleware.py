@@ -244,7 +244,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self._children: dict[tuple[MetricWrapperBase, tuple[str, ...]], Any] = {}
         def counter(name, says, *labels): return Counter(name, says, labels, registry=registry)
-        def gauge(name, says, *labels, of_all: Literal["max", "livesum"]):  # workers
+        def gauge(name, says, *labels, of_all: Literal["livemax", "livesum"]):  # workers that are there
             return Gauge(name, says, labels, registry=registry, multiprocess_mode=of_all)
         def histogram(name, says, *labels, buckets=self.FAST):
             return Histogram(name, says, labels, registry=registry, buckets=buckets)
@@ -258,7 +258,7 @@ class Metrics:
         self.score = histogram("mlops_score", "scores by release", "release", buckets=[n / 20 for n in range(1, 21)])
         self.unknown = counter("mlops_unknown_categories", "values never seen in training, by feature", "feature")
         self.stale = counter("mlops_stale_lookups", "looked-up values that were too old to be used, by lookup", "lookup")
-        self.age = gauge("mlops_lookup_age_seconds", "age of the newest value used, by lookup", "lookup", of_all="max")
+        self.age = gauge("mlops_lookup_age_seconds", "age of the newest value used, by lookup", "lookup", of_all="livemax")
         self.fallbacks = counter(
             "mlops_rule_decided", "predictions that the rule gave in the place of a model, by reason", "reason")
         self.failures = counter("mlops_release_failures", "answers that a release could not give", "release")
@@ -267,7 +267,7 @@ class Metrics:
         self.waiting = gauge("mlops_log_waiting", "writes that wait for the log", of_all="livesum")
         self.log_seconds = histogram("mlops_log_seconds", "time from a decision to its being on disk")
         self.generation = gauge(
-            "mlops_deployment_generation", "generation of the deployment that serves", of_all="max")
+            "mlops_deployment_generation", "generation of the deployment that serves", of_all="livemax")
 
     def of(self, metric: Metric, *labels: str) -> Metric:
         "The child of a metric, cached: finding it takes longer than counting."

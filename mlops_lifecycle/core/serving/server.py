@@ -19,29 +19,42 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import sqlalchemy as sa
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from .store import open_engine
+from .workers import ONE_WORKER, WorkerRange, Workers
 
 # %% ../../../nbs/core/serving/server.ipynb #server-protocol-code
 class LeavingProtocol(HttpToolsProtocol):
     "HTTP for one connection, with a graceful end."
     GRACE = 0.5  # seconds for an idle connection at the end
+    AGE = 30.0   # seconds that a connection to one of several workers is kept
+    ending: ClassVar[WeakSet[ServerState]] = WeakSet()  # servers that have begun to end
     _leaving = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # as uvicorn's
+        super().connection_made(transport)
+        self._made = self.loop.time()
+        if self.server_state in self.ending: self.shutdown()  # it was accepted a moment before
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        if self._leaving: self.cycle.keep_alive = False
+        old = "MLOPS_WORKER" in os.environ and self.loop.time() - self._made >= self.AGE
+        if self._leaving or old: self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
         if self._leaving: return super().shutdown()
         self._leaving = True
+        self.ending.add(self.server_state)
         if self.cycle is not None and not self.cycle.response_complete: self.cycle.keep_alive = False
         self.loop.call_later(self.GRACE, self._leave)
 
@@ -261,25 +274,28 @@ def with_parent(
 def run_server(
     app: str,               # name of the function that makes the app
     host: str, port: int,
-    workers: int = 1,
+    workers: WorkerRange = ONE_WORKER,
     database: Path | None = None,  # the log's SQLite file, if it is one
-    start: Callable[[dict[str, Any]], None] = lambda config: uvicorn.run(**config),
+    start: Callable[[uvicorn.Config, WorkerRange], None] | None = None,  # None: uvicorn
 ) -> None:
     "Serve until asked to stop."
-    chosen = vars(server_config(app))
-    options = {name: chosen[name] for name in (
-        "factory", "ws", "server_header", "access_log", "proxy_headers", "timeout_keep_alive",
-        "timeout_graceful_shutdown", "backlog", "log_config")}
-    options |= {"http": "mlops_lifecycle.core.serving.server:PatientProtocol", "log_level": None}
-    if workers == 1: return start({"app": app, "host": host, "port": port, **options})
+    start = start or _serve
+    if workers.most == 1: return start(server_config(app, host=host, port=port), workers)
     stop, keeper = threading.Event(), None
     with TemporaryDirectory(prefix="mlops-metrics-") as figures:
         os.environ |= {"PROMETHEUS_MULTIPROC_DIR": figures, "MLOPS_WORKER": str(os.getpid())}
         if database:
             keeper = threading.Thread(target=keep_checkpointed, args=(database, stop), daemon=True)
             keeper.start()
-        try: start({"app": app, "host": host, "port": port, "workers": workers, **options})
+        try: start(server_config(app, host=host, port=port, workers=workers.least), workers)
         finally:
             stop.set()
             if keeper: keeper.join()
             for name in ("PROMETHEUS_MULTIPROC_DIR", "MLOPS_WORKER"): os.environ.pop(name, None)
+
+def _serve(config: uvicorn.Config, workers: WorkerRange) -> None:
+    with suppress(KeyboardInterrupt):
+        if workers.most > 1: return Workers(config, [config.bind_socket()], workers).run()
+        server = uvicorn.Server(config)
+        server.run()
+        if not server.started: sys.exit(STARTUP_FAILURE)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sqlite3
 import statistics
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +200,80 @@ def test_workers_end_with_a_parent_that_was_killed(served):
     gone, alive = psutil.wait_procs(workers, timeout=30)
     assert len(workers) == 2 and gone
     assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+QUICK = """
+import sys
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.serving.server import run_server
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.serving.workers import WorkerRange
+from mlops_lifecycle.serving import APP
+if __name__ == "__main__":
+    log = ServingLog(Workspace(load_settings().workspace_path).serving_db); log.close()
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    run_server(APP, "127.0.0.1", port, WorkerRange(1, 2, busy=0.2, rise=0.3, fall=0.8), log.database.file)
+"""  # `mlops serve --workers 1:2`, less patient
+
+
+class Steady:
+    """Callers that note what each request got."""
+    def __init__(self, port: int, callers: int, pause: float):
+        self.pause, self.stopped, self.got = pause, threading.Event(), []
+        self.threads = [threading.Thread(target=self.call, args=(port,)) for _ in range(callers)]
+        for thread in self.threads: thread.start()
+
+    def call(self, port: int) -> None:
+        caller = Caller(port)
+        while not self.stopped.wait(self.pause):
+            try: status, told = caller.send("POST", "/v1/predict", BODY)
+            except Exception as error: status, told = repr(error), {}
+            self.got.append((status, told.get("prediction_id")))
+
+    def stop(self) -> list:
+        self.stopped.set()
+        for thread in self.threads: thread.join()
+        return self.got
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_workers_come_and_go_with_the_load_and_each_request_is_answered_once(served, tmp_path, request, store):
+    more = {}
+    if store == "postgresql":
+        more["MLOPS_DATABASE"] = new_database(request.getfixturevalue("database"), "come and go")
+        deploy_into(more["MLOPS_DATABASE"], served.workspace.root)
+    script = tmp_path / "quick.py"
+    script.write_text(QUICK)
+    server = served(before=[sys.executable, script], **more)
+    def comes_true(holds):
+        until = time.monotonic() + 120
+        while not holds():
+            assert server.process.poll() is None and time.monotonic() < until, server.log.read_text()[-3000:]
+            time.sleep(0.05)
+    def said(words): return server.log.read_text().count(words)
+    first, = server.workers()
+    few = Steady(server.port, callers=2, pause=0.1)
+    many = Steady(server.port, callers=6, pause=0)
+    comes_true(lambda: said("answers, one of 2"))
+    got = many.stop()
+    comes_true(lambda: said("has ended (exit code"))  # while some still ask
+    got += few.stop()
+    assert [worker.pid for worker in server.workers()] == [first.pid]
+    assert {status for status, _ in got} == {200}
+    log = ServingLog(more.get("MLOPS_DATABASE", served.workspace.serving_db))
+    stored = log.frames()[0]["id"].tolist(); log.close()
+    assert sorted(stored) == sorted(id for _, id in got)
+    caller = Caller(server.port)
+    caller.send("GET", "/v2/health/live"); caller.connection.request("GET", "/metrics")
+    counted = caller.connection.getresponse().read().decode()
+    assert f'mlops_requests_total{{route="/v1/predict",status="200"}} {float(len(got))}' in counted  # also of the one that left
+    assert [said(words) for words in (": 1 used", ": 2 used")] == [1, 1]
+    if store == "sqlite":  # one that died is replaced, whatever the store
+        first.kill()
+        comes_true(lambda: said("has ended (exit code -9)") and server.ready())
+        assert first.pid not in [worker.pid for worker in server.workers()]
+    assert server.stop() in (0, -signal.SIGTERM)
 
 
 def test_figures_of_all_workers_are_added_up_and_lines_are_json(served):

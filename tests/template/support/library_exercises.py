@@ -135,6 +135,11 @@ found['requests'] = requests.get(url, params={'n': 4}, timeout=10).json()
 server.should_exit = True
 serving.join()
 
+# %% psutil
+import psutil
+
+found['processor time'] = psutil.Process().cpu_times().user > 0
+
 # %% prometheus_client
 import prometheus_client as prom
 registry = prom.CollectorRegistry()

@@ -89,7 +89,7 @@ def evidence_of(verdict: Verdict, share: float) -> dict[str, Json]:  # percent
 # %% ../../../nbs/core/operations/controller.ipynb #ctl-controller
 class Looks:
     "What can be known of the canary at a moment."
-    FEW = 50  # rows after which it is judged for the first time
+    FEW = 20  # rows after which it is judged for the first time
 
     def __init__(self,
         ledger: Ledger, releases: Releases, problem: Problem, costs: Costs, limits: CanarySettings,

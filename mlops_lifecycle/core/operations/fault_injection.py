@@ -27,7 +27,7 @@ from ..problem.tasks import ask
 @dataclass(frozen=True)
 class InjectedFault:
     "What a fault does, and how much of it there can be."
-    does: str     # in a line
+    does: str     # in a line, with {size} or {percent}
     size: float   # the usual one
     low: float    # allowed range of a size, both ends included
     high: float
@@ -41,19 +41,23 @@ class InjectedFault:
         if self.low <= size <= self.high: return size
         raise UsageError(f'"size" must be {self.low:g} to {self.high:g} {self.unit}, got {size:g}')
 
+    def words(self, size: float) -> str:
+        "What a release with this fault does."
+        return self.does.format(size=f"{size:g}", percent=f"{100 * size:g} %")
+
 FAULTS = {
-    "slow": InjectedFault("computes longer for every request", 200, 1, 60_000, "milliseconds"),
-    "slow-some": InjectedFault("computes 200 milliseconds longer for some requests", 0.05, 0, 1, "(share of the requests)"),
-    "crash": InjectedFault("raises an error", 1, 0, 1, "(share of the requests)"),
-    "crash-some": InjectedFault("raises an error for a value that few requests have", 0.002, 0, 1, "(share of the requests)"),
-    "nan": InjectedFault("answers for one category with a score that is no number", 0.05, 0, 1, "(share of the requests)"),
-    "miscalibrated": InjectedFault("multiplies its scores, and decides at the threshold of before", 0.7, 0, 1, "times the score"),
-    "leak": InjectedFault("keeps memory with every request", 1, 0, 1_000, "megabytes a request"),
-    "contract": InjectedFault("answers in percent where 0 to 1 is agreed", 100, 1, 1e6, "times the score"),
+    "slow": InjectedFault("computes {size} milliseconds longer for every request", 200, 1, 60_000, "milliseconds"),
+    "slow-some": InjectedFault("computes 200 milliseconds longer for {percent} of the requests", 0.05, 0, 1, "(share of requests)"),
+    "crash": InjectedFault("raises an error for {percent} of the requests", 1, 0, 1, "(share of requests)"),
+    "crash-some": InjectedFault("raises an error for a value that {percent} of the requests have", 0.002, 0, 1, "(share of requests)"),
+    "nan": InjectedFault("gives no finite score for a value that {percent} of the requests have", 0.05, 0, 1, "(share of requests)"),
+    "miscalibrated": InjectedFault("multiplies its scores by {size}, and decides at the threshold of before", 0.7, 0, 1, "times the score"),
+    "leak": InjectedFault("keeps {size} megabytes of memory with every request", 1, 0, 1_000, "megabytes a request"),
+    "contract": InjectedFault("multiplies its scores by {size}, so that they are no probabilities", 100, 1, 1e6, "times the score"),
 }
 CONTROLS = {
-    "honest": "the released model beside the release before it, which it has to beat",
-    "same": "the same recipe, trained with another seed",
+    "honest": "is the released model, and has to beat the rule",
+    "same": "is of the same recipe, trained with another seed",
 }
 
 # %% ../../../nbs/core/operations/fault_injection.ipynb #fin-estimator-code

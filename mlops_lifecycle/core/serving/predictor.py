@@ -140,8 +140,8 @@ class Releases:
         for slot, id in (("stable", state["stable"]), ("canary", state["canary"])):
             try:
                 found[slot] = release = there.get(id) or self.fit(id) if id else None
-                if release and release.encoder:  # slow only once, before any client waits
-                    release.score_one(dict.fromkeys(release.encoder.names, np.nan))
+                if release and release.encoder:  # slow only once, before any client waits; an error is for who judges it
+                    with suppress(Exception): release.score_one(dict.fromkeys(release.encoder.names, np.nan))
             except (ValueError, OSError) as error:
                 faults.append(f"{slot}: {error}")
                 found.pop(slot, None)

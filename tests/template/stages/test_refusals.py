@@ -1,18 +1,24 @@
 """What is refused at once, and the gates: one of each wheel, seen failing on what really has the fault."""
+import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import closing
+from pathlib import Path
 from unittest.mock import patch
 
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
-from helpers import ROOT, copy_project, directives, environment, free_port, last_run, mlops, passed, yours_name
+from helpers import MLOPS, ROOT, copy_project, directives, environment, free_port, last_run, mlops, passed, yours_name
 from typer.testing import CliRunner
 from slots import put_in_slots
 
 from mlops_lifecycle.cli import app
+from mlops_lifecycle.core.serving.ledger import Ledger
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release
 from mlops_lifecycle.core.foundation.settings import load_settings
@@ -305,3 +311,32 @@ def test_ops_a_stable_release_that_cannot_be_loaded_gives_way_to_the_rule(lived,
     assert (served["stable"], served["canary"]) == (released["rule"], released["model"])
     app = create_app(load_settings(ROOT, environ={name: str(value) for name, value in settings.items()}), workspace)
     with TestClient(app, base_url="http://127.0.0.1") as client: assert client.get("/v2/health/ready").json() == {"ready": True}
+
+
+def files_of(workspace: Path) -> dict[str, str]:
+    """What a workspace holds, save what SQLite keeps beside a database and who had the lock last."""
+    files = (path for path in workspace.rglob("*") if path.is_file() and path.name != "lock" and not path.name.endswith(("-wal", "-shm")))
+    return {str(path.relative_to(workspace)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_ops_drills_catch_faults_in_a_copy_and_leave_the_workspace_as_it_was(lived, tmp_path):
+    settings = lived.copy(tmp_path / "workspace")
+    before = files_of(tmp_path / "workspace")
+    crash = passed(mlops("drill", "crash", **settings)).stdout.splitlines()
+    assert "serves in a copy of the workspace" in crash[0] and "at 0 %: roll back: 20 of 20 answers failed" in crash[1]
+    assert 'Caught by the guard "errors" in the shadow' in crash[2] and "users got 0 answers from it. It goes back to 12_release" in crash[2]
+    assert files_of(tmp_path / "workspace") == before
+    contract = passed(mlops("drill", "contract", "--keep", tmp_path / "kept", **settings)).stdout
+    assert 'Caught by the guard "scores" in the shadow' in contract and files_of(tmp_path / "workspace") == before
+    with closing(ServingLog(tmp_path / "kept" / "serving.db")) as log:
+        events = [entry.event for entry in Ledger(log).entries() if entry.by == "mlops drill"]
+    assert events[-2:] == ["deploy", "roll back"]
+
+
+def test_ops_a_drill_that_is_interrupted_leaves_nothing_behind(lived, tmp_path):
+    settings = lived.copy(tmp_path / "workspace")
+    drill = subprocess.Popen([*MLOPS, "drill", "slow", "--size", "500"], cwd=ROOT, env=environment(ROOT, **settings),
+                             stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert "computes 500 milliseconds longer" in drill.stdout.readline()
+    os.killpg(drill.pid, signal.SIGINT)  # as a terminal does
+    assert drill.wait(30) != 0 and list((tmp_path / "workspace").glob(".drill*")) == []

@@ -153,7 +153,7 @@ class DrillResult:
     @property
     def passed(self) -> bool:
         "Whether it ended as it should."
-        if self.name in FAULTS: return self.caught
+        if self.name in FAULTS: return self.last.action == "roll back"
         proven = self.last.verdict is not None and self.last.verdict.finding in ("better", "no worse")
         return not self.caught and (self.name == "same" or proven)
 

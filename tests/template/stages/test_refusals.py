@@ -315,8 +315,8 @@ def test_ops_a_stable_release_that_cannot_be_loaded_gives_way_to_the_rule(lived,
 
 def files_of(workspace: Path) -> dict[str, str]:
     """What a workspace holds, save what SQLite keeps beside a database and who had the lock last."""
-    files = (path for path in workspace.rglob("*") if path.is_file() and path.name != "lock" and not path.name.endswith(("-wal", "-shm")))
-    return {str(path.relative_to(workspace)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    kept = (path for path in workspace.rglob("*") if path.is_file() and path.name != "lock" and path.suffix not in (".db-wal", ".db-shm"))
+    return {str(path.relative_to(workspace)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
 def test_ops_drills_catch_faults_in_a_copy_and_leave_the_workspace_as_it_was(lived, tmp_path):

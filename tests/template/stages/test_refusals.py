@@ -315,8 +315,9 @@ def test_ops_a_stable_release_that_cannot_be_loaded_gives_way_to_the_rule(lived,
 
 def files_of(workspace: Path) -> dict[str, str]:
     """What a workspace holds, save what SQLite keeps beside a database and who had the lock last."""
-    kept = (path for path in workspace.rglob("*") if path.is_file() and path.name != "lock" and path.suffix not in (".db-wal", ".db-shm"))
-    return {str(path.relative_to(workspace)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    beside = ".db-wal", ".db-shm"
+    kept = (path for path in workspace.rglob("*") if path.is_file() and path.suffix not in beside and path.name != "lock")
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
 def test_ops_drills_catch_faults_in_a_copy_and_leave_the_workspace_as_it_was(lived, tmp_path):
@@ -324,7 +325,7 @@ def test_ops_drills_catch_faults_in_a_copy_and_leave_the_workspace_as_it_was(liv
     before = files_of(tmp_path / "workspace")
     crash = passed(mlops("drill", "crash", **settings)).stdout.splitlines()
     assert "serves in a copy of the workspace" in crash[0] and "at 0 %: roll back: 20 of 20 answers failed" in crash[1]
-    assert 'Caught by the guard "errors" in the shadow' in crash[2] and "users got 0 answers from it. It goes back to 12_release" in crash[2]
+    assert crash[2].startswith('Caught by the guard "errors" in the shadow') and "users got 0 answers from it" in crash[2]
     assert files_of(tmp_path / "workspace") == before
     contract = passed(mlops("drill", "contract", "--keep", tmp_path / "kept", **settings)).stdout
     assert 'Caught by the guard "scores" in the shadow' in contract and files_of(tmp_path / "workspace") == before

@@ -67,7 +67,7 @@ from mlops_lifecycle.transform import FEATURES
 
 HOME = ROOT / "workspace" / "benchmarks" / "climbs"
 STABLE, BETTER = (4, 0), (6, 0)  # the month at whose first day a model was trained, and its seed
-SHADOW, LONGEST, EVERY = 2_000, 31, 3  # requests before the first day; days that are played at most; flight numbers that are left out
+SHADOW, LONGEST, EVERY = 2_000, 31, 3  # requests before the first day; days at most; of so many flight numbers one is played
 REACTIONS = reactions_of(plan.model_dump(mode="json"))
 SERVE = ("from mlops_lifecycle.core.serving.server import run_server; from mlops_lifecycle.core.serving.workers import WorkerRange; "
          "run_server({app!r}, '127.0.0.1', {{port}}, WorkerRange(2, 2))")
@@ -150,7 +150,7 @@ def model(month: int, seed: int) -> Path:
 
 class Users(Client):
     """Callers who name each request, and send it once more where nothing answered or the server was at fault."""
-    def __init__(self, port: int, key: str, connections: int = 8, patience: float = 30.0):
+    def __init__(self, port: int, key: str, connections: int = 8, patience: float = 60.0):  # until a killed worker was replaced
         super().__init__(port, connections, patience)
         self.key, self.named, self.again, self.failed = key, set[str](), 0, list[str]()
 

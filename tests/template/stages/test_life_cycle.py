@@ -10,7 +10,7 @@ from helpers import MLOPS, ROOT, Started, environment, free_port, mlops, passed
 from slots import put_in_slots
 from deltalake import write_deltalake
 
-from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.core.serving.store import ServingLog, feedback
 from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.stages import STAGES
 from mlops_lifecycle.core.foundation.workspace import Workspace, digest, to_arrow
@@ -66,6 +66,25 @@ def test_a_second_run_skips_what_did_not_change(lived, tmp_path):
     why = {row["stage"]: row["stale"] for row in json.loads(changed.stdout)}
     assert {stage for stage, reasons in why.items() if "settings [costs] changed" in reasons} == read
     assert {stage for stage, reasons in why.items() if "log:serving changed" in reasons} == {"collect", "monitor"}
+
+
+def test_an_outcome_that_callers_report_against_the_source_is_a_finding_and_the_source_counts(lived, tmp_path):
+    """A month later the source knows what became of the flights that the app was asked about; then 40 reports are turned round."""
+    settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
+    settings |= {"MLOPS_MONITOR__GO_BACK_ON": "", "MLOPS_MONITOR__MIN_DAYS": 5}
+    def monitored(*stages: str) -> dict:
+        passed(mlops("run", *stages, "monitor", "--force", "-p", "as_of=2013-07-01T00:00:00Z", **settings))
+        return workspace.load("monitoring")
+    before, log = monitored("collect", "curate", "transform"), ServingLog(workspace.serving_db)
+    predictions, reported = log.frames()
+    own = predictions.id[predictions.release == log.deployment.get()["stable"]]
+    reported = reported[reported.label.notna() & reported.prediction_id.isin(own)]
+    of_some = feedback.c.prediction_id.in_(reported.prediction_id.iloc[:40].tolist())
+    turned = feedback.update().where(of_some, feedback.c.label.is_not(None)).values(label=1 - feedback.c.label)
+    assert log.database.write(lambda connection: connection.execute(turned).rowcount) == 40; log.close()
+    after = monitored()
+    assert before["findings"] == [] and after["figures"] == before["figures"] and "saves against rule" in after["figures"]["quality"]
+    assert after["findings"] == [f"40 of {len(reported)} outcomes that callers reported contradict the source, which counts"]
 
 
 SAME = ("plan", "formulate", "collect", "curate", "transform", "validate", "explore", "train", "evaluate", "code")

@@ -420,7 +420,8 @@ def drawn(count: int, seed: int) -> list[Drawn]:
     found = [Drawn("honest", model(*draw.choice(recipes)), draw.choice(days)) for _ in range(count - len(faults))]
     for fault in faults:
         start, of = draw.choice(days), model(*draw.choice(recipes))
-        found.append(Drawn(fault, with_fault(of, fault, year()[year().decision_time < start]), start))
+        last = year()[year().decision_time < start][-SHADOW:]
+        found.append(Drawn(fault, with_fault(of, fault, last[list(problem.Request.model_fields)]), start))
     return draw.sample(found, k=count)
 
 

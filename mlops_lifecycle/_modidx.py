@@ -1402,7 +1402,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                'mlops_lifecycle/core/operations/drills.py'),
                                                         'mlops_lifecycle.core.operations.drills.Drill.go': ( 'core/operations/drills.html#drill.go',
                                                                                                              'mlops_lifecycle/core/operations/drills.py'),
-                                                        'mlops_lifecycle.core.operations.drills.Drill.pair': ( 'core/operations/drills.html#drill.pair',
+                                                        'mlops_lifecycle.core.operations.drills.Drill.trio': ( 'core/operations/drills.html#drill.trio',
                                                                                                                'mlops_lifecycle/core/operations/drills.py'),
                                                         'mlops_lifecycle.core.operations.drills.DrillCopy': ( 'core/operations/drills.html#drillcopy',
                                                                                                               'mlops_lifecycle/core/operations/drills.py'),

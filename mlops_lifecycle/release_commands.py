@@ -302,8 +302,8 @@ def drill(
         with project_with_ledger() as project: now = project.ledger.standing()
     with copy_of(workspace, keep) as copy:
         later, again = partial(later_of, settings, copy, problem), partial(other_seed, settings, copy, problem)
-        with closing(Drill(copy, settings, problem, features, later, again, app_code(APP), now)) as here:
-            result = here.go(fault, size, typer.echo, lambda look: typer.echo(look_line(look)))
+        with closing(Drill(copy, settings, problem, features, later, again, app_code(APP), now, typer.echo)) as here:
+            result = here.go(fault, size, lambda look: typer.echo(look_line(look)))
     typer.echo(f"{result}\n{time.monotonic() - began:.0f} seconds; the workspace is as it was.")
     raise typer.Exit(0 if result.passed else 1)
 

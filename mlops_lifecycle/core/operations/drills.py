@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -74,11 +75,15 @@ def released_pair(
         if not ids: raise UsageError(f"no {what} is released that this package can load, and a drill needs one; mlops run makes it")
     return rules[-1], models[-1]
 
-def put_beside(ledger: Ledger, stable: str, candidate: str) -> Standing:
+def put_beside(
+    ledger: Ledger, stable: str, candidate: str,
+    rule: str,  # that is deployed first where nothing serves
+) -> Standing:
     "Let one release serve and another be its canary, at 0 %."
     act = Act(BY, "a drill")
     if ledger.standing().canary: ledger.roll_back(act)
-    for id in (stable, candidate): _approve(ledger, id, act)
+    for id in dict.fromkeys((rule, stable, candidate)): _approve(ledger, id, act)
+    if ledger.standing().stable is None: ledger.deploy(rule, act)
     if ledger.standing().stable != stable:
         ledger.deploy(stable, act)
         if ledger.standing().canary: ledger.promote(act, force=True)
@@ -185,13 +190,14 @@ class DrillCopy:
         again: Callable[[Path], Path],                    # the folder of a release -> one of the same recipe with another seed
         code: str,                                        # of `app_code`
         now: Standing | None = None,                      # of a ledger that is not in the workspace; None: it is
+        say: Callable[[str], None] = lambda words: None,  # is told what is tried, and what takes a while
     ):
         if now: (copy.root / "serving.db").unlink(missing_ok=True)
-        self.copy, self.settings, self.problem, self.later, self.again, self.code = copy, settings, problem, later, again, code
+        self.copy, self.settings, self.problem, self.later, self.again, self.code = copy, settings, problem, cache(later), again, code
         self.log, self.allow = ServingLog(copy.root / "serving.db"), (*allowed_types(settings), *ALLOW)
         self.releases = Releases(copy, problem.rule, features, signing_key(settings), self.allow)
         self.ledger = Ledger(self.log, self.releases.load_error)
-        self.known = now or self.ledger.standing()
+        self.known, self.say = now or self.ledger.standing(), say
         self.begins = moment(pd.Timestamp(settings.clock.as_of)).tz_convert("UTC")
 
     @contextmanager
@@ -205,7 +211,7 @@ class DrillCopy:
             if not served.get("canary"): raise UsageError(f"the app does not serve the canary: {served.get('fault') or 'it says nothing'}")
             yield outside
 
-    def traffic(self, outside: Outside, stable: str, candidate: str) -> Traffic:
+    def traffic(self, outside: Outside, begin: Callable[[], Standing]) -> Traffic:  # what fills the slots of the copy
         "The rows that follow the log, or where there are none those after the clock, with an empty log."
         last = last_decision(self.log)
         later = self.later(max(self.begins, pd.Timestamp(last) + pd.Timedelta("1us")) if last else self.begins)
@@ -214,7 +220,10 @@ class DrillCopy:
         if later.rows.empty: raise UsageError(NO_ROWS.format(self.begins))
         if anew:
             self.log.retention.forget(anew + timedelta(days=2), uncollected=True)
-            put_beside(self.ledger, stable, candidate)
+            begin()
+        first, last = later.rows.decision_time.iloc[0], later.rows.decision_time.iloc[-1]
+        anew_words = ", in a log that begins anew" if anew else ""
+        self.say(f"Playing {len(later.rows):,} requests of {first:%Y-%m-%d} to {last:%Y-%m-%d}{anew_words}.")
         for lookup in self.releases.features().lookups: self.log.lookups.put(lookup, later.lookups[lookup.name])
         outside.bodies = later.bodies
         return Traffic(later.rows, outside.ask, outside.tell)
@@ -226,33 +235,34 @@ class DrillCopy:
 # %% ../../../nbs/core/operations/drills.ipynb #drl-app-code
 class Drill(DrillCopy):
     "A release on trial in a copy of a workspace."
-    def pair(self, name: str, size: float | None) -> tuple[str, str]:
-        "The stable release and the one that is tried; raises `UsageError`."
+    def trio(self, name: str, size: float | None) -> tuple[str, str, str]:
+        "The stable release, the one that is tried, and the rule; raises `UsageError`."
         if name not in {**FAULTS, **CONTROLS}: raise UsageError(f'"FAULT" must be one of {", ".join([*FAULTS, *CONTROLS])}, got "{name}"')
         if name in CONTROLS and size is not None: raise UsageError(f'"--size" is that of a fault, and "{name}" has none')
         rule, model = released_pair(self.known, lambda id: self.releases.load_error(id) == "")
-        if name == "honest": return rule, model
+        if name == "honest": return rule, model, rule
         folder = self.copy.releases / model
-        if name == "same": return model, self.again(folder).name
+        if name == "same": self.say(f"Training the recipe of {model} with another seed.")
+        if name == "same": return model, self.again(folder).name, rule
         requests = past_requests(self.log, self.settings.canary.shadow)
         if requests.empty: requests = self.later(self.begins).rows
         if requests.empty: raise UsageError(NO_ROWS.format(self.begins))
-        return model, faulty_release(folder, name, requests, size, self.allow, self.releases.key).name
+        return model, faulty_release(folder, name, requests, size, self.allow, self.releases.key).name, rule
 
     def go(self,
         name: str,                        # of `FAULTS` or `CONTROLS`
         size: float | None,               # of the fault; None: the usual one
-        say: Callable[[str], None],       # is told what is tried
         tell: Callable[[Tick], None],     # as for `play_drill`
     ) -> DrillResult:
         "Try one release; raises `UsageError` where that cannot begin."
-        stable, candidate = self.pair(name, size)
-        say(f"{stable} serves in a copy of the workspace. The canary beside it, {candidate}, {self.does(name, candidate)}.")
-        now = put_beside(self.ledger, stable, candidate)
+        stable, candidate, rule = self.trio(name, size)
+        self.say(f"{stable} serves in a copy of the workspace. The canary beside it, {candidate}, {self.does(name, candidate)}.")
+        begin = partial(put_beside, self.ledger, stable, candidate, rule)
+        now = begin()
         costs = costs_of(self.settings, self.problem.kind)
         controller = Controller(self.ledger, self.releases, self.problem, costs, self.settings.canary, by=BY)
         with closing(controller), self.app() as outside:
-            last = play_drill(controller, last_decision(self.log), lambda: self.traffic(outside, stable, candidate), tell)[-1]
+            last = play_drill(controller, last_decision(self.log), lambda: self.traffic(outside, begin), tell)[-1]
         return DrillResult(name, last, requests_put_to(self.log, candidate), answers_by(self.log, candidate, now.generation))
 
     def does(self, name: str, candidate: str) -> str:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from slots import put_in_slots
 
 from mlops_lifecycle.cli import app
-from mlops_lifecycle.core.serving.ledger import Ledger
+from mlops_lifecycle.core.serving.ledger import Act, Ledger
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release
 from mlops_lifecycle.core.foundation.settings import load_settings
@@ -341,3 +341,13 @@ def test_ops_a_drill_that_is_interrupted_leaves_nothing_behind(lived, tmp_path):
     assert "computes 500 milliseconds longer" in drill.stdout.readline()
     os.killpg(drill.pid, signal.SIGINT)  # as a terminal does
     assert drill.wait(30) != 0 and list((tmp_path / "workspace").glob(".drill*")) == []
+
+
+def test_ops_a_drill_reads_a_ledger_on_a_database_server_and_writes_nothing_there(lived, database, tmp_path):
+    settings, released = lived.copy(tmp_path / "workspace"), Workspace(lived.workspace).load("release")
+    with closing(ServingLog(database)) as log:
+        for id in (released["rule"], released["model"]): Ledger(log).register(id, Act("12_release"), Act("automatic"))
+        before = log.written(), Ledger(log).entries()
+        crash = passed(mlops("drill", "crash", MLOPS_DATABASE=database, **settings)).stdout
+        assert (log.written(), Ledger(log).entries()) == before
+    assert "Playing" in crash and 'Caught by the guard "errors"' in crash  # the copy's log is empty at first

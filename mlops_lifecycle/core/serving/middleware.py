@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['MAX_NESTING', 'MAX_NAME_LENGTH', 'Asked', 'Metric', 'LOG', 'CURRENT', 'PROBES', 'NEEDS', 'SANDBOX', 'Handler', 'SAFE',
            'CLOSED', 'FieldError', 'ApiError', 'NotJson', 'strict_json', 'as_text', 'shown', 'validated', 'refusal_of',
-           'split_rows', 'validated_rows', 'headers_of', 'read_body', 'Metrics', 'JsonLines', 'where', 'needed',
-           'tried', 'in_sandbox', 'Guard', 'refusal_for', 'note_request', 'ServingMiddleware']
+           'split_rows', 'validated_rows', 'headers_of', 'read_body', 'take_number', 'drop_gauges', 'Metrics',
+           'JsonLines', 'where', 'needed', 'tried', 'in_sandbox', 'Guard', 'refusal_for', 'note_request',
+           'ServingMiddleware']
 
 # %% ../../../nbs/core/serving/middleware.ipynb #door-imports
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -23,9 +25,10 @@ from contextvars import ContextVar
 from enum import Enum
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args, get_origin
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias, TypedDict, TypeVar, get_args, get_origin
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess, values
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request as HttpRequest
@@ -233,6 +236,28 @@ async def read_body(
                 body += message.get("body", b"")
     except TimeoutError: raise ApiError(408, f"the body did not come within {patience:g} seconds") from None
 
+# %% ../../../nbs/core/serving/middleware.ipynb #door-number-code
+def take_number(
+    folder: Path,             # of the metrics of all workers
+) -> tuple[int, IO[bytes]]:   # the number, which is held as long as the file is open
+    "The lowest number that no other worker has."
+    number = 0
+    while (held := _lock(folder / f"worker_{number}.lock")) is None: number += 1
+    multiprocess.mark_process_dead(number, str(folder))
+    return number, held
+
+def drop_gauges(folder: Path) -> None:
+    "Drop the gauges of workers that have ended; their counters stay."
+    for file in folder.glob("worker_*.lock"):
+        if held := _lock(file):
+            with held: multiprocess.mark_process_dead(file.stem.removeprefix("worker_"), str(folder))
+
+def _lock(file: Path) -> IO[bytes] | None:  # None: another process has it
+    held = file.open("ab")
+    try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError: return held.close()
+    return held
+
 # %% ../../../nbs/core/serving/middleware.ipynb #door-metrics-code
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
@@ -241,6 +266,9 @@ class Metrics:
     FAST = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)  # seconds
 
     def __init__(self):
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            number, self.held = take_number(Path(folder))
+            values.ValueClass = values.MultiProcessValue(lambda: number)
         self.registry = registry = CollectorRegistry()
         self._children: dict[tuple[MetricWrapperBase, tuple[str, ...]], Any] = {}
         def counter(name, says, *labels): return Counter(name, says, labels, registry=registry)

@@ -12,15 +12,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from socket import socket
 
 import psutil
 import uvicorn
-from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from ..foundation.errors import UsageError, brief
-from .middleware import LOG
+from .middleware import LOG, drop_gauges
 
 # %% ../../../nbs/core/serving/workers.ipynb #wrk-range
 MOST_WORKERS = 256
@@ -119,7 +119,7 @@ class WorkerProcesses(Multiprocess):
     def _ended(self, one: Process) -> None:
         one.join()
         LOG.info("worker %s has ended (exit code %s)", one.pid, one.exitcode)
-        if one.pid and "PROMETHEUS_MULTIPROC_DIR" in os.environ: mark_process_dead(one.pid)
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"): drop_gauges(Path(folder))
 
     def terminate_all(self) -> None:
         "End all, also those that come and go."

@@ -1,6 +1,7 @@
 """What must hold when processes are killed, disks are slow and servers are told to end."""
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -264,15 +265,19 @@ def test_workers_come_and_go_with_the_load_and_each_request_is_answered_once(ser
     log = ServingLog(more.get("MLOPS_DATABASE", served.workspace.serving_db))
     stored = log.frames()[0]["id"].tolist(); log.close()
     assert sorted(stored) == sorted(id for _, id in got)
-    caller = Caller(server.port)
-    caller.send("GET", "/v2/health/live"); caller.connection.request("GET", "/metrics")
-    counted = caller.connection.getresponse().read().decode()
-    assert f'mlops_requests_total{{route="/v1/predict",status="200"}} {float(len(got))}' in counted  # also of the one that left
+    figures = Path(first.environ()["PROMETHEUS_MULTIPROC_DIR"])
+    def counted():
+        caller = Caller(server.port)
+        caller.send("GET", "/v2/health/live"); caller.connection.request("GET", "/metrics")
+        text = caller.connection.getresponse().read().decode()
+        return float(re.search(r'mlops_requests_total{route="/v1/predict",status="200"} (.*)', text)[1])
+    assert counted() == len(got)  # also those of the one that left
     assert [said(words) for words in (": 1 used", ": 2 used")] == [1, 1]
     if store == "sqlite":  # one that died is replaced, whatever the store
         first.kill()
         comes_true(lambda: said("has ended (exit code -9)") and server.ready())
-        assert first.pid not in [worker.pid for worker in server.workers()]
+        assert first.pid not in [worker.pid for worker in server.workers()] and counted() == len(got)
+    assert {file.name for file in figures.glob("counter_*.db")} == {"counter_0.db", "counter_1.db"}  # however many came and went
     assert server.stop() in (0, -signal.SIGTERM)
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BY', 'NO_ROWS', 'copy_of', 'released_pair', 'put_beside', 'past_requests', 'last_decision', 'requests_put_to',
-           'answers_by', 'play_drill', 'DrillResult', 'DrillCopy', 'Drill']
+           'answers_by', 'play_drill', 'DrillResult', 'DrillCopy', 'DrillReleases', 'Drill']
 
 # %% ../../../nbs/core/operations/drills.ipynb #drl-imports
 import json
@@ -36,7 +36,7 @@ from ..problem.costs import costs_of
 from ..problem.definition import Problem
 from ..serving.ledger import Act, Ledger, Standing
 from ..serving.predictor import Releases
-from ..serving.store import ServingLog, predictions, shadow
+from ..serving.store import ServingLog, lease, predictions, shadow
 
 # %% ../../../nbs/core/operations/drills.ipynb #drl-copy-code
 BY = "mlops drill"
@@ -195,6 +195,7 @@ class DrillCopy:
         if now: (copy.root / "serving.db").unlink(missing_ok=True)
         self.copy, self.settings, self.problem, self.later, self.again, self.code = copy, settings, problem, cache(later), again, code
         self.log, self.allow = ServingLog(copy.root / "serving.db"), (*allowed_types(settings), *ALLOW)
+        self.log.database.write(lambda connection: connection.execute(lease.update().values(until=0)).rowcount)  # of the real one
         self.releases = Releases(copy, problem.rule, features, signing_key(settings), self.allow)
         self.ledger = Ledger(self.log, self.releases.load_error)
         self.known, self.say = now or self.ledger.standing(), say
@@ -210,6 +211,52 @@ class DrillCopy:
             served = outside.served()
             if not served.get("canary"): raise UsageError(f"the app does not serve the canary: {served.get('fault') or 'it says nothing'}")
             yield outside
+
+    def close(self) -> None:
+        "Close the log of the copy."
+        self.log.close()
+
+# %% ../../../nbs/core/operations/drills.ipynb #drl-releases-code
+class DrillReleases(DrillCopy):
+    "Which releases a drill is about."
+    def trio(self, name: str, size: float | None) -> tuple[str, str, str]:
+        "The stable release, the one that is tried, and the rule; raises `UsageError`."
+        if name not in {**FAULTS, **CONTROLS}: raise UsageError(f'"FAULT" must be one of {", ".join([*FAULTS, *CONTROLS])}, got "{name}"')
+        if name in CONTROLS and size is not None: raise UsageError(f'"--size" is that of a fault, and "{name}" has none')
+        rule, model = released_pair(self.known, lambda id: self.releases.load_error(id) == "")
+        if name == "honest": return rule, model, rule
+        folder = self.copy.releases / model
+        if name == "same": self.say(f"Training the recipe of {model} with another seed.")
+        if name == "same": return model, self.again(folder).name, rule
+        requests = past_requests(self.log, self.settings.canary.shadow)
+        if requests.empty: requests = self.later(self.begins).rows
+        if requests.empty: raise UsageError(NO_ROWS.format(self.begins))
+        return model, faulty_release(folder, name, requests, size, self.allow, self.releases.key).name, rule
+
+    def does(self, name: str, candidate: str) -> str:
+        "What is wrong with the release, in words."
+        if name in CONTROLS: return CONTROLS[name]
+        found = self.releases.load(candidate).manifest["injected"]
+        return FAULTS[name].words(found["size"]) + (f": {found['field']} {found['value']}" if "field" in found else "")
+
+# %% ../../../nbs/core/operations/drills.ipynb #drl-app-code
+class Drill(DrillReleases):
+    "A release on trial in a copy of a workspace."
+    def go(self,
+        name: str,                        # of `FAULTS` or `CONTROLS`
+        size: float | None,               # of the fault; None: the usual one
+        tell: Callable[[Tick], None],     # as for `play_drill`
+    ) -> DrillResult:
+        "Try one release; raises `UsageError` where that cannot begin."
+        stable, candidate, rule = self.trio(name, size)
+        self.say(f"{stable} serves in a copy of the workspace. The canary beside it, {candidate}, {self.does(name, candidate)}.")
+        begin = partial(put_beside, self.ledger, stable, candidate, rule)
+        now = begin()
+        costs = costs_of(self.settings, self.problem.kind)
+        controller = Controller(self.ledger, self.releases, self.problem, costs, self.settings.canary, by=BY)
+        with closing(controller), self.app() as outside:
+            last = play_drill(controller, last_decision(self.log), lambda: self.traffic(outside, begin), tell)[-1]
+        return DrillResult(name, last, requests_put_to(self.log, candidate), answers_by(self.log, candidate, now.generation))
 
     def traffic(self, outside: Outside, begin: Callable[[], Standing]) -> Traffic:  # what fills the slots of the copy
         "The rows that follow the log, or where there are none those after the clock, with an empty log."
@@ -227,46 +274,3 @@ class DrillCopy:
         for lookup in self.releases.features().lookups: self.log.lookups.put(lookup, later.lookups[lookup.name])
         outside.bodies = later.bodies
         return Traffic(later.rows, outside.ask, outside.tell)
-
-    def close(self) -> None:
-        "Close the log of the copy."
-        self.log.close()
-
-# %% ../../../nbs/core/operations/drills.ipynb #drl-app-code
-class Drill(DrillCopy):
-    "A release on trial in a copy of a workspace."
-    def trio(self, name: str, size: float | None) -> tuple[str, str, str]:
-        "The stable release, the one that is tried, and the rule; raises `UsageError`."
-        if name not in {**FAULTS, **CONTROLS}: raise UsageError(f'"FAULT" must be one of {", ".join([*FAULTS, *CONTROLS])}, got "{name}"')
-        if name in CONTROLS and size is not None: raise UsageError(f'"--size" is that of a fault, and "{name}" has none')
-        rule, model = released_pair(self.known, lambda id: self.releases.load_error(id) == "")
-        if name == "honest": return rule, model, rule
-        folder = self.copy.releases / model
-        if name == "same": self.say(f"Training the recipe of {model} with another seed.")
-        if name == "same": return model, self.again(folder).name, rule
-        requests = past_requests(self.log, self.settings.canary.shadow)
-        if requests.empty: requests = self.later(self.begins).rows
-        if requests.empty: raise UsageError(NO_ROWS.format(self.begins))
-        return model, faulty_release(folder, name, requests, size, self.allow, self.releases.key).name, rule
-
-    def go(self,
-        name: str,                        # of `FAULTS` or `CONTROLS`
-        size: float | None,               # of the fault; None: the usual one
-        tell: Callable[[Tick], None],     # as for `play_drill`
-    ) -> DrillResult:
-        "Try one release; raises `UsageError` where that cannot begin."
-        stable, candidate, rule = self.trio(name, size)
-        self.say(f"{stable} serves in a copy of the workspace. The canary beside it, {candidate}, {self.does(name, candidate)}.")
-        begin = partial(put_beside, self.ledger, stable, candidate, rule)
-        now = begin()
-        costs = costs_of(self.settings, self.problem.kind)
-        controller = Controller(self.ledger, self.releases, self.problem, costs, self.settings.canary, by=BY)
-        with closing(controller), self.app() as outside:
-            last = play_drill(controller, last_decision(self.log), lambda: self.traffic(outside, begin), tell)[-1]
-        return DrillResult(name, last, requests_put_to(self.log, candidate), answers_by(self.log, candidate, now.generation))
-
-    def does(self, name: str, candidate: str) -> str:
-        "What is wrong with the release, in words."
-        if name in CONTROLS: return CONTROLS[name]
-        found = self.releases.load(candidate).manifest["injected"]
-        return FAULTS[name].words(found["size"]) + (f": {found['field']} {found['value']}" if "field" in found else "")

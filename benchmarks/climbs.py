@@ -84,7 +84,8 @@ with project_with_ledger() as project:
     for line in sys.stdin:
         tick = controller.tick(datetime.fromisoformat(line.strip()))
         said = {"action": tick.action, "reason": tick.reason, "share": tick.share, "ended": tick.ended}
-        print(json.dumps(said | {"finding": tick.verdict.finding if tick.verdict else ""}), flush=True)
+        found = {"finding": tick.verdict.finding, "guard": tick.verdict.guard} if tick.verdict else {}
+        print(json.dumps(said | found), flush=True)
     controller.close()
 """
 
@@ -273,8 +274,10 @@ class Climbed:
 
     @property
     def end(self) -> str:
+        """promote, roll back, or not told apart: for that alone it was rolled back, or the days were over."""
         last = self.looks[-1]
-        return last["finding"] if last["action"] == "roll back" and last["finding"] == "not told apart" else last["action"]
+        alike = last["action"] == "roll back" and last["finding"] == "not told apart" and not last["guard"]
+        return "not told apart" if alike or not last["ended"] else last["action"]
 
     @property
     def days(self) -> int: return self.looks[-1]["day"]
@@ -429,10 +432,10 @@ def twenty(count: int = 20, seed: int = 17) -> None:
     began, ends, exposed = time.monotonic(), Counter(), {}
     for number, one in enumerate(drawn(count, seed)):
         climbed = climb(model(*STABLE), one.folder, one.start, random.Random(number))
-        kind, end = "honest" if one.what == "honest" else "fault", climbed.end if climbed.looks[-1]["ended"] else "not told apart"
-        ends[f"{kind}: {end}"] += 1
+        kind = "honest" if one.what == "honest" else "fault"
+        ends[f"{kind}: {climbed.end}"] += 1
         if kind == "fault": exposed[f"{one.what} from {one.start:%d %B}"] = climbed.answered / max(climbed.asked, 1)
-        print(f"{one.what} from {one.start:%d %B}: {end} on day {climbed.days} at {climbed.looks[-1]['share']:g} %, "
+        print(f"{one.what} from {one.start:%d %B}: {climbed.end} on day {climbed.days} at {climbed.looks[-1]['share']:g} %, "
               f"{climbed.looks[-1]['reason']}; {climbed.seconds:.0f} s", file=sys.stderr, flush=True)
     say(f"{count} releases over HTTP only: faults that were promoted", ends["fault: promote"], "of them", 0, "lower", dict(ends))
     say("share of the requests that a fault answered until its verdict, largest", max(exposed.values()), "of 1", None, "lower", exposed)

@@ -52,7 +52,7 @@ FAULTS = {
     "crash-some": InjectedFault("raises an error for a value that {percent} of the requests have", 0.002, 0, 1, "(share of requests)"),
     "nan": InjectedFault("gives no finite score for a value that {percent} of the requests have", 0.05, 0, 1, "(share of requests)"),
     "miscalibrated": InjectedFault("multiplies its scores by {size}, and decides at the threshold of before", 0.7, 0, 1, "times the score"),
-    "leak": InjectedFault("keeps {size} megabytes of memory with every request", 1, 0, 1_000, "megabytes a request"),
+    "leak": InjectedFault("keeps {size} MB of memory with every request", 1, 0, 1_000, "megabytes a request"),
     "contract": InjectedFault("multiplies its scores by {size}, so that they are no probabilities", 100, 1, 1e6, "times the score"),
 }
 CONTROLS = {

@@ -26,6 +26,7 @@ from .evaluate import evaluate, enforce
 from .core.problem.costs import Costs, costs_of
 from .core.problem.definition import Problem
 from .monitoring import monitor
+from .core.operations.diagnosis import STAGE
 from .core.operations.policy_comparison import Span, costs_by_period, worth
 from .core.operations.simulated_climb import rows_of_both, simulate_climb
 from .release import check_ethics, reference, release_model
@@ -121,7 +122,7 @@ class Loop:
                  "reasons": reasons, "gates": [], "adopted": False}
         self.events.append(event)
         if action == "roll back": self.roles.roll_back()
-        if action == "retrain": self.retrain(clock, event)
+        if STAGE.get(action) == "train": self.retrain(clock, event)
 
     def retrain(self, clock: pd.Timestamp, event: dict) -> None:
         "Train a challenger; if a gate refuses, there is none."

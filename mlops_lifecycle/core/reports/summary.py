@@ -75,7 +75,8 @@ def of_canary(operation: Mapping[str, Any], unit: str) -> str:
             f"(between {low:+.2f} and {high:+.2f}; {last['requests']:,} requests on {last['days']} days).")
 
 # %% ../../../nbs/core/reports/summary.ipynb #runner-monitor-code
-ADVICE = {"nothing": "to change nothing", "retrain": "to train a new model", "review": "to review the plan"}
+ADVICE = {"nothing": "to change nothing", "retrain": "to train a new model", "review": "to review the plan",
+          "recalibrate": "to recalibrate the model", "search again": "to search candidates again"}
 
 def of_monitor(monitoring: Mapping[str, Any]) -> str:
     "What the monitor advises, and why."
@@ -89,11 +90,14 @@ def of_monitor(monitoring: Mapping[str, Any]) -> str:
     unknown = f" Not known yet: {'; '.join(monitoring['unknown'])}." if monitoring.get("unknown") else ""
     why += monitoring.get("findings", [])
     because = f": {'; '.join(why)}" if why else ""
-    return f"The monitor advises {ADVICE.get(monitoring['action'], 'a ' + monitoring['action'])}{because}.{unknown}"
+    acted = monitoring.get("acted", {})
+    if acted.get("done") and acted.get("mode"): return f"The monitor acted: {acted['words']}{because}.{unknown}"
+    how = f" ({acted['words']}: {acted['command']})" if acted.get("mode") else ""
+    return f"The monitor advises {ADVICE.get(monitoring['action'], 'a ' + monitoring['action'])}{because}{how}.{unknown}"
 
 def of_loop(replay: Mapping[str, Any], unit: str) -> str:
     "What the loop was worth on the periods that followed."
-    called = sum(e["action"] == "retrain" for e in replay["retrains"])
+    called = sum(e["action"] in ("recalibrate", "retrain", "search again") for e in replay["retrains"])
     taken = sum(bool(e["adopted"]) for e in replay["retrains"])
     alone, rule = (replay["worth"][name] for name in ("never retrained", "rule only"))
     money, times = CostUnit.parse(unit).cost, lambda count: f"{count} time{'s' * (count != 1)}"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['State', 'BECOMES', 'MAX_RELEASE_ID', 'BY_ITSELF', 'LoadError', 'Entry', 'ReleaseRecord', 'Standing', 'fold',
            'LedgerRefusal', 'UnknownRelease', 'WrongState', 'Act', 'Change', 'Record', 'Approvals', 'Canaries',
-           'Promotions', 'RollBacks', 'Ledger', 'Lease', 'ReleaseRow', 'release_rows', 'decided_by_people']
+           'Promotions', 'RollBacks', 'Tickets', 'Ledger', 'Lease', 'ReleaseRow', 'release_rows', 'decided_by_people']
 
 # %% ../../../nbs/core/serving/ledger.ipynb #lg-imports
 import os
@@ -97,6 +97,7 @@ class Standing:
     releases: dict[str, ReleaseRecord] = field(default_factory=dict)
     served: list[str] = field(default_factory=list)     # stable releases, the first one first
     climb: list[Entry] = field(default_factory=list)    # since the canary was deployed
+    tickets: list[Entry] = field(default_factory=list)  # that nobody has settled yet
 
     def of(self, id: str) -> ReleaseRecord:
         "What is known of a release; raises `UnknownRelease`."
@@ -137,6 +138,8 @@ def fold(entries: Iterable[Entry], standing: Standing | None = None) -> Standing
         if entry.stable and entry.stable != now.stable: now.served.append(entry.stable)
         if entry.canary != now.canary: now.climb, now.held = [], None
         if entry.canary: now.climb.append(entry)
+        if entry.event == "ticket": now.tickets.append(entry)
+        if entry.event == "settle": now.tickets = [one for one in now.tickets if one.number != entry.evidence["ticket"]]
         if entry.event in ("hold", "resume", "promote"): now.held = entry if entry.event == "hold" else None
         now.stable, now.canary, now.share, now.step = entry.stable, entry.canary, entry.share, entry.step
         now.generation, now.number = entry.generation, entry.number
@@ -167,7 +170,8 @@ class WrongState(LedgerRefusal):
 
 
 # %% ../../../nbs/core/serving/ledger.ipynb #lg-act-code
-BY_ITSELF = ("automatic", "12_release", "13_deploy", "14_operate", "operate")  # who acts in a run without a person
+# who acts in a run without a person
+BY_ITSELF = ("automatic", "12_release", "13_deploy", "14_operate", "operate", "15_monitor", "mlops monitor")
 
 @dataclass(frozen=True)
 class Act:
@@ -406,18 +410,22 @@ def _canary(now: Standing, climbing: bool = False) -> str:  # whether it must no
 # %% ../../../nbs/core/serving/ledger.ipynb #lg-roll-back-code
 class RollBacks(Record):
     "The way back."
-    def roll_back(self, act: Act) -> Standing:
+    def roll_back(self,
+        act: Act,
+        stable: bool = False,  # whether it is the stable release that goes, also where there is a canary
+    ) -> Standing:
         "Take the canary out, or else go back to the stable release before; raises `WrongState` where there is none."
         why = cache(lambda id: self._error(self._why(id)))
         seen = self.standing()
-        if not seen.canary: next((id for id in _earlier(seen) if not why(id)), None)  # loaded before the transaction
+        if stable or not seen.canary: next((id for id in _earlier(seen) if not why(id)), None)  # loaded before the transaction
         def decide(now: Standing) -> list[Change]:
-            if now.canary: return [Change("roll back", now.canary, {"canary": None, "share": 0.0, "step": 0})]
+            out: dict[str, Any] = {"canary": None, "share": 0.0, "step": 0} if now.canary else {}
+            if now.canary and not stable: return [Change("roll back", now.canary, out)]
             passed_over: dict[str, Json] = {}
             for id in _earlier(now):
                 if not why(id):
                     noted = replace(act, evidence={**act.evidence, "to": id, "passed over": passed_over})
-                    return [Change("roll back", now.stable, {"stable": id}, noted)]
+                    return [Change("roll back", now.stable, {"stable": id, **out}, noted)]
                 passed_over[id] = why(id)
             lost = "".join(f"; {id} cannot be loaded: {error}" for id, error in passed_over.items())
             raise WrongState(f"there is nothing to go back to from {now.stable or 'nothing'}{lost}",
@@ -443,7 +451,30 @@ def _earlier(now: Standing) -> list[str]:
 
 
 # %% ../../../nbs/core/serving/ledger.ipynb #lg-ledger-code
-class Ledger(Approvals, Canaries, Promotions, RollBacks):
+class Tickets(Record):
+    "What somebody has to do or to decide."
+    def ticket(self,
+        action: str,          # that is asked for
+        release: str | None,  # that it is about
+        act: Act,             # its reason says what was found
+    ) -> Entry:
+        "Ask for an action; where the same is asked for already, that ticket stands."
+        def decide(now: Standing) -> list[Change]:
+            same = [one for one in now.tickets if (one.evidence["action"], one.release) == (action, release)]
+            return [] if same else [Change("ticket", release, act=replace(act, evidence={**act.evidence, "action": action}))]
+        open_now = self.write(act, decide).tickets
+        return next(one for one in open_now if (one.evidence["action"], one.release) == (action, release))
+
+    def settle(self, number: int, act: Act) -> Standing:
+        "Settle a ticket; raises `WrongState` where none of this number is open."
+        act.needs_reason("to settle a ticket")
+        def decide(now: Standing) -> list[Change]:
+            found = next((one for one in now.tickets if one.number == number), None)
+            if found is None: raise WrongState(f"no ticket {number} is open", [f"settle {one.number}" for one in now.tickets])
+            return [Change("settle", found.release, act=replace(act, evidence={**act.evidence, "ticket": number}))]
+        return self.write(act, decide)
+
+class Ledger(Approvals, Canaries, Promotions, RollBacks, Tickets):
     "The record of what is deployed, and the one way to change it."
     def __init__(self, log: ServingLog, load_error: LoadError | None = None):  # as for `Record`
         super().__init__(log, load_error)

@@ -1,5 +1,6 @@
 """Monitoring: the cases that a lesson has no room for."""
 import json
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,15 +10,17 @@ import pytest
 from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.models.features import Feature, FeatureSet
 from mlops_lifecycle.core.problem.costs import Costs
-from mlops_lifecycle.monitoring import (
-    ACTIONS, check_health, drift, drift_figure, effective_days, enforce, health, monitor, quality)
+from mlops_lifecycle.core.foundation.settings import ActSettings, DiagnosisSettings
+from mlops_lifecycle.core.operations.diagnosis import COMMANDS, STAGE, carry_out
+from mlops_lifecycle.core.serving.ledger import Ledger
+from mlops_lifecycle.core.serving.store import ServingLog
+from mlops_lifecycle.monitoring import check_health, drift, drift_figure, effective_days, enforce, health, monitor, quality
 from mlops_lifecycle.core.problem.plan import answered
 from mlops_lifecycle.release import reference
 
 CANARY = SimpleNamespace(max_error_share=0.01, max_p99_ms=250)
-LIMITS = SimpleNamespace(psi_limit=0.25, calibration_limit=0.05, min_labelled=200, min_days=14, min_rows=500,
-                         go_back_on=("roll back", "hotfix", "review"))
-SETTINGS = SimpleNamespace(monitor=LIMITS, canary=CANARY, train=SimpleNamespace(seed=0),
+LIMITS = SimpleNamespace(psi_limit=0.25, calibration_limit=0.05, min_labelled=200, min_days=14, min_rows=500)
+SETTINGS = SimpleNamespace(monitor=LIMITS, canary=CANARY, diagnosis=DiagnosisSettings(), train=SimpleNamespace(seed=0),
                            evaluate=SimpleNamespace(confidence=0.9, bootstrap_draws=500))
 COSTS = Costs(missed=5, needless=1)
 
@@ -39,8 +42,24 @@ WORLD = reference([MAY, JUNE], FeatureSet((Feature("branch", categorical=True), 
 RELEASE = SimpleNamespace(id="model-1", kind="model", reference=WORLD)
 
 
-def test_every_action_but_nothing_names_the_stage_that_does_it():
-    assert set(ACTIONS.values()) - {""} == {"operate", "code", "plan", "train"}
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    """Two releases, the second of which serves."""
+    found = Ledger(ServingLog(tmp_path / "serving.db"))
+    for one in ("rule-1.0", "model-1"): found.trial(one)
+    return found
+
+
+def act(found, ledger, **modes):
+    """What the stage does about a finding."""
+    acted = carry_out(found["diagnosis"], found["release"], ledger, ActSettings(**modes), "15_monitor", datetime(2024, 9, 1, tzinfo=UTC))
+    enforce(found, acted)
+    return acted
+
+
+def test_every_action_has_a_stage_a_command_and_a_mode():
+    actions = {DiagnosisSettings().of(name) for name in DiagnosisSettings.model_fields}
+    assert actions < set(STAGE) and set(STAGE) == set(COMMANDS) == {name.replace("_", " ") for name in ActSettings.model_fields}
 
 
 def test_quiet_answers_raise_no_alarm_and_no_answers_have_no_latency():
@@ -66,19 +85,21 @@ def test_a_score_that_is_no_probability_has_no_calibration_gap(kind, costs):
 
 def test_august_is_worse_than_never_than_the_rule_and_than_its_own_probabilities():
     found = quality(AUGUST.assign(rule=0), "model", COSTS, 0.05)[1]
-    assert {a["what"]: a["action"] for a in found} == {
-        "saving against never": "retrain", "saving against rule": "roll back", "calibration gap": "retrain"}
+    assert {a.what: a.about for a in found} == {
+        "saving against never": "concept drift", "saving against rule": "harm", "calibration gap": "calibration"}
 
 
 def test_what_cannot_be_evaluated_is_unknown():
     assert monitor(AUGUST, RELEASE, COSTS, SETTINGS)["action"] == "retrain"
     week = monitor(JULY.head(360), RELEASE, COSTS, SETTINGS)
     assert week["unknown"] == ["drift: 360 predictions, at least 500 are needed",
-                               "quality: outcomes of 7 days, at least 14 are needed to compare costs"]
+                               "quality: outcomes of 7 days, at least 14 are needed to compare costs",
+                               "estimated cost: every outcome is known"]
     few = monitor(JULY.head(150), RELEASE, COSTS, SETTINGS)["unknown"]
-    assert few[-1] == "quality: 150 outcomes have arrived, at least 200 are needed"
+    assert few[-2] == "quality: 150 outcomes have arrived, at least 200 are needed"
     rule = SimpleNamespace(id="rule-1.0", kind="rule", reference={})
-    assert monitor(JULY, rule, COSTS, SETTINGS)["unknown"] == ["drift: rule-1.0 has no reference to compare with"]
+    assert monitor(JULY, rule, COSTS, SETTINGS)["unknown"] == [
+        "drift: rule-1.0 has no reference to compare with", "estimated cost: every outcome is known"]
     assert json.dumps(week["figures"])
 
 
@@ -93,14 +114,40 @@ PLAN = {
     "revisit": {"reaction": "ignored", "share_above": 0.5, "at_least": 20}}
 
 
-def test_ignored_predictions_lead_back_to_the_plan_and_failed_ones_to_the_code():
+def test_ignored_predictions_lead_back_to_the_plan(ledger):
     ignored = monitor(JULY, RELEASE, COSTS, SETTINGS, PLAN, {"ignored": 18, "helped": 6, "came_late": 300})
     assert ignored["action"] == "review"
-    with pytest.raises(GoBack, match="back to plan: review"):
-        enforce(ignored, LIMITS.go_back_on)
+    with pytest.raises(GoBack, match="back to plan: review model-1: people react otherwise"): act(ignored, ledger)
+
+
+def test_a_release_that_fails_is_rolled_back_and_the_rule_that_fails_leads_back_to_the_code(ledger):
     failing = monitor(JULY.assign(error="KeyError"), RELEASE, COSTS, SETTINGS)
-    with pytest.raises(GoBack, match="back to code: hotfix"):
-        enforce(failing, LIMITS.go_back_on)
+    assert failing["action"] == "roll back" and "the service fails" in failing["says"]
+    assert act(failing, ledger).words == "model-1 was rolled back, rule-1.0 serves"
+    assert ledger.standing().of("model-1").state == "rejected"
+    of_rule = monitor(JULY.assign(error="KeyError"), SimpleNamespace(id="rule-1.0", kind="rule", reference={}), COSTS, SETTINGS)
+    with pytest.raises(GoBack, match="back to code: hotfix rule-1.0"): act(of_rule, ledger)
+
+
+@pytest.mark.parametrize("mode, tickets", [("ask", 1), ("tell", 0)])
+def test_what_may_not_be_done_is_asked_for_or_told(ledger, mode, tickets):
+    worse = monitor(AUGUST.assign(rule=0), RELEASE, COSTS, SETTINGS)
+    for _ in range(2): acted = act(worse, ledger, roll_back=mode)
+    assert (acted.action, acted.mode, acted.done, ledger.standing().stable) == ("roll back", mode, False, "model-1")
+    assert [one.evidence["action"] for one in ledger.standing().tickets] == tickets * ["roll back"]
+
+
+def test_a_table_in_the_settings_says_what_is_done(ledger):
+    careful = SimpleNamespace(**vars(SETTINGS) | {"diagnosis": DiagnosisSettings(harm="retrain")})
+    worse = monitor(AUGUST.assign(rule=0), RELEASE, COSTS, careful)
+    with pytest.raises(GoBack, match="back to train"): act(worse, ledger, retrain="auto")
+
+
+def test_decisions_beside_another_release_count_for_quality_alone():
+    ten_days = JULY[:500]
+    assert any(why.startswith("quality") for why in monitor(ten_days, RELEASE, COSTS, SETTINGS)["unknown"])
+    judged = monitor(ten_days, RELEASE, COSTS, SETTINGS, beside=JULY[500:].drop(columns=["branch", "renewals", "seconds"]))
+    assert judged["figures"]["quality"]["labelled"] == len(JULY) and judged["rows"] == 500
 
 
 def test_the_figure_has_what_is_furthest_over_its_limit_on_top():

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['commands', 'Released', 'released_project', 'Project', 'project_with_ledger', 'act_of', 'decide', 'approve', 'reject',
-           'clear', 'deploy', 'promote', 'hold', 'rollback', 'release_lines', 'story_table', 'releases', 'look_line',
-           'clock_of', 'operate', 'later_of', 'other_seed', 'drill']
+           'clear', 'deploy', 'promote', 'hold', 'rollback', 'release_lines', 'story_table', 'releases', 'ticket_lines',
+           'tickets', 'settle', 'look_line', 'clock_of', 'operate', 'later_of', 'other_seed', 'power_lines',
+           'drill_all', 'drill']
 
 # %% ../nbs/release_commands.ipynb #rc-imports
 import getpass
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -198,6 +199,30 @@ def releases(
         else: typer.echo("\n".join(release_lines(now)))
 
 
+# %% ../nbs/release_commands.ipynb #rc-tickets-code
+def ticket_lines(now: "Standing") -> list[str]:
+    "Every open ticket: what is asked for, why, and what to type."
+    from mlops_lifecycle.core.operations.diagnosis import COMMANDS
+    lines = []
+    for one in now.tickets:
+        action = str(one.evidence["action"])
+        lines += [f"{one.number}  {action} {one.release or ''}, asked by {one.by}: {one.reason}", f"    {COMMANDS.get(action, '')}"]
+    return lines or ["no ticket is open"]
+
+@commands.command()
+def tickets():
+    "What the monitor asks people for."
+    with project_with_ledger() as project: typer.echo("\n".join(ticket_lines(project.ledger.standing())))
+
+@commands.command()
+def settle(
+    number: Annotated[int, typer.Argument(help="Of the ticket; mlops tickets lists them.")],
+    reason: _Reason, by: _By = "",
+):
+    "Note that a ticket is done, or need not be."
+    with project_with_ledger() as project:
+        typer.echo("\n".join(ticket_lines(project.ledger.settle(number, act_of(reason, by)))))
+
 # %% ../nbs/release_commands.ipynb #rc-operate-code
 def look_line(tick: "Tick") -> str:
     "A look of the controller in a line."
@@ -279,11 +304,48 @@ def other_seed(settings: "Settings", workspace: "Workspace", problem: "Problem",
     return new
 
 
+# %% ../nbs/release_commands.ipynb #rc-drill-all-code
+def power_lines(row: Mapping[str, str]) -> list[str]:  # of `power_row`
+    "What the gates make of a fault, in two lines."
+    if row["is found by"] == "nothing": return [f"a release that {row['a release that']}: not found", f"    {row['not found']}"]
+    how = f"found by {row['is found by']} in {row['in']} climbs, at {row['at']}, after {row['requests']} requests and {row['days']} days"
+    return [f"a release that {row['a release that']}: {how}", f"    not found: {row['not found'] or 'nothing smaller was tried'}"]
+
+def drill_all(climbs: int) -> None:
+    "Measure what the gates find, and leave the record for the site."
+    import time
+    from datetime import UTC, datetime
+
+    from mlops_lifecycle.core.foundation.errors import UsageError
+    from mlops_lifecycle.core.foundation.workspace import atomic_write
+    from mlops_lifecycle.core.operations.gate_power import PowerRecord, gate_power, power_file, power_row, twins_of
+    from mlops_lifecycle.core.pipeline.side_by_side import machine_cores
+    from mlops_lifecycle.core.problem.costs import costs_of
+    began = time.monotonic()
+    settings, workspace, problem, _, _ = released_project()
+    with project_with_ledger() as project: stable = project.ledger.standing().stable
+    if not stable: raise UsageError("nothing serves; mlops run deploy does it")
+    if "gold.examples" not in workspace.published()["names"]: raise UsageError("there are no examples yet; mlops run transform makes them")
+    release, costs = project.releases.load(stable), costs_of(settings, problem.kind)
+    ours = twins_of(workspace.read("gold.examples"), release, problem, costs, settings.canary)
+    days = int((ours.rows.decision_time.iloc[-1] - ours.rows.decision_time.iloc[0]).days) + 1
+    typer.echo(f"{stable} climbs against itself with a fault, {climbs} times with each size, on {len(ours.rows):,} rows of {days} days")
+    faults = []
+    for power in gate_power(ours, climbs, machine_cores()):
+        faults.append(power)
+        for line in power_lines(power_row(power)): typer.echo(line)
+    atomic_write(power_file(workspace), json.dumps(PowerRecord(
+        made=datetime.now(UTC).isoformat(timespec="seconds"), release=stable, climbs=climbs, requests_a_day=len(ours.rows) / days,
+        days=days, seconds=round(time.monotonic() - began, 1), faults=faults), indent=1) + "\n")
+    typer.echo(f"{time.monotonic() - began:.0f} seconds; mlops report makes a page of it.")
+
 # %% ../nbs/release_commands.ipynb #rc-drill-code
 @commands.command("drill")
 def drill(
-    fault: Annotated[str, typer.Argument(metavar="FAULT", help=(
-        "slow, slow-some, crash, crash-some, nan, miscalibrated, leak or contract; or honest or same, which have none."))],
+    fault: Annotated[str | None, typer.Argument(metavar="[FAULT]", help=(
+        "slow, slow-some, crash, crash-some, nan, miscalibrated, leak or contract; or honest or same, which have none."))] = None,
+    every: Annotated[bool, typer.Option("--all", help="Each fault at several sizes, on recorded rows: the power of the gates.")] = False,
+    climbs: Annotated[int, typer.Option(min=1, max=1_000, help="With --all: climbs with each size.")] = 20,
     size: Annotated[float | None, typer.Option(help="How much of it; the usual one when not given.", show_default=False)] = None,
     keep: Annotated[Path | None, typer.Option(help="A new folder in which the copy of the workspace stays.", show_default=False)] = None,
 ):
@@ -295,6 +357,8 @@ def drill(
     from mlops_lifecycle.core.operations.drills import Drill, copy_of
     from mlops_lifecycle.core.operations.traffic_replay import app_code
     from mlops_lifecycle.serving import APP
+    if every == (fault is not None): raise typer.BadParameter("name one fault, or ask for --all")
+    if fault is None: return drill_all(climbs)
     began = time.monotonic()
     settings, workspace, problem, features, _ = released_project()
     now = None

@@ -26,7 +26,7 @@ def expected_costs(
     return score * happens + (1 - score) * not_
 
 # %% ../../../nbs/core/quality/estimated_cost.ipynb #esc-estimate
-WEEKS = 4  # of known outcomes, at least
+WEEKS = 3  # of known outcomes, at least
 
 @dataclass(frozen=True)
 class CostEstimate:

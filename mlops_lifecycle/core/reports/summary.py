@@ -125,7 +125,9 @@ def of_ledger(
     if now.stable is None: return [*sentences, "Nothing serves."]
     held = f", where {now.held.by} holds it: {now.held.reason}" if now.held else ""
     beside = f" {now.canary} is the canary beside it, with {now.share:.0%} of the requests{held}." if now.canary else ""
-    return [*sentences, f"Now {now.stable} serves.{beside}"]
+    wants = " and for ".join(f"a {one.evidence['action']}" for one in now.tickets)
+    asked = [f"The monitor asks for {wants}: mlops tickets."] * bool(wants)
+    return [*sentences, f"Now {now.stable} serves.{beside}", *asked]
 
 
 # %% ../../../nbs/core/reports/summary.ipynb #6ad60bb3

@@ -1702,6 +1702,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                          'mlops_lifecycle/core/operations/scoring_process.py'),
                                                                  'mlops_lifecycle.core.operations.scoring_process.lacking': ( 'core/operations/scoring_process.html#lacking',
                                                                                                                               'mlops_lifecycle/core/operations/scoring_process.py'),
+                                                                 'mlops_lifecycle.core.operations.scoring_process.processor_time': ( 'core/operations/scoring_process.html#processor_time',
+                                                                                                                                     'mlops_lifecycle/core/operations/scoring_process.py'),
                                                                  'mlops_lifecycle.core.operations.scoring_process.resident': ( 'core/operations/scoring_process.html#resident',
                                                                                                                                'mlops_lifecycle/core/operations/scoring_process.py'),
                                                                  'mlops_lifecycle.core.operations.scoring_process.score_for': ( 'core/operations/scoring_process.html#score_for',

@@ -21,7 +21,7 @@ from under_load import Ledger, Server, new_database
 from mlops_lifecycle.core.models.features import Feature, FeatureSet
 from mlops_lifecycle.core.models.release import write_release
 from mlops_lifecycle.core.operations.guards import Climb
-from mlops_lifecycle.core.operations.shadow import Pair, both_releases, paired_decisions, shadow_report, shadow_rows
+from mlops_lifecycle.core.operations.shadow import Pair, both_releases, forget_shadow, paired_decisions, shadow_report, shadow_rows
 from mlops_lifecycle.core.serving.predictor import trial_workspace
 from mlops_lifecycle.core.serving.store import Database, ServingLog, predictions, shadow
 from mlops_lifecycle.formulate import problem
@@ -258,6 +258,23 @@ def test_a_leak_is_seen_and_ended_at_the_limit_and_slowness_is_measured_on_the_s
     done(one)
     report = shadow_report(where.log, one.pair)
     assert report.faults == {"memory": 2} and report.memory_mb[0] < limit + 20 and "allowed are" in report.first_fault
+
+
+def test_a_process_that_gets_no_processor_for_a_while_is_not_charged_with_it(lent):
+    """As on a busy machine, where one of low priority may wait for longer than a row may take."""
+    where, ids = lent
+    forget_shadow(where.log, ids.newer)
+    where.answer(2, ids.honest)
+    one = where.shadow(ids.newer, ids.rule, budget_ms=400, last=2)
+    one.step()
+    stopped = one.process.child.process.pid
+    os.kill(stopped, signal.SIGSTOP)
+    goes_on = threading.Timer(0.6, os.kill, (stopped, signal.SIGCONT)); goes_on.start()
+    where.answer(2, ids.honest)
+    assert one.step() == 2 and one.process.child.process.pid == stopped
+    goes_on.join()
+    assert shadow_rows(where.log, one.pair).fault.isna().all()
+    one.close()
 
 
 # Killed, and beside the app -------------------------------------------------------------------------------------------

@@ -114,5 +114,5 @@ def carry_out(
             act = Act(by, f"{act.reason}; {refusal.words}", act.evidence, clock)
     if mode == "ask":
         number = ledger.ticket(found.action, release, act).number
-        return Acted(found.action, mode, False, f"ticket {number} asks for it", COMMANDS[found.action], number)
-    return Acted(found.action, mode, False, "nothing was changed", command)
+        return Acted(found.action, mode, False, f"ticket {number} asks for it, mlops tickets", COMMANDS[found.action], number)
+    return Acted(found.action, mode, False, f"to do it: {command}", command)

@@ -8,7 +8,6 @@ __all__ = ['missed', 'gate_power_page']
 # %% ../../../nbs/core/reports/gate_power_page.ipynb #gpp-imports
 from datetime import datetime
 
-from ..foundation.display import readable
 from ..foundation.templating import render
 from ..operations.gate_power import SIMULATED_FAULTS, PowerRecord, is_found, power_rows
 
@@ -27,7 +26,6 @@ def missed(record: PowerRecord) -> list[str]:
 def gate_power_page(record: PowerRecord) -> str:  # Markdown
     "The power of the gates, for people."
     when = datetime.fromisoformat(record["made"])
-    table = readable(power_rows(record))._repr_html_().replace("\n", "")
     return str(render("mlops_lifecycle.core.reports", "gate_power_page.md", release=record["release"], climbs=record["climbs"],
                       when=f"{when.day} {when:%B %Y, %H:%M}", days=record["days"], requests=f"{record['requests_a_day']:,.0f}",
-                      missed=missed(record), table=table))
+                      missed=missed(record), rows=power_rows(record)))

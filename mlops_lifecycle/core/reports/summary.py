@@ -92,7 +92,7 @@ def of_monitor(monitoring: Mapping[str, Any]) -> str:
     because = f": {'; '.join(why)}" if why else ""
     acted = monitoring.get("acted", {})
     if acted.get("done") and acted.get("mode"): return f"The monitor acted: {acted['words']}{because}.{unknown}"
-    how = f" ({acted['words']}: {acted['command']})" if acted.get("mode") else ""
+    how = f" ({acted['words']})" if acted.get("mode") else ""
     return f"The monitor advises {ADVICE.get(monitoring['action'], 'a ' + monitoring['action'])}{because}{how}.{unknown}"
 
 def of_loop(replay: Mapping[str, Any], unit: str) -> str:

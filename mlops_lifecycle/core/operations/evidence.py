@@ -9,7 +9,6 @@ __all__ = ['Finding', 'Action', 'Contributions', 'same_requests', 'own_requests'
 # %% ../../../nbs/core/operations/evidence.ipynb #evi-imports
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -64,9 +63,12 @@ class Evidence:
         where = f"on the same {self.requests:,} requests" if self.paired else f"on {self.requests:,} requests in two arms"
         days = f"{self.interval.days} day{'s' * (self.interval.days != 1)}"
         counted = f"{where}, {days} and {self.interval.entities:,} entities that count"
-        if not isfinite(low) and not isfinite(high): return f"nothing is known of the extra cost {counted}"
+        beyond = 100 * max(self.cost, abs(middle))  # so wide a limit says nothing
+        low, high = (bound if abs(bound) <= beyond else None for bound in (low, high))
+        if low is None and high is None: return f"nothing is known of the extra cost {counted}"
+        between = " to ".join("any" if bound is None else f"{bound:+.3f}" for bound in (low, high))
         more = "more" if middle > 0 else "less"
-        return f"a decision costs {abs(middle):.3f} {more} ({low:+.3f} to {high:+.3f}) than the stable release's {self.cost:.3f}, {counted}"
+        return f"a decision costs {abs(middle):.3f} {more} ({between}) than the stable release's {self.cost:.3f}, {counted}"
 
 def cost_evidence(
     climb: Climb, costs: Costs, limits: CanarySettings,

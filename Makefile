@@ -9,7 +9,7 @@ export GOMP_SPINCOUNT := 1000
 # Memory that one thread frees another may use: with an area for each thread, what was used once stays taken.
 export MALLOC_ARENA_MAX := 1
 
-.PHONY: tracer help run test lab serve report bench lock readme browser database clean-tree
+.PHONY: tracer help run test lab serve report bench lock readme browser database alerts clean-tree
 
 help:    ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile
@@ -19,7 +19,7 @@ run: $(READY)    ## the whole life cycle, through papermill
 
 # Two workers share the cores, so each has one thread.
 test: export OMP_NUM_THREADS := 1
-test: $(READY) tracer browser database clean-tree    ## everything: exported code, lessons, whole runs, browser
+test: $(READY) tracer browser database alerts clean-tree    ## everything: exported code, lessons, whole runs, browser
 	$(BIN)/ruff check mlops_lifecycle tests benchmarks
 	$(BIN)/nbdev-test
 	$(BIN)/python -m pytest tests/project/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
@@ -74,6 +74,12 @@ database:
 	@ls /usr/lib/postgresql/*/lib/wal2json.so > /dev/null 2>&1 || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
 	then apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql-15 postgresql-15-wal2json; \
 	else echo "make test needs PostgreSQL with wal2json: sudo apt-get install -y postgresql-15 postgresql-15-wal2json" >&2; exit 1; fi
+
+# A Prometheus scrapes the running app, and promtool checks and plays the rules of deploy/monitoring.
+alerts:
+	@command -v promtool > /dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
+	then apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
+	else echo "make test needs Prometheus: sudo apt-get install -y prometheus" >&2; exit 1; fi
 
 # What git would see of this folder; the index is one of its own, so nothing is staged.
 TREE := GIT_INDEX_FILE=.venv/tree sh -c 'git add --all . && git write-tree'

@@ -47,7 +47,7 @@ DIAGNOSES: dict[About, str] = {  # the worst first
 STAGE = {"roll back": "operate", "hotfix": "code", "recalibrate": "train", "retrain": "train", "search again": "train", "review": "plan"}
 COMMANDS = {  # what a person types
     "roll back": 'mlops rollback --reason "…"', "hotfix": "mlops run code build test release deploy operate",
-    "recalibrate": "mlops run train evaluate build test release deploy operate", "retrain": "mlops run",
+    "recalibrate": "mlops recalibrate", "retrain": "mlops run",
     "search again": "mlops run train evaluate build test release deploy operate", "review": "mlops run plan"}
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_a_second_run_skips_what_did_not_change(lived, tmp_path):
 def test_an_outcome_that_callers_report_against_the_source_is_a_finding_and_the_source_counts(lived, tmp_path):
     """A month later the source knows what became of the flights that the app was asked about; then 40 reports are turned round."""
     settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
-    settings |= {"MLOPS_MONITOR__GO_BACK_ON": "", "MLOPS_MONITOR__MIN_DAYS": 5}
+    settings |= {"MLOPS_MONITOR__MIN_DAYS": 5} | {f"MLOPS_ACT__{action}": "tell" for action in ("ROLL_BACK", "HOTFIX", "REVIEW")}
     def monitored(*stages: str) -> dict:
         passed(mlops("run", *stages, "monitor", "--force", "-p", "as_of=2013-07-01T00:00:00Z", **settings))
         return workspace.load("monitoring")

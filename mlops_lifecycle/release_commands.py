@@ -11,6 +11,7 @@ __all__ = ['commands', 'Released', 'released_project', 'Project', 'project_with_
 # %% ../nbs/release_commands.ipynb #rc-imports
 import getpass
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -290,6 +291,7 @@ def operate(
         if not project.ledger.standing().canary:
             typer.echo("there is no canary")
             return
+        if hasattr(os, "nice"): os.nice(10)  # requests come first
         limits, costs = project.settings.canary, costs_of(project.settings, project.problem.kind)
         controller = Controller(project.ledger, project.releases, project.problem, costs, limits, by="mlops operate", person=True)
         try: tick = let_it_look(controller, lambda found: typer.echo(look_line(found)), pause, once, clock)

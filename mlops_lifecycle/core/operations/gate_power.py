@@ -12,13 +12,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 
 from ..foundation.errors import UsageError
 from ..foundation.settings import CanarySettings
@@ -211,8 +213,10 @@ def gate_power(
     jobs: int = 1,     # processes
 ) -> Iterator[GatePower]:  # as they come, a fault each
     "The power of the gates against every fault."
-    for found in Parallel(jobs, return_as="generator")(delayed(power_of)(ours, name, climbs) for name in ours.faults()):
-        if found: yield found
+    one = partial(power_of, ours, climbs=climbs)
+    if jobs == 1: yield from map(one, ours.faults())
+    else:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool: yield from pool.map(one, ours.faults())
 
 # %% ../../../nbs/core/operations/gate_power.ipynb #gp-twins
 def twins_of(

@@ -574,6 +574,7 @@ def into_state(log, model: str, verb: str) -> None:
     before = {"clear": ["reject"], "deploy": ["approve"], **dict.fromkeys(("promote", "hold", "rollback"), ["approve", "deploy"])}
     slots = {"clear": {"stable": RULE, "canary": None, "share": 0.0, "step": 0}, "deploy": {"canary": model}}
     changes = [Change(event, model, slots.get(event, {})) for event in ("clear", *before.get(verb, ()))]
+    if verb == "promote": changes.append(Change("judge", model, act=Act("a test", evidence={"passed": True})))
     Record(log).write(Act("a test"), lambda now: changes)
 
 

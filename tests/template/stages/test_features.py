@@ -115,6 +115,7 @@ def small(weeks, tmp_path, stop: int = 0, **budget):
     plain = {"seed": 3, "sample": 0, "folds": 2, "split": "time", "group": "", "candidates": 0, "seconds": 0, "keep": 2}
     settings = SimpleNamespace(costs=SimpleNamespace(missed=5, needless=1), clock=SimpleNamespace(period="5D"),
                                train=SimpleNamespace(**plain | budget))
+    settings.plain = SimpleNamespace(release=SimpleNamespace(allow=()))
     fits = []
     def counted(categorical, seed, **changes):
         fits.append(changes)

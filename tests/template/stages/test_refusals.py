@@ -289,7 +289,8 @@ def test_ops_a_canary_that_costs_more_is_rolled_back(lived, tmp_path):
     silent = write_release(workspace.releases, never_acts, {}, model)
     put_in_slots(log, stable=good.id, canary=silent.name, share=0.0)
     workspace.publish({"release": workspace.store("release", workspace.load("release") | {"model": silent.name})})
-    went_back(mlops("run", "operate", "--force", **settings), "14_operate", "07_train", "significantly worse")
+    sooner = settings | {"MLOPS_CANARY__ERROR_BUDGET": 0.3}  # a month of each fifth flight has few days
+    went_back(mlops("run", "operate", "--force", **sooner), "14_operate", "07_train", "significantly worse")
     served = log.deployment.get()
     assert (served["stable"], served["canary"], served["share"]) == (good.id, None, 0)
     said = passed(mlops("run", "deploy", "--force", **settings)).stdout  # what was rolled back does not come back

@@ -27,7 +27,7 @@ def commands(given: Path) -> list[list[str]]:
 
 def ended(words: list[str]) -> dict:
     lake = "lake" in os.environ["MLOPS_WORKSPACE"] and words[0] == "run"  # that runs, for seconds
-    with patch("uvicorn.run"), patch("mlops_lifecycle.cli.export_edits", return_value=False):
+    with patch("mlops_lifecycle.core.serving.server._serve"), patch("mlops_lifecycle.cli.export_edits", return_value=False):
         done = CliRunner().invoke(app, ["status"] if lake else words)
     fault = None if isinstance(done.exception, SystemExit) else done.exception
     return {"command": " ".join(words), "code": done.exit_code, "said": done.stderr, "fault": fault and repr(fault)}

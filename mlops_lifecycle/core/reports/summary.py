@@ -90,6 +90,11 @@ def of_monitor(monitoring: Mapping[str, Any]) -> str:
     unknown = f" Not known yet: {'; '.join(monitoring['unknown'])}." if monitoring.get("unknown") else ""
     why += monitoring.get("findings", [])
     because = f": {'; '.join(why)}" if why else ""
+    quality = monitoring.get("figures", {}).get("quality", {})
+    if saves := quality.get("saves against rule"):
+        low, middle, high = saves
+        unknown = (f" On {quality['labelled']:,} outcomes a decision {'saves' if middle >= 0 else 'costs'} {abs(middle):.2f}"
+                   f"{' more' * (middle < 0)} against the rule ({low:+.2f} to {high:+.2f}).{unknown}")
     acted = monitoring.get("acted", {})
     if acted.get("done") and acted.get("mode"): return f"The monitor acted: {acted['words']}{because}.{unknown}"
     how = f" ({acted['words']})" if acted.get("mode") else ""

@@ -35,7 +35,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import suppress, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -100,7 +100,7 @@ def base() -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as aside:
         there = Deployed.finished(Path(aside))
-        left = shutil.ignore_patterns("runs", "mlflow*", "serving.db*", "lake", "training", "model-*", "lock")
+        left = shutil.ignore_patterns("runs", "mlflow*", "serving.db*", "lake", "training", "model-*", "lock", "benchmarks")
         shutil.copytree(there, folder, ignore=left)
     whole, names = Year(str(folder)), Remembering(Workspace(folder).pseudonyms)
     whole.workspace.pseudonyms = names
@@ -254,8 +254,11 @@ def deploy(users: Users, id: str) -> None:
 
 def workers() -> list[psutil.Process]:
     """The processes that answer."""
-    there = psutil.Process().children(recursive=True)
-    return [one for one in there if one.is_running() and "spawn_main" in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just been killed
+            if one.is_running() and "spawn_main" in " ".join(one.cmdline()): found.append(one)
+    return found
 
 
 # Climbs ----------------------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class Deployed:
     """A copy of a workspace in which a model serves, and what it is asked."""
     def __init__(self, folder: Path):
         self.folder, there = folder, self.finished(folder)
-        shutil.copytree(there, folder / "workspace", ignore=shutil.ignore_patterns("runs", "mlflow*", "serving.db*"))
+        shutil.copytree(there, folder / "workspace", ignore=shutil.ignore_patterns("runs", "mlflow*", "serving.db*", "benchmarks"))
         self.workspace, self.id = Workspace(folder / "workspace"), self.model_in(there)
         log = ServingLog(self.workspace.serving_db); Ledger(log).trial(self.id)
         self.release = Release.load(self.workspace.releases / self.id)

@@ -6,10 +6,10 @@
 __all__ = ['UtcTime', 'CommaList', 'DottedNames', 'NEEDS', 'Action', 'Mode', 'SECTIONS', 'FORMER', 'GONE', 'UNNOTED', 'number',
            'words', 'as_utc', 'comma_list', 'dotted_names', 'Section', 'ProjectSettings', 'CostSettings',
            'offset_alias', 'ClockSettings', 'Source', 'PrivacySettings', 'TrainSettings', 'EvaluateSettings',
-           'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings', 'MonitorSettings',
-           'DiagnosisSettings', 'ActSettings', 'RunSettings', 'DriftSettings', 'OwnerSettings', 'Settings',
-           'SettingRow', 'setting_rows', 'value_text', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put',
-           'overrides', 'RecordedSettings', 'recorded', 'find_settings', 'load_settings']
+           'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings', 'MonitorSettings', 'RunSettings',
+           'DiagnosisSettings', 'ActSettings', 'DriftSettings', 'OwnerSettings', 'Settings', 'SettingRow',
+           'setting_rows', 'value_text', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put', 'overrides',
+           'RecordedSettings', 'recorded', 'find_settings', 'load_settings']
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-imports
 import configparser
@@ -362,6 +362,22 @@ class MonitorSettings(Section):
     min_rows: int = number(
         500, "predictions below which drift is not evaluated", "predictions", 20, 1_000_000_000)
 
+class RunSettings(Section):
+    "How notebooks are executed, and limits of a run."
+    kernels: Literal["warm", "plain"] = words(
+        "warm", "how a stage's kernel starts; warm ones are forked from a process that has imported their libraries",
+        "warm or plain")
+    report: Literal["every run", "on demand"] = words(
+        "every run", "when the pages are built; on demand is: by mlops report", "every run or on demand")
+    jobs: int = number(
+        0, "stages that run at once, where they do not wait for each other; 0: as many as cores, at most 3", "stages", 0, 64)
+    memory: int = number(
+        0, "what stages that run at once may use together, by what they used the last time; 0: three quarters of the machine's",
+        "megabytes", 0, 100_000_000)
+    max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
+    stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
+
+# %% ../../../nbs/core/foundation/settings.ipynb #set-act
 Action: TypeAlias = Literal["roll back", "hotfix", "recalibrate", "retrain", "search again", "review"]
 _ACTION = "one of: roll back, hotfix, recalibrate, retrain, search again, review"
 
@@ -395,20 +411,6 @@ class ActSettings(Section):
         "The mode of an action as people write it."
         return getattr(self, action.replace(" ", "_"))
 
-class RunSettings(Section):
-    "How notebooks are executed, and limits of a run."
-    kernels: Literal["warm", "plain"] = words(
-        "warm", "how a stage's kernel starts; warm ones are forked from a process that has imported their libraries",
-        "warm or plain")
-    report: Literal["every run", "on demand"] = words(
-        "every run", "when the pages are built; on demand is: by mlops report", "every run or on demand")
-    jobs: int = number(
-        0, "stages that run at once, where they do not wait for each other; 0: as many as cores, at most 3", "stages", 0, 64)
-    memory: int = number(
-        0, "what stages that run at once may use together, by what they used the last time; 0: three quarters of the machine's",
-        "megabytes", 0, 100_000_000)
-    max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
-    stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-drift
 class DriftSettings(Section):

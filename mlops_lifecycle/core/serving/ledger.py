@@ -450,7 +450,7 @@ def _earlier(now: Standing) -> list[str]:
     return [r.id for r in fit if r.is_rule or not (current and current.is_rule)]
 
 
-# %% ../../../nbs/core/serving/ledger.ipynb #lg-ledger-code
+# %% ../../../nbs/core/serving/ledger.ipynb #lg-tickets-code
 class Tickets(Record):
     "What somebody has to do or to decide."
     def ticket(self,
@@ -474,6 +474,8 @@ class Tickets(Record):
             return [Change("settle", found.release, act=replace(act, evidence={**act.evidence, "ticket": number}))]
         return self.write(act, decide)
 
+
+# %% ../../../nbs/core/serving/ledger.ipynb #lg-ledger-code
 class Ledger(Approvals, Canaries, Promotions, RollBacks, Tickets):
     "The record of what is deployed, and the one way to change it."
     def __init__(self, log: ServingLog, load_error: LoadError | None = None):  # as for `Record`

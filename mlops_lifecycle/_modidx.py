@@ -1660,6 +1660,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                    'mlops_lifecycle/core/operations/policy_comparison.py'),
                                                                    'mlops_lifecycle.core.operations.policy_comparison.worth': ( 'core/operations/policy_comparison.html#worth',
                                                                                                                                 'mlops_lifecycle/core/operations/policy_comparison.py')},
+            'mlops_lifecycle.core.operations.renewal': { 'mlops_lifecycle.core.operations.renewal.renew': ( 'core/operations/renewal.html#renew',
+                                                                                                            'mlops_lifecycle/core/operations/renewal.py')},
             'mlops_lifecycle.core.operations.scoring_process': { 'mlops_lifecycle.core.operations.scoring_process.Charges': ( 'core/operations/scoring_process.html#charges',
                                                                                                                               'mlops_lifecycle/core/operations/scoring_process.py'),
                                                                  'mlops_lifecycle.core.operations.scoring_process.Charges.died': ( 'core/operations/scoring_process.html#charges.died',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Bounds', 'NOW', 'LEVEL', 'WEEKLY', 'Check', 'health', 'effective_days', 'usual_limit', 'drift', 'cost_comparison',
-           'calibration_gap', 'quality', 'review', 'failing_now', 'moved_at_once', 'day_interval', 'harm_now',
-           'check_health', 'check_drift', 'check_quality', 'check_estimate', 'categorical', 'monitor', 'enforce',
+           'calibration_gap', 'quality', 'review', 'failing_now', 'moved_at_once', 'day_interval', 'categorical',
+           'harm_now', 'check_health', 'check_drift', 'check_quality', 'check_estimate', 'monitor', 'enforce',
            'drift_figure']
 
 # %% ../nbs/15_monitor.ipynb #15-m-imports
@@ -162,7 +162,7 @@ def moved_at_once(rows: pd.DataFrame, reference: Mapping, limits: MonitorSetting
     return [*(Finding("missing values", str(name), share, 0.8, "data source") for name, share in lost[lost > 0.8].items()),
             *(Finding("sudden change", str(name), one.psi, 2 * one.limit, "data source") for name, one in far.iterrows())]
 
-# %% ../nbs/15_monitor.ipynb #15-m-harm-code
+# %% ../nbs/15_monitor.ipynb #15-m-days-code
 def day_interval(values: np.ndarray, days: np.ndarray, level: float = WEEKLY) -> tuple[float, float]:  # shape (n,) each
     "Low and high of the mean of rows that are alike within a day."
     _, place = np.unique(days, return_inverse=True)
@@ -174,6 +174,12 @@ def day_interval(values: np.ndarray, days: np.ndarray, level: float = WEEKLY) ->
     width = error * float(t.isf(level, len(count) - 1))
     return middle - width, middle + width
 
+def categorical(release: Release) -> list[str]:
+    "The inputs that have names for values."
+    return [name for name, cut in release.reference.get("features", {}).items() if "names" in cut]
+
+
+# %% ../nbs/15_monitor.ipynb #15-m-harm-code
 def harm_now(
     rows: pd.DataFrame, kind: str, costs: Costs, limit: float, groups: Sequence[str] = (), length: int = 7,
 ) -> list[Finding]:
@@ -241,10 +247,6 @@ def check_estimate(
     return vars(found) | {"says": str(found)}, [], ""
 
 # %% ../nbs/15_monitor.ipynb #15-m-call-monitor
-def categorical(release: Release) -> list[str]:
-    "The inputs that have names for values."
-    return [name for name, cut in release.reference.get("features", {}).items() if "names" in cut]
-
 def monitor(
     rows: pd.DataFrame,   # of `decisions_of`, or any decisions with score, decision, outcome, decision_time and features
     release: Release,     # that made them

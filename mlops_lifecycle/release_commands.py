@@ -225,33 +225,23 @@ def settle(
         typer.echo("\n".join(ticket_lines(project.ledger.settle(number, act_of(reason, by)))))
 
 # %% ../nbs/release_commands.ipynb #rc-recalibrate-code
-def renew_stable(project: Project, workspace: "Workspace", act: "Act") -> list[str]:  # sentences
-    "Recalibrate the stable release and register what comes out; raises `UsageError` where that would be no gain."
+def renew_stable(project: Project, workspace: "Workspace", act: "Act") -> str:  # a sentence
+    "Recalibrate the stable release from the log; raises `UsageError` where that would be no gain."
     import pandas as pd
     from pandas.tseries.frequencies import to_offset
 
     from mlops_lifecycle.core.foundation.errors import UsageError
-    from mlops_lifecycle.core.models.recalibration import recalibrated_release
-    from mlops_lifecycle.core.models.release import allowed_types, signing_key
     from mlops_lifecycle.core.operations.logged_decisions import history_of
+    from mlops_lifecycle.core.operations.renewal import renew
     from mlops_lifecycle.core.problem.costs import costs_of
-    from mlops_lifecycle.core.serving.ledger import Act
-    (settings, problem, releases, ledger), evaluation = project, project.settings.evaluate
+    settings, problem, releases, ledger = project
     if not (stable := ledger.standing().stable): raise UsageError("nothing serves, so there is nothing to recalibrate")
     if not (last := ledger.log.frames()[0]["at"].tail(1).tolist()): raise UsageError("the log holds no answer yet")
     names, alone = workspace.published()["names"], settings.canary.outcome_depends_on_decision == "yes"
     examples = workspace.read("gold.examples", as_of=last[0]) if "gold.examples" in names else None
     past = history_of(ledger.log, stable, problem, last[0] - 3 * to_offset(settings.clock.period), last[0], examples, alone)
-    made, found = recalibrated_release(
-        releases.workspace.releases / stable, pd.concat([past.own, past.beside]), costs_of(settings, problem.kind),
-        allowed_types(settings), signing_key(settings), evaluation.confidence, evaluation.bootstrap_draws, settings.train.seed)
-    policy = Act("automatic", "[release] approval = automatic") if settings.release.approval == "automatic" else None
-    seen = Act(act.by, f"recalibrated from {stable}", {"of": stable, "saves": [*found.saves], "judged": found.judged}, act.clock)
-    record = ledger.register(made.name, seen, policy)
-    if "deploy" in record.allowed and not ledger.standing().canary: ledger.deploy(made.name, act)
-    for one in ledger.standing().tickets:
-        if (one.evidence["action"], one.release) == ("recalibrate", stable): ledger.settle(one.number, Act(act.by, f"{made.name} was made"))
-    return [f"{made.name} is {stable} with a new calibration: {found}."]
+    rows = pd.concat([past.own, past.beside])
+    return renew(ledger, releases.workspace.releases / stable, rows, costs_of(settings, problem.kind), settings, act)
 
 @commands.command()
 def recalibrate(reason: _Why = "", by: _By = ""):
@@ -259,7 +249,8 @@ def recalibrate(reason: _Why = "", by: _By = ""):
     from mlops_lifecycle.core.reports.summary import of_ledger
     _, workspace, *_ = released_project()
     with project_with_ledger() as project:
-        for sentence in [*renew_stable(project, workspace, act_of(reason, by)), *of_ledger(project.ledger.standing())]: typer.echo(sentence)
+        typer.echo(renew_stable(project, workspace, act_of(reason, by)))
+        for sentence in of_ledger(project.ledger.standing()): typer.echo(sentence)
 
 # %% ../nbs/release_commands.ipynb #rc-operate-code
 def look_line(tick: "Tick") -> str:

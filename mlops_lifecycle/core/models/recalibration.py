@@ -66,10 +66,11 @@ def renewed(
     threshold = best_threshold(fitted.outcome, calibrated(fitted.score, line), costs)
     y, old, new = judged.outcome.to_numpy(float), judged.score.to_numpy(float), calibrated(judged.score, line)
     saved = price(y, judged.decision.to_numpy(float), costs) - price(y, costs.task.decide(new, threshold), costs)
-    low, high = interval(cluster_bootstrap(saved, judged.decision_time.dt.floor("D"), draws, seed), confidence)
+    figures = np.column_stack([saved, (old - y) ** 2 - (new - y) ** 2])
+    (low, nearer), (high, _) = interval(cluster_bootstrap(figures, judged.decision_time.dt.floor("D"), draws, seed), confidence)
     found = Recalibrated(line, float(threshold), len(fitted), len(judged), (float(np.mean((old - y) ** 2)), float(np.mean((new - y) ** 2))),
                          (low, float(saved.mean()), high))
-    if found.error[1] >= found.error[0] or high < 0: raise UsageError(f"a new calibration would be no gain: {found}")
+    if nearer <= 0 or high < 0: raise UsageError(f"a new calibration would be no gain: {found}")
     return found
 
 # %% ../../../nbs/core/models/recalibration.ipynb #rcl-write

@@ -117,5 +117,5 @@ def carry_out(
             act = Act(by, f"{act.reason}; {refusal}", act.evidence, clock)
     if mode == "ask":
         number = ledger.ticket(found.action, release, act).number
-        return Acted(found.action, mode, False, f"ticket {number} asks for it, mlops tickets", COMMANDS[found.action], number)
+        return Acted(found.action, mode, False, f"ticket {number} asks for a {found.action}, mlops tickets", COMMANDS[found.action], number)
     return Acted(found.action, mode, False, f"to do it: {command}", command)

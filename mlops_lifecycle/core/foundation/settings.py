@@ -387,9 +387,12 @@ class DiagnosisSettings(Section):
     data_source: Action = words("hotfix", "values stopped coming, or come as nobody knows them", _ACTION)
     harm: Action = words("roll back", "decisions cost more than the rule's", _ACTION)
     concept_drift: Action = words("retrain", "decisions cost more than deciding always alike: inputs mean something else now", _ACTION)
-    calibration: Action = words("recalibrate", "scores are too high or too low, and nothing else is wrong", _ACTION)
+    fairness: Action = words("review", "some group of requests is served worse than others", _ACTION)
+    calibration: Action = words("recalibrate", "scores are too high or too low, and decisions cost no more than others would", _ACTION)
+    plan: Action = words("review", "the product does not keep what the plan promised, or people react otherwise", _ACTION)
+    feedback: Action = words("review", "less is reported about decisions than before; a person is asked first", _ACTION)
+    latency: Action = words("hotfix", "answers take longer than they did; a person is asked first", _ACTION)
     input_drift: Action = words("retrain", "inputs are distributed otherwise than in training", _ACTION)
-    plan: Action = words("review", "people react otherwise than was planned", _ACTION)
 
     def of(self, about: str) -> Action:
         "What is done about a trouble as people write it."

@@ -112,6 +112,9 @@ def _cost_gates(found: Mapping, problem: Problem, plan: Mapping, settings: Setti
     gates += [_at_most(no_leak, leak.iloc[0], settings.evaluate.leak_limit, "transform")]
     gates += [gate(f"costs significantly less than {_BASELINES.get(name, name)}", low, limit, low > limit, "train")
               for name, (low, _, _) in found["against"].items()]
+    if champion := found.get("champion"):
+        no_worse = f"costs no more than {champion['name']}, which serves, but for the margin"
+        gates += [_at_least(no_worse, champion["saves"][0], -settings.evaluate.successor_margin * champion["cost"], "train")]
     saving = min(mean for _, mean, _ in found["against"].values())
     target = next(m["target"] for m in plan["metrics"] if m["name"] == "cost")
     return [*gates, _at_least("saves at least what the plan asks for", saving, plan["min_saving"], "train"),
@@ -149,9 +152,9 @@ def _measure(
     champion: Decider | None,
     behaviours: Iterable[Behaviour], declared: Callable,
 ) -> dict:  # by name: all that `gates_of` compares with its limits, and the importance of each feature
-    rows, others = case.rows, {case.best.name: case.best.decision}
-    if champion: others[f"the champion {champion.name}"] = np.asarray(champion.decide(columns_of(rows)))
-    against = {name: case.bootstrap_interval(savings(case.y, case.decision, other, case.costs)) for name, other in others.items()}
+    rows = case.rows
+    def saves(theirs: np.ndarray) -> list[float]: return case.bootstrap_interval(savings(case.y, case.decision, theirs, case.costs))
+    theirs = None if champion is None else np.asarray(champion.decide(columns_of(rows)))
     protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
     names = [f.name for f in feature_set.features
              if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
@@ -161,7 +164,10 @@ def _measure(
     labelled = examples[examples[problem.target].notna()]
     some = labelled.iloc[:: max(1, len(labelled) // 8_000)]
     return {
-        "without": case.best.cost, "leak": single_feature_auc(some, feature_set, problem.target), "against": against,
+        "without": case.best.cost, "leak": single_feature_auc(some, feature_set, problem.target),
+        "against": {case.best.name: saves(case.best.decision)},
+        "champion": None if champion is None or theirs is None else {
+            "name": champion.name, "saves": saves(theirs), "cost": mean_cost(case.y, theirs, case.costs)},
         "cost": mean_cost(case.y, case.decision, case.costs), "fairness": fair, "metrics": metrics, "importance": table,
         "groups": all_slices(case, feature_set, protected.join(rows[names])),
         "robustness": robustness(case, feature_set),
@@ -173,7 +179,7 @@ def evaluate(
     candidates: Iterable[Scorer],  # of 07
     feature_set: FeatureSet, problem: Problem, plan: Mapping,  # plan: the document of stage 00
     settings: Settings, as_of: pd.Timestamp | str,
-    champion: Decider | None = None,  # to be compared with as well, such as the release in use
+    champion: Decider | None = None,  # the model in use that it would succeed
     formulated: Mapping | None = None,  # the document of stage 01
     behaviours: Iterable[Behaviour] = (),  # the project's
     declared: Callable[[pd.DataFrame], pd.DataFrame] = no_groups,  # the project's groups, one column a way to group
@@ -197,7 +203,7 @@ def _verdict(case: EvaluationCase, found: Mapping, gates: list[dict], months: fl
         "passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name,
         "threshold": case.threshold, "review": reviewed(case), "interval": found["interval"],
         "cost": found["cost"], "saving": saving, "gain": [low, high], "confidence": case.limits.confidence,
-        "against": found["against"],
+        "against": found["against"], "champion": found["champion"],
         "baseline": {"name": case.best.name, "cost": case.best.cost, "costs": case.best.costs},
         "costs": {"missed": case.costs.missed, "needless": case.costs.needless},
         "rows": len(case.rows), "months": months,

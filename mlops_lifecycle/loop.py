@@ -32,7 +32,7 @@ from .core.operations.simulated_climb import rows_of_both, simulate_climb
 from .release import check_ethics, reference, release_model
 from .core.models.candidates import Candidate, write_candidates
 from .core.models.search import EstimatorFactory
-from .train import split, train
+from .train import split, train, train_again
 
 # %% ../nbs/16_loop.ipynb #16-l-decider-code
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class Loop:
     roles: Roles
     watch: Watch
     renew: Renew  # adds to the list of gates, raises GoBack
+    search: Renew | None = None  # likewise, with a new search, where `renew` is refused
     events: list[dict] = field(default_factory=list)
 
     def decide(self, rows: pd.DataFrame) -> np.ndarray:  # of one period -> decisions, shape (n,)
@@ -125,10 +126,12 @@ class Loop:
         if STAGE.get(action) == "train": self.retrain(clock, event)
 
     def retrain(self, clock: pd.Timestamp, event: dict) -> None:
-        "Train a challenger; if a gate refuses, there is none."
-        try: self.roles.challenger = self.renew(clock, self.roles.champion, event["gates"])
-        except GoBack: return  # recorded by `gate`
-        event["challenger"] = self.roles.challenger.name
+        "Train a challenger, with a new search where the first is refused; if that one is refused too, there is none."
+        for renew in filter(None, (self.renew if event.get("action") != "search again" else None, self.search or self.renew)):
+            try: self.roles.challenger = renew(clock, self.roles.champion, event["gates"])
+            except GoBack: continue  # recorded by `gate`
+            event["challenger"] = self.roles.challenger.name
+            return
 
 # %% ../nbs/16_loop.ipynb #16-l-play-all
 def play(
@@ -139,9 +142,10 @@ def play(
     renew: Renew,              # adds to the list of gates, raises GoBack
     admit: Admit,
     fallback: Decider | None = None,  # decides after a rollback of the first champion
+    search: Renew | None = None,      # as for `Loop`
 ) -> tuple[np.ndarray, list[dict]]:   # a decision for each row of the periods, and the events
     "Decide every row of the periods, and retrain whenever the monitor calls for it."
-    loop, decided = Loop(Roles(champion, admit, fallback), watch, renew), [np.zeros(0)]
+    loop, decided = Loop(Roles(champion, admit, fallback), watch, renew, search), [np.zeros(0)]
     for start, end in spans:
         now = rows[(rows.decision_time >= start) & (rows.decision_time < end)]
         if now.empty: continue
@@ -174,16 +178,22 @@ def release_winner(
     winner: Candidate, verdict: Mapping,  # the candidate that 07 trained, and its verdict of 08
     then: pd.DataFrame,                 # gold.examples as known at the clock
     feature_set: FeatureSet, problem: Problem, plan: Mapping, settings: Settings, clock: pd.Timestamp, folder: Path,
+    estimators: Mapping[str, EstimatorFactory],
 ) -> Release:
-    "Write a release as 12 does, and read it back as the app would."
-    described, = write_candidates([winner], folder / f"{clock:%Y-%m-%d}", folder)
+    "Fit it again as 08 does, write a release as 12 does, and read it back as the app would."
+    fitted, costs, allow = winner, costs_of(settings, problem.kind), allowed_types(settings)
+    if settings.train.refit == "yes":
+        asked = feature_set, problem, settings, clock, estimators, settings.train.renew_sample
+        again = train_again(winner, verdict["threshold"], then, *asked)
+        fitted = again.candidate if again.close else winner
+    described, = write_candidates([fitted], folder / f"{clock:%Y-%m-%d}", folder)
     parts = split(then, problem.target, clock, settings.clock.period, problem.task)
     windows = [parts["validation"], parts["test"]]
     world = reference(windows, feature_set, [winner.score(p) for p in windows], problem.target)
-    content = (folder / described["model"]).read_bytes()
+    content, lineage = (folder / described["model"]).read_bytes(), {"replay": str(clock)}
     name = release_model(folder / "releases", described, content, verdict, plan, feature_set.describe(), world, problem,
-                         costs_of(settings, problem.kind), clock.isoformat(), {"replay": str(clock)}, allowed_types(settings))
-    return Release.load(folder / "releases" / name, allow=allowed_types(settings))
+                         costs, clock.isoformat(), lineage, allow)
+    return Release.load(folder / "releases" / name, allow=allow)
 
 # %% ../nbs/16_loop.ipynb #16-l-renew-code
 def compared(verdict: Mapping) -> str:
@@ -215,7 +225,7 @@ def renew(
     with gate(gates, "release") as record:
         check_ethics(plan)
         winner = next(candidate for candidate in candidates if candidate.name == verdict["candidate"])
-        released = release_winner(winner, verdict, then, feature_set, problem, plan, settings, clock, Path(folder))
+        released = release_winner(winner, verdict, then, feature_set, problem, plan, settings, clock, Path(folder), estimators)
         record["reason"] = released.id
     return decider(released)
 
@@ -235,13 +245,14 @@ def replay(
     watch: Watch, renew: Renew, admit: Admit,  # as `play` calls them
     costs: Costs,
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
+    search: Renew | None = None,  # as for `Loop`
 ) -> dict:                # table (DataFrame), policies, worth, retrains
     "Play the three policies; raises `GoBack` where there are no rows, and what `check_worth` raises."
     rows = rows[(rows.decision_time >= spans[0][0]) & (rows.decision_time < spans[-1][1])].reset_index(drop=True)
     if rows.empty:
         raise GoBack("collect", f"nothing was decided from {spans[0][0]} to {spans[-1][1]}",
                      evidence={"rows": {"figure": 0, "limit": 1}})
-    with_loop, events = play(rows, spans, champion, watch, renew, admit, fallback=rule)
+    with_loop, events = play(rows, spans, champion, watch, renew, admit, rule, search)
     decisions = {"rule only": rule.decide(rows), "never retrained": champion.decide(rows), "with the loop": with_loop}
     saved = {name: worth(rows.outcome.to_numpy(), with_loop, decisions[name], costs, confidence, draws, seed)
              for name in ("never retrained", "rule only")}

@@ -82,10 +82,10 @@ def cells_of(
     return found
 
 def training_cells() -> dict[str, list[str]]:
-    "The cells that make a model: those of stage 07, and of what it calls to search, calibrate and average."
+    "The cells that make a model: those of stage 07, and of what it calls to search, calibrate, average and fit again."
     from mlops_lifecycle import train
-    from mlops_lifecycle.core.models import calibration, candidates, ensembles, search
-    return cells_of(*(str(module.__file__) for module in (train, search, candidates, calibration, ensembles)))
+    from mlops_lifecycle.core.models import calibration, candidates, ensembles, refit, search
+    return cells_of(*(str(module.__file__) for module in (train, search, candidates, calibration, ensembles, refit)))
 
 def environment() -> dict[str, str]:
     "The versions that a model depends on."
@@ -139,6 +139,9 @@ def _findings(
             f"It saves {verdict['saving']:.3f} against the cheapest of the others; the confidence interval is "
             f"{verdict['gain'][0]:.3f} to {verdict['gain'][1]:.3f}.\n")
 
+def _fitted_again(verdict: Mapping) -> list[str]:
+    return [f"After the evaluation it was {verdict['refit in words']}.\n"] if verdict.get("refit") else []
+
 # %% ../nbs/12_release.ipynb #12-r-card-code
 def model_card(
     manifest: Mapping,                  # of the release
@@ -154,7 +157,7 @@ def model_card(
         f"Decides whether to {problem.action}, for each {problem.entity}. {missed.capitalize()} costs "
         f"{costs['missed']:g}, {needless} {costs['needless']:g}.",
         f"\n## Cost\n\nOn the last period before {manifest['as_of'][:10]}, which was not used in training: "
-        f"{verdict['rows']:,} rows, {found}.\n", table["costs"], saved, "## Gates\n", table["gates"],
+        f"{verdict['rows']:,} rows, {found}.\n", table["costs"], saved, *_fitted_again(verdict), "## Gates\n", table["gates"],
         f"## Groups\n\n`baseline` is the cost of {verdict['baseline']['name']} on the same rows.\n", table["groups"],
         "## Features\n", markdown_table(manifest["features"]["features"]),
         "## Limits\n\nThe figures hold for periods like the one of the evaluation. Nothing is known about groups with too "

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from .core.models.features import FeatureSet, row_of, within_reach
 from .core.serving.ledger import Ledger
 from .core.serving.store import ServingLog
+from .core.models.refit import to_release
 from .core.models.release import sign, signing_key, write_release
 from .core.serving.server import served as on_loopback
 from .core.serving.predictor import features_for, fill_trial, trial_workspace
@@ -237,7 +238,7 @@ def release_candidate(
 ) -> str:                   # id of the release
     "Write the candidate that passed as a release, for staging only."
     verdict = workspace.load("verdict")
-    candidate = next(c for c in workspace.load("candidates")["candidates"] if c["name"] == verdict["candidate"])
+    candidate = to_release(workspace.load("candidates"), verdict)
     manifest = {
         "kind": "model", "name": candidate["name"], "decides": kind, "as_of": as_of, "threshold": verdict["threshold"],
         "encoder": candidate["encoder"], "calibration": candidate.get("calibration"), "features": dict(features)}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['estimators', 'search_space', 'logistic_regression', 'gradient_boosting', 'Periods', 'temporal_split',
            'labelled_before', 'split', 'enough_labels', 'no_target_inside', 'check_estimators', 'training_rows',
-           'train']
+           'train', 'train_again']
 
 # %% ../nbs/07_train.ipynb #07-t-yours-logistic
 from typing import Any
@@ -71,8 +71,9 @@ from .core.foundation.errors import listed
 from .core.foundation.point_in_time import moment
 from .core.foundation.settings import Settings
 from .core.foundation.stages import GoBack
-from .core.models.candidates import Candidates, find_candidates
+from .core.models.candidates import Candidate, Candidates, find_candidates
 from .core.models.features import FeatureSet
+from .core.models.refit import Refitted, compare_refit, refit
 from .core.models.release import allowed_types
 from .core.models.search import EstimatorFactory, SearchSpace
 from .core.problem.baselines import how_to_learn
@@ -178,11 +179,12 @@ def check_estimators(
 def training_rows(
     examples: pd.DataFrame, target: str,
     as_of: pd.Timestamp | str, period: str,
-    sample: int = 0, seed: int = 0,  # most rows from before the validation period; 0: all
+    sample: int = 0, seed: int = 0,  # most rows from before the last period of these; 0: all
     task: Task = BINARY,              # of the problem
+    judged: bool = False,            # whether the test period is among them
 ) -> pd.DataFrame:                   # in order of time
-    "All rows that were labelled when the test period began."
-    start, end = temporal_split(as_of, period)["validation"]
+    "All rows that were labelled when the test period began, or when it ended."
+    start, end = temporal_split(as_of, period)["test" if judged else "validation"]
     rows = labelled_before(examples, target, end, task)
     early, late = rows[rows.decision_time < start], rows[rows.decision_time >= start]
     if 0 < sample < len(early):
@@ -213,3 +215,20 @@ def train(
     return find_candidates(
         rows, feature_set.features, target, end, period, estimators, search_space, costs, limits, seed, folder, tell,
         allowed_types(settings))
+
+# %% ../nbs/07_train.ipynb #07-t-refit-code
+def train_again(
+    winner: Candidate, threshold: float,  # that passed 08, and the threshold from which it acts
+    examples: pd.DataFrame,               # gold.examples
+    feature_set: FeatureSet, problem: Problem, settings: Settings,
+    as_of: pd.Timestamp | str,            # now
+    estimators: Mapping[str, EstimatorFactory],
+    sample: int = 0,                      # most rows from before the judged period; 0 takes the settings'
+) -> Refitted:
+    "Fit the winner on the judged period as well, and say how far that takes it from what was judged."
+    period, target, task = settings.clock.period, problem.target, costs_of(settings, problem.kind).task
+    seed = int(winner.parameters.get("seed") or 0)
+    rows = training_rows(examples, target, as_of, period, sample or settings.train.sample, seed, task, judged=True)
+    again, judged = refit(winner, rows, feature_set.features, target, estimators, task, allowed_types(settings)), "test"
+    there = split(examples, target, as_of, period, task)[judged]
+    return compare_refit(winner, again, there, threshold, task, settings.evaluate.refit_limit)

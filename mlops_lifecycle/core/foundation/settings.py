@@ -235,6 +235,8 @@ class TrainSettings(Section):
     split: Literal["time", "grouped", "stratified"] = words(
         "time", "how the folds are cut", "time, grouped or stratified")
     group: str = words("", "column that ties rows together, of grouped folds", "a column of the examples")
+    refit: Literal["yes", "no"] = words(
+        "yes", "whether a model that passed 08 is fitted again, the judged period included, before it is released", "yes or no")
     renew_sample: int = number(
         0, "most rows to learn from when the loop trains again, 0 as in sample", "rows", 0, 10**9)
 
@@ -245,6 +247,12 @@ class EvaluateSettings(Section):
     min_gain: float = number(
         0, "least significant saving against the baseline; below 0: the most that it may cost more",
         "cost units a decision", -1_000_000, 1_000_000)
+    successor_margin: float = number(
+        0.1, "most that a successor may cost more than the model that serves, for sure; the canary judges it more sharply",
+        "(share of what that one costs)", 0, 10)
+    refit_limit: float = number(
+        0.15, "most decisions on the judged period that a fit with that period may turn; with more, the judged model is released",
+        "(share)", 0, 1)
     bootstrap_draws: int = number(500, "bootstrap draws", "draws", 50, 100_000)
     fairness_limit: float = number(
         0.25, "largest difference in the share of missed cases between protected groups", "(share)", 0, 1)

@@ -26,7 +26,7 @@ FEATURES = FeatureSet(
     (Lookup("door", (), ("visitors",)),))
 LIMITS = SimpleNamespace(
     confidence=0.9, min_gain=0.0, bootstrap_draws=500, fairness_limit=0.25, leak_limit=0.99, min_group=30, metric_limit=0.5,
-    bad_day_limit=0.25, group_limit=0.1)
+    bad_day_limit=0.25, group_limit=0.1, successor_margin=0.1)
 SETTINGS = SimpleNamespace(
     evaluate=LIMITS, clock=SimpleNamespace(period="MS"), costs=COSTS,
     train=SimpleNamespace(seed=0, split="time", group=""))
@@ -78,11 +78,14 @@ def test_a_plan_that_asks_for_more_goes_back_to_train():
         judge(plan=PLAN | {"min_saving": 2.0})
 
 
-def test_a_champion_that_is_as_good_leaves_nothing_to_gain():
+def test_a_successor_that_is_as_good_passes_and_one_that_surely_costs_more_does_not():
     threshold = INFORMED.metrics["threshold"]
     rival = SimpleNamespace(name="as good", decide=lambda columns: INFORMED.score(pd.DataFrame(columns)) >= threshold)
-    with pytest.raises(GoBack, match='"costs significantly less than the champion as good": 0, the limit is 0'):
-        judge(champion=rival)
+    assert judge(champion=rival)["champion"]["saves"] == [0, 0, 0]
+    late = LOANS[LOANS.decision_time >= "2024-07-01"].late.to_numpy(int)
+    seer = SimpleNamespace(name="a seer", decide=lambda columns: late)
+    with pytest.raises(GoBack, match='back to train: informed failed "costs no more than a seer, which serves, but for the margin"'):
+        judge(champion=seer)
 
 
 def test_prices_that_were_changed_go_back_to_formulate():

@@ -136,7 +136,7 @@ PLANTED = {
     "one carrier's decisions go wrong": Planted(
         lambda rows: rows.assign(decision=rows.decision.where(rows.carrier != "UA", 1 - rows.decision)), ("harm",)),
     "errors of 2 %": Planted(lambda rows: rows.assign(error=np.where(some(rows, 0.02), "KeyError", None)), ("service",)),
-    "latency doubled": Planted(lambda rows: rows.assign(seconds=2 * rows.seconds), ("service",)),
+    "latency doubled": Planted(lambda rows: rows.assign(seconds=2 * rows.seconds), ("latency",)),
 }
 
 

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core.quality.profiles import distribution
-from .core.quality.drift import usual
+from .core.quality.input_drift import learnt
 from .core.models.release import write_release
 from .core.models.features import FeatureSet
 from .core.problem.costs import Costs
@@ -39,12 +38,9 @@ def reference(
     "The distributions of features, scores and outcomes in the evaluation, and how much they usually vary."
     rows, score = pd.concat(periods, ignore_index=True), np.concatenate(scores)
     known = rows[target].dropna().astype(float)
-    def described(values: pd.Series, categorical=False):
-        cut = distribution(values, categorical)
-        return cut | {"usual": usual(cut, values, rows.decision_time)}
-    features = {f.name: described(rows[f.name], f.categorical) for f in feature_set.features}
+    features = {f.name: learnt(rows[f.name], rows.decision_time, f.categorical) for f in feature_set.features}
     return {"rows": len(rows), "features": features,
-            "score": described(pd.Series(score)), "mean_score": float(score.mean()),
+            "score": learnt(score, rows.decision_time), "mean_score": float(score.mean()),
             "happened": float(known.mean()) if len(known) else None}
 
 # %% ../nbs/12_release.ipynb #12-r-ethics-code

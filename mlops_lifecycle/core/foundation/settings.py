@@ -369,6 +369,8 @@ class MonitorSettings(Section):
         "days are drawn with replacement, and a few are too few", "days", 1, 3_660)
     min_rows: int = number(
         500, "predictions below which drift is not evaluated", "predictions", 20, 1_000_000_000)
+    latency_ratio: float = number(
+        1.5, "how many times as long as before the last thousand answers may take", "(median over median)", 1.1, 100)
 
 class RunSettings(Section):
     "How notebooks are executed, and limits of a run."

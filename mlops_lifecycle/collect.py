@@ -213,7 +213,7 @@ def collect(
     for name, source in sources.items():
         declared = {c: d for c, d in hooks.COLUMNS.get(name, {}).items() if d.source != "computed"}
         if source.where in LOG_COLUMNS: logs[name] = from_log(log, source.where, before.get(name), loads[name])
-        elif batches := batches_of_source(name, source, root, cursors.get(name, {}), hooks.KINDS):
+        elif batches := batches_of_source(name, source, root, cursors.get(name, {}), hooks.KINDS, declared):
             events[name] = count_events(required(batches, name), declared, loads[name])
         else: parts[name] = typed_parts(name, source, root, declared, hooks.KINDS, loads[name], size)
     tables, available = add_times(parts, hooks, loads)

@@ -30,6 +30,7 @@ from .readers import Column, SourceError, as_text, fit, object_of, opened, plain
 from ..foundation.extras import install_hint
 from ..foundation.workspace import resolve_files
 from ..foundation.settings import Source
+from ..foundation.times import read_time
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-columns
 EVENT_COLUMNS = {
@@ -55,13 +56,16 @@ def cell_of(value: Any) -> str | None:
     if isinstance(value, bytes): return value.hex()
     return as_text(value) if value is None or isinstance(value, (bool, int, float, str, list, dict)) else str(value)
 
-def instant(value: str | datetime.date | None) -> pd.Timestamp | None:
-    "A time as an instant in UTC; a time without a zone counts as UTC; None for anything else."
-    if value is None: return None
-    try: time = pd.Timestamp(value)
-    except (ValueError, TypeError): return None
-    if time is pd.NaT: return None
-    return (time.tz_localize("UTC") if time.tz is None else time.tz_convert("UTC")).as_unit("us")
+def instant(
+    value: str | datetime.datetime,
+    column: Column | None = None,  # its declaration: format and zone
+) -> pd.Timestamp:                 # UTC
+    "A time as an instant, read by the grammar of times or as its column declares; raises `ValueError`."
+    format, zone = (column.format, column.zone) if column else ("", "")
+    if isinstance(value, str): value = read_time(value, format, zone)
+    elif value.tzinfo is None: value = read_time(value.isoformat(), zone=zone)
+    return pd.Timestamp(value).tz_convert("UTC").as_unit("us")
+
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-event
 def event(
@@ -72,15 +76,26 @@ def event(
     known_at: pd.Timestamp,
     happened_at: pd.Timestamp | None = None,
     event_id: str = "",  # where the source has no better one: position, key and op
-) -> dict:             # an event; raises `ValueError` where the row lacks its key
+    columns: Mapping[str, Column] = {},  # declared columns, for the format and zone of a time
+) -> dict:             # an event, unreadable where its times are; raises `ValueError` where the row lacks its key
     "One change of one row."
     cells = {name: cell_of(value) for name, value in row.items()}
     if lost := [k for k in source.key if cells.get(k) is None]: raise ValueError(f"no {', '.join(lost)}")
     key = json.dumps([cells[k] for k in source.key], ensure_ascii=False) if source.key else json.dumps([event_id])
-    happened = instant(cells[source.event_time]) if source.event_time in cells else happened_at
-    known = instant(cells[source.known_at]) if source.known_at in cells else None
-    return dict(event_id=event_id or f"{position}:{key}:{op}", op=op, key=key, position=position, happened_at=happened,
+    event_id = event_id or f"{position}:{key}:{op}"
+    try: happened, known = (_time_in(cells, name, columns) for name in (source.event_time, source.known_at))
+    except ValueError as error: return unreadable(event_id, position, known_at, json.dumps(cells, ensure_ascii=False), str(error))
+    if source.known_at and not known and op in ("insert", "read"):
+        reason = f"no {source.known_at}: when it became known is unknown"
+        return unreadable(event_id, position, known_at, json.dumps(cells, ensure_ascii=False), reason)
+    return dict(event_id=event_id, op=op, key=key, position=position, happened_at=happened or happened_at,
                 known_at=known or known_at, row=json.dumps(cells, ensure_ascii=False))
+
+def _time_in(cells: Mapping[str, str | None], name: str, columns: Mapping[str, Column]) -> pd.Timestamp | None:
+    "The time in a cell, None where there is none; raises `ValueError` that names it."
+    if not (text := cells.get(name)): return None
+    try: return instant(text, columns.get(name))
+    except ValueError as error: raise ValueError(f'"{name}" {error}') from None
 
 def _emptied(position: int, known_at: pd.Timestamp, happened_at: pd.Timestamp | None = None) -> dict:
     "The event after which a table holds nothing."
@@ -216,6 +231,7 @@ def position_of(place: Mapping) -> int:  # `source` of an envelope
 def change_of(
     source: Source,     # its section of the settings
     envelope: Mapping,  # before, after, op, source; alone or under "payload"
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> dict:              # an event; raises `ValueError` for anything but an envelope
     "An event from Debezium's envelope."
     body = envelope.get("payload", envelope)
@@ -229,7 +245,7 @@ def change_of(
     if op == "truncate": return _emptied(position_of(place), known, happened)
     sent = (body["before"] if op == "delete" else body["after"]) or {}
     row = {name: value for name, value in sent.items() if value != NOT_SENT}
-    return event(source, row, op, position_of(place), known, happened)
+    return event(source, row, op, position_of(place), known, happened, columns=columns)
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-files
 def batches_of(
@@ -266,9 +282,10 @@ def changes_of_files(
     source: Source,  # its section of the settings
     root: Path,      # folder from which relative paths start
     cursor: dict[str, Any],
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> Iterator[Batch]:
     "Debezium's envelopes from files to which lines are added."
-    return batches_of_lines(source, root, cursor, lambda line: change_of(source, object_of(line.content) or {}))
+    return batches_of_lines(source, root, cursor, lambda line: change_of(source, object_of(line.content) or {}, columns))
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-client
 def client(
@@ -309,26 +326,28 @@ def connect(
 def events_of_wal(
     rows: Iterable[tuple[str, str]],  # log sequence number and wal2json's line, as peeked
     source: Source,                   # its section of the settings
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> Iterator[tuple[dict, str]]:      # an event and the place after its transaction, "" while that is not known
     "Events from what wal2json wrote; after each transaction comes an empty event with its end."
-    values = lambda columns: {c["name"]: c["value"] for c in columns}
+    values = lambda named: {c["name"]: c["value"] for c in named}
     ops = {"I": "insert", "U": "update", "D": "delete"}
     for place, line in rows:
         change = object_of(line)
         if change is None: raise SourceError(f"wal2json wrote nothing at {place}")
-        action, known = change["action"], instant(change.get("timestamp"))
+        action, at = change["action"], change.get("timestamp")
+        known = instant(at) if at else None
         if action == "C": yield {}, place
         elif action != "T" and action not in ops: continue
         elif known is None: raise SourceError(f"the change at {place} has no time, wal2json must give its timestamp")
         elif action == "T": yield _emptied(lsn(place), known, known), ""
         else:
             new, old = values(change.get("columns", [])), values(change.get("identity", []))
-            one = event(source, new or old, ops[action], lsn(place), known, known)
+            one = event(source, new or old, ops[action], lsn(place), known, known, columns=columns)
             keyed = action == "U" and set(source.key) <= set(old)
-            moved = keyed and event(source, old, "delete", lsn(place), known, known)
-            if moved and moved["key"] != one["key"]:
+            moved = keyed and event(source, old, "delete", lsn(place), known, known, columns=columns)
+            if moved and one["key"] not in (None, moved["key"]):
                 yield moved, ""
-                one = event(source, new, "insert", lsn(place), known, known)
+                one = event(source, new, "insert", lsn(place), known, known, columns=columns)
             yield one, ""
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-slot-copy
@@ -353,11 +372,14 @@ def slot_of(
                           "what lies between is lost. Name another group in the settings to begin with a fresh copy")
     return found[0] if found else [at for at, in ask(MAKE, slot=group)][0]
 
-def copy_of(rows: Iterable[tuple[str]], source: Source, at: str, now: pd.Timestamp) -> Iterator[dict]:
+def copy_of(
+    rows: Iterable[tuple[str]], source: Source, at: str, now: pd.Timestamp,
+    columns: Mapping[str, Column] = {},  # declared columns
+) -> Iterator[dict]:
     "The rows of a table, one JSON object each, as events with a position just before `at`."
     before = lsn(at) - 1
     yield _emptied(before, now)
-    for row, in rows: yield event(source, object_of(row) or {}, "read", before, now)
+    for row, in rows: yield event(source, object_of(row) or {}, "read", before, now, columns=columns)
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-slot-name
 def slot_name(
@@ -373,6 +395,7 @@ def changes_of_slot(
     source: Source,  # its section of the settings: where, table, group, key
     root: Path,
     cursor: dict[str, Any],  # {"slot", "lsn"}
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> Iterator[Batch]:
     "The changes that a replication slot holds, after a copy of the table the first time; the slot stays where it is."
     from sqlalchemy import text
@@ -386,13 +409,13 @@ def changes_of_slot(
             whole = link.execution_options(isolation_level="REPEATABLE READ", stream_results=True)
             rows = whole.execute(text(f"select row_to_json(t)::text from {quoted(table)} t"))
             here = {"slot": slot, "lsn": at}
-            copied = copy_of(rows, source, at, pd.Timestamp.now("UTC").as_unit("us"))
+            copied = copy_of(rows, source, at, pd.Timestamp.now("UTC").as_unit("us"), columns)
             yield from batches_of(((one, here) for one in copied), here)
             link.rollback()
         place = {"slot": slot, "lsn": mine.get("lsn", at)}
         peek = link.execution_options(isolation_level="READ COMMITTED", stream_results=True)
         rows = peek.execute(text(PEEK), {"slot": slot, "table": table})
-        yield from batches_of(ended(events_of_wal(rows, source), place["lsn"], slot), place)
+        yield from batches_of(ended(events_of_wal(rows, source, columns), place["lsn"], slot), place)
     engine.dispose()
 
 def ended(events: Iterable[tuple[dict, str]], at: str, slot: str) -> Iterator[tuple[dict, dict]]:

@@ -26,9 +26,10 @@ import pyarrow as pa
 
 from .change_capture import (
     Batch, batches_of, cell_of, client, connect, event, instant, reachable, secret_of)
-from .readers import Block, SourceError
+from .readers import Block, Column, SourceError
 from ..foundation.point_in_time import microseconds
 from ..foundation.settings import Source
+from ..foundation.times import read_time
 
 if TYPE_CHECKING: from requests import Session
 
@@ -43,10 +44,11 @@ def position_at(
     if isinstance(value, Decimal) and value == int(value): value = int(value)
     if isinstance(value, str) and value.lstrip("+-").isdigit(): value = int(value)
     if isinstance(value, int) and not isinstance(value, bool): return value
-    time = instant(value) if isinstance(value, (str, datetime.date)) else None
-    if time is None:
-        raise SourceError(f'the cursor "{name}" must be a whole number or a time in every row, got {value!r}')
-    return microseconds(time)
+    time = value.isoformat() if isinstance(value, datetime.date) else value
+    if isinstance(time, str) and len(time) == 10: time += "T00:00"  # a day begins at midnight
+    try: return microseconds(read_time(str(time), zone="UTC"))  # for the order alone, clocks without a zone will do
+    except ValueError: pass
+    raise SourceError(f'the cursor "{name}" must be a whole number or a time in every row, got {value!r}')
 
 # %% ../../../nbs/core/data/connectors.ipynb #sources-start
 def start_of(
@@ -67,16 +69,20 @@ def by_cursor(
     rows: Iterable[Mapping],  # in any order
     source: Source,           # its section of the settings: cursor, key
     cursor: dict[str, Any],   # {"after": the greatest value so far, "time": whether it is one}
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> Iterator[Batch]:
     "Rows as events, and the cursor after them."
     now = pd.Timestamp.now("UTC").as_unit("us")
+    def known_at(value):  # a number says nothing about it, nor does a clock whose zone nobody declared
+        try: return instant(value, columns.get(source.cursor)) if isinstance(value, (str, datetime.datetime)) else None
+        except ValueError: return None
     def events(best, kept):
         for row in rows:
             value = row.get(source.cursor)
             position = position_at(value, source.cursor)
             content = hashlib.sha256(repr(sorted((k, cell_of(v)) for k, v in row.items())).encode()).hexdigest()[:16]
-            known = instant(value) if isinstance(value, (str, datetime.date)) and not str(value).isdigit() else None
-            try: one = event(source, row, "read", position, known or now, event_id=f"{position}:{content}")
+            known = known_at(value)
+            try: one = event(source, row, "read", position, known or now, event_id=f"{position}:{content}", columns=columns)
             except ValueError as error:
                 reason = f'table "{source.table or source.where}": a row has {error}, and the key must name every row'
                 raise SourceError(reason) from None

@@ -227,15 +227,16 @@ def batches_of_source(
     root: Path,
     cursor: dict[str, Any],  # up to where bronze holds it; empty: nothing yet
     kinds: Mapping[str, Rows] = {},  # of the project
+    columns: Mapping[str, Column] = {},  # declared columns, for the format and zone of a time
 ) -> Iterator[Batch] | None:  # None for a source that is read whole
     "The events that are new at a source that changes."
     if source.kind == "changes":
         changes_of = changes_of_slot if "://" in source.where else changes_of_files
-        return changes_of(name, source, root, cursor)
-    if source.kind == "stream": return batches_of_stream(name, source, root, cursor)
-    if source.kind == "log": return batches_of_log(name, source, root, cursor)
+        return changes_of(name, source, root, cursor, columns)
+    if source.kind == "stream": return batches_of_stream(name, source, root, cursor, columns)
+    if source.kind == "log": return batches_of_log(name, source, root, cursor, columns)
     if source.kind != "file" and source.cursor:
-        return by_cursor(rows_of(name, source, kinds)(name, source, root, after_of(cursor)), source, cursor)
+        return by_cursor(rows_of(name, source, kinds)(name, source, root, after_of(cursor)), source, cursor, columns)
     return None
 
 # %% ../../../nbs/core/data/ingestion.ipynb #ingestion-counted

@@ -24,6 +24,7 @@ from markupsafe import Markup
 from .readers import harmless
 from ..foundation.errors import brief, listed
 from ..foundation.extras import install_hint
+from ..foundation.point_in_time import moment
 from ..foundation.templating import render
 from ..foundation.workspace import naming
 
@@ -138,7 +139,7 @@ def check_answers(
         if a["label"] not in json.loads(offered[item]):
             wrong.append(f"{item}: the answer must be one of {offered[item]}, got {a['label']}")
         if not str(a["annotator"]).strip(): wrong.append(f"{item}: nobody gave the answer")
-        if pd.Timestamp(a["at"]) > now: wrong.append(f"{item}: answered at {a['at']}, which is later than now")
+        if moment(a["at"]) > now: wrong.append(f"{item}: answered at {a['at']}, which is later than now")
     if wrong:
         more = "; …" if len(wrong) > 5 else ""
         raise LabelError(f"{len(wrong)} answers cannot be taken: {'; '.join(wrong[:5])}{more}")

@@ -32,6 +32,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ..foundation.errors import listed
+from ..foundation.times import CLOCK, EARLIEST, LATEST, OFFSET, has_zone, read_time
+from ..problem.time_zones import zone_info
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, where no type checker sees them
 
@@ -306,12 +308,36 @@ class Column:
     unit: str = ""          # "days", "USD"; none for names and counts
     personal: bool = False  # leads to a person, directly or by linkage
     source: str = ""        # where it comes from; filled in by the stage
+    format: str = ""        # of a time that is no RFC 3339: codes of `strptime`, "unix" or "unix ms"
+    zone: str = ""          # IANA name, of a time that does not say its own
 
     def __post_init__(self):
         if self.type not in TYPES:
             raise ValueError(f'a column\'s type must be one of {", ".join(TYPES)}, got "{self.type}"')
         if not self.meaning.strip():
             raise ValueError("a column needs a meaning: one sentence for whoever reads it next")
+        if self.type != "time" and (self.format or self.zone): raise ValueError("only a time has a format or a zone")
+        if self.zone: zone_info(self.zone)
+        elif self.format and not has_zone(self.format):
+            raise ValueError(f"times in the format {self.format} do not say their zone; the column must")
+
+# %% ../../../nbs/core/data/readers.ipynb #files-times
+_INSTANT = pa.timestamp("us", "UTC")
+
+def _times(
+    texts: pa.Array,         # in the grammar of times, where neither a format nor a zone is declared
+    format: str, zone: str,  # as the column declares them
+) -> pa.Array:
+    "Texts as instants; what is no time, or lies before 1900 or after 2199, is missing."
+    def one(text):
+        try: return read_time(text, format, zone)
+        except ValueError: return None
+    if format or zone: return pa.array([text and one(text) for text in texts.to_pylist()], _INSTANT)
+    read = pd.to_datetime(pc.ascii_upper(texts).to_pandas(), format="ISO8601", utc=True, errors="coerce")
+    times = pa.array(read.dt.as_unit("us"), _INSTANT)
+    early, late = (pa.scalar(end, _INSTANT) for end in (EARLIEST, LATEST))
+    return pc.if_else(pc.and_(pc.greater_equal(times, early), pc.less(times, late)), times, None)
+
 
 # %% ../../../nbs/core/data/readers.ipynb #files-convert
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
@@ -319,13 +345,14 @@ PATTERNS = {
     "integer": r"^[+-]?\d{1,19}$",
     "number": r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$",
     "boolean": r"^([Tt]rue|TRUE|[Ff]alse|FALSE)$",
-    "time": r"^(19|20|21)\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)$",
+    "time": f"^{CLOCK}{OFFSET}$",
 }
 LARGEST = str(2**63 - 1)  # an integer of as many digits that is greater has no room in 64 bits
 
 def convert(
     cells: pa.ChunkedArray,  # text
     type: str,               # one of TYPES
+    format: str = "", zone: str = "",  # of a time, as its column declares them
 ) -> tuple[pa.Array, np.ndarray]:  # the values; True where a cell does not fit
     "Cells as values of a type; what does not fit is missing and marked."
     if isinstance(cells, pa.ChunkedArray): cells = cells.chunk(0) if cells.num_chunks == 1 else cells.combine_chunks()
@@ -337,9 +364,7 @@ def convert(
         short = pc.less(pc.utf8_length(digits), len(LARGEST))
         fits = pc.and_(fits, pc.or_(short, pc.less_equal(digits, LARGEST)))
     clean = pc.if_else(pc.fill_null(fits, False), pc.utf8_ltrim(known, "+"), None)
-    if type == "time":
-        times = pd.to_datetime(clean.to_pandas(), format="ISO8601", utc=True, errors="coerce")
-        values = pa.array(times.dt.as_unit("us"))
+    if type == "time": values = _times(known if format or zone else clean, format, zone)
     else: values = clean.cast({"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}[type])
     if type == "number": values = pc.if_else(pc.is_finite(values), values, None)
     bad = pc.and_(pc.is_valid(known), pc.is_null(values))
@@ -393,10 +418,10 @@ def fit(
     values, reasons = {}, {}
     shown = lambda column, i: "" if columns[column].personal else f', such as "{rows[column][int(i)]}"'
     for column, declared in columns.items():
-        values[column], bad = convert(rows[column], declared.type)
-        if declared.type == "time" and bad.any():
+        values[column], bad = convert(rows[column], declared.type, declared.format, declared.zone)
+        if declared.type == "time" and not declared.format and bad.any():
             refuse_orders(rows[column], column, name, numbers, not declared.personal)
-        must = f"must be {declared.type}"
+        must = f"must be {declared.type}" + f" in the format {declared.format}" * bool(declared.format)
         if values[column].null_count < len(rows): unseen.pop(column, None)
         elif bad.any() and column in unseen: unseen[column] = f"{must}, no cell is{shown(column, bad.argmax())}"
         for i in np.flatnonzero(bad):

@@ -18,7 +18,7 @@ import pandas as pd
 from mlops_lifecycle.core.data.change_capture import (
     OPS, Batch, Line, batches_of, batches_of_lines, change_of, client, event, secret_of, unreadable,
 )
-from .readers import SourceError, object_of
+from .readers import Column, SourceError, object_of
 from ..foundation.settings import Source
 
 if TYPE_CHECKING: from confluent_kafka import Consumer, Message
@@ -29,13 +29,14 @@ def batches_of_log(
     source: Source,  # its section of the settings: where, key, event_time, known_at
     root: Path,    # folder from which relative paths start
     cursor: dict[str, Any],
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> Iterator[Batch]:
     "The lines that were added to a log since, each an event of its own."
     now = pd.Timestamp.now("UTC").as_unit("us")
     def event_of(line: Line) -> dict:
         row = object_of(line.content)
         if row is None: raise ValueError("no JSON object")
-        return event(source, row, "insert", line.number, now, event_id=line.id)
+        return event(source, row, "insert", line.number, now, event_id=line.id, columns=columns)
     return batches_of_lines(source, root, cursor, event_of)
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-message
@@ -45,6 +46,7 @@ def event_of_message(
     offset: int,
     at: pd.Timestamp,  # when the message was written
     key: bytes | None, value: bytes | None,
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> dict:
     "An event from a message."
     try:
@@ -54,9 +56,9 @@ def event_of_message(
         body = object_of(value)
         if body is None: raise ValueError("no JSON object")
         change = body.get("payload", body)
-        if isinstance(change, dict) and change.get("op") in OPS and "source" in change: return change_of(source, body)
+        if isinstance(change, dict) and change.get("op") in OPS and "source" in change: return change_of(source, body, columns)
         keyed = {name: value for name, value in named.items() if name in source.key}
-        return event(source, keyed | body, "insert", offset, at, at, event_id=place)
+        return event(source, keyed | body, "insert", offset, at, at, event_id=place, columns=columns)
     except (ValueError, TypeError, AttributeError) as error:
         return unreadable(place, offset, at, (value or b"").decode(errors="replace"), str(error))
 
@@ -128,6 +130,7 @@ def batches_of_stream(
     source: Source,  # its section of the settings: where, topic, group, key
     root: Path,
     cursor: dict[str, Any],  # {"offsets": {partition: the next offset}}
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> Iterator[Batch]:
     "The messages that are new in a stream; the group's offsets stay where they are."
     consumer, offsets = consumer_of(source), dict(cursor.get("offsets", {}))
@@ -137,7 +140,7 @@ def batches_of_stream(
             place = f"{message.topic()}:{partition}:{offset}"
             at = pd.Timestamp(message.timestamp()[1], unit="ms", tz="UTC").as_unit("us")
             offsets[str(partition)] = offset + 1
-            one = event_of_message(source, place, offset, at, message.key(), message.value())
+            one = event_of_message(source, place, offset, at, message.key(), message.value(), columns)
             yield one, {"offsets": dict(offsets)}
     try:
         spans = spans_of(consumer, source, offsets)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from .times import EXAMPLE, read_time
+
 if TYPE_CHECKING: import pandas as pd  # the serving log counts microseconds and opens without pandas
 
 # %% auto #0
@@ -42,10 +44,9 @@ def known(
 def moment(time: pd.Timestamp | str) -> pd.Timestamp:  # the same instant, in UTC
     "A point in time; raises `ValueError` when it has no zone or is no time."
     import pandas as pd
-    try: time = pd.Timestamp(time)
-    except ValueError: raise ValueError(f'"{time}" is not a time; write it like 2024-03-10T00:00:00Z') from None
-    if time is pd.NaT or time.tz is None:
-        raise ValueError(f'"{time}" has no time zone; write it like 2024-03-10T00:00:00Z')
+    try: time = pd.Timestamp(read_time(time) if isinstance(time, str) else time)
+    except ValueError as error: raise ValueError(f'"{time}" {error}') from None
+    if time is pd.NaT or time.tz is None: raise ValueError(f'"{time}" has no time zone; {EXAMPLE}')
     return time.tz_convert("UTC")
 
 # %% ../../../nbs/core/foundation/point_in_time.ipynb #pit-micro

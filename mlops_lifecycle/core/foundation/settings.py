@@ -33,6 +33,7 @@ from pydantic_core import ErrorDetails
 
 from .section_reads import EVERYTHING, NOTES, note_read
 from .stages import STAGES
+from .times import read_time
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-number
 def number(
@@ -61,11 +62,8 @@ def words(
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-utc
 def as_utc(value: str | datetime) -> datetime:
-    "An RFC 3339 time as UTC; refuses one without an offset, or outside 1900 to 2200."
-    time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
-    if time.tzinfo is None: raise ValueError(f"a time needs an offset, such as {time.isoformat()}Z")
-    if not 1900 <= time.year <= 2200: raise ValueError(f"the year must be 1900 to 2200, got {time.year}")
-    return time.astimezone(UTC)
+    "An RFC 3339 time as UTC; refuses one without an offset, or outside 1900 to 2199."
+    return read_time(value.isoformat() if isinstance(value, datetime) else value.strip()).astimezone(UTC)
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-list
 def comma_list(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -150,7 +148,7 @@ def offset_alias(value: str) -> str:
 
 class ClockSettings(Section):
     "Where the run stands in time, and how long its periods are."
-    as_of: UtcTime = words(..., "now of the run", "RFC 3339 time with an offset, year 1900 to 2200")
+    as_of: UtcTime = words(..., "now of the run", "RFC 3339 time with an offset, year 1900 to 2199")
     period: Annotated[str, AfterValidator(offset_alias)] = words(
         "MS", "length of a test window", "pandas offset alias such as MS, W or 10D")
     periods: int = number(3, "how many the loop replays after as_of", "periods", 1, 120)
@@ -207,7 +205,7 @@ class Source(Section):
     arrival: float = number(
         0, "time between two rows of a table without time, 0 where it has its own", "seconds", 0, 31_536_000)
     arrival_start: UtcTime | None = words(
-        None, "when the first row of such a table arrives", "RFC 3339 time with an offset, year 1900 to 2200")
+        None, "when the first row of such a table arrives", "RFC 3339 time with an offset, year 1900 to 2199")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -9,16 +9,18 @@ __all__ = ['Moment', 'Entity', 'personal_fields', 'example_of', 'Rule', 'Scope',
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 from ..foundation.source import source_of
+from ..foundation.times import EARLIEST, LATEST
 from .costs import CostUnit
+from .request_values import with_readings
 from .tasks import TASKS, Task
 from .time_zones import Zone, zone_info
 
@@ -27,7 +29,11 @@ class Entity(BaseModel):
     "Base of a project's request: strict, closed and frozen."
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
-Moment = Annotated[AwareDatetime, Field(ge=datetime(1900, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC))]
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return with_readings(handler(source))
+
+Moment = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
 
 # %% ../../../nbs/core/problem/definition.ipynb #01-f-personal
 def personal_fields(Request: type[BaseModel]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from ..foundation.workspace import Workspace, atomic_write, to_arrow
 from ..models.features import FeatureSet, columns_of, time_fields
 from ..models.release import Release, same_features
 from ..problem.definition import Problem, Rule
+from ..problem.request_values import OwnReading
 from ..problem.time_zones import UnknownZone, wall_clock, wall_clocks
 from .store import Ints, Key, Known, ServingLog, known_until, microseconds
 
@@ -99,7 +100,7 @@ def _checked_column(
     values: list[Any] = []
     words: dict[int, list[str]] = {}
     absent = len(texts) in codes
-    kind = dict[str, Annotated[field.annotation, field]]  # pyright: ignore[reportInvalidTypeForm]  # known when it runs
+    kind = dict[str, Annotated[field.annotation, field, OwnReading()]]  # pyright: ignore[reportInvalidTypeForm]  # known when it runs
     read = TypeAdapter(kind, config=Request.model_config)
     try: values = list(read.validate_strings({str(place): text for place, text in enumerate(texts)}).values())
     except ValidationError as error:

@@ -47,6 +47,7 @@ from mlops_lifecycle.core.models.release import (
     Release, allowed_types, same_features, sign, signing_key, unknown_categories, write_release,
 )
 from ..foundation.settings import Settings
+from ..foundation.times import read_time
 from ..foundation.workspace import Workspace
 from ..problem.definition import Entity, Problem, Rule, key_text
 from ..problem.time_zones import UnknownZone
@@ -320,11 +321,8 @@ class Identity:
         "The time of this request: the wall's, or in a replay what its header says."
         header = request.headers.get("x-mlops-clock") if self.replay else None
         if header is None: return datetime.now(UTC)
-        try:
-            clock = datetime.fromisoformat(header).astimezone(UTC) if datetime.fromisoformat(header).tzinfo else None
-        except (ValueError, OverflowError): clock = None
-        if clock is None: raise ApiError(422, "must be a time with an offset, such as 2024-03-01T12:00:00Z", "x-mlops-clock")
-        return clock
+        try: return read_time(header).astimezone(UTC)
+        except ValueError as error: raise ApiError(422, str(error), "x-mlops-clock") from None
 
     def new_id(self, clock: datetime, entity: BaseModel, number: int = 0) -> str:  # row of a batch -> 32 hexadecimal digits
         "A prediction's id: random behind the milliseconds, so that an index grows at its end; in a replay, as asked."

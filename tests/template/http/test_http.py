@@ -137,6 +137,10 @@ BAD = {
     "an extra field": (with_(colour="red"), 422, "colour"),
     "a time without an offset": (with_(scheduled_departure="2013-07-01T05:45:00"), 422, "scheduled_departure"),
     "a number for a time": (with_(scheduled_departure=1372657500), 422, "scheduled_departure"),
+    # kind 2: a time is RFC 3339 with a zone, and digits are no seconds since 1970
+    **{f"the time {text}": (with_(scheduled_departure=text), 422, "scheduled_departure") for text in (
+        "20130708", "201307080545", "1373276700", "1373276700.5", "2013-07-08", "05:45", "now", "20130708T054500Z",
+        " 2013-07-08T05:45:00Z", "2013-07-08T05:45:00Z\n", "2013-07-08T24:00:00Z", "2013-W28-1T05:45:00Z", "08/07/2013 05:45")},
     "the year 1": (with_(scheduled_departure="0001-01-01T00:00:00+14:00"), 422, "scheduled_departure"),
     "a secret in the wrong place": (with_(carrier=SECRET), 422, "carrier"),
     "duplicate keys": (PLAIN.replace(b"{", b'{"flight": 1, ', 1), 422, "flight"),
@@ -750,6 +754,8 @@ WRONG_FILES = {
     "truth": ("flight", lambda column: pc.greater(column, 1)),
     "no number": ("distance", lambda column: pa.array([np.nan] * len(column))),
     "times without a zone": ("scheduled_departure", lambda column: column.cast(UTC_TIMES).cast(pa.timestamp("us"))),
+    "a day in digits": ("scheduled_departure", lambda column: pa.array(["20130708"] * len(column))),  # kind 2
+    "seconds": ("scheduled_departure", lambda column: pa.array([1373276700] * len(column))),  # kind 2
     "lists": ("carrier", lambda column: pa.array([[value] for value in column.to_pylist()])),
     "bytes that are no text": ("carrier", lambda column: pa.array([b"\xff"] * len(column))),
 }

@@ -342,3 +342,44 @@ def test_a_copy_under_another_name_is_no_new_row(tmp_path):
     rows = sum(map(len, parts_of(files_of(Source, tmp_path), COLUMNS["loans"], load)))
     assert rows == len(read_file(tmp_path / "a.csv")[0]) == 3
     assert (load.pieces, load.copies) == (2, 1)
+
+
+TIMES = {  # in a log whose column declares nothing, and what comes of it
+    "2024-03-01T09:00:00Z": "", "2024-03-01 10:00+01": "", "2024-03-01T09:00:00.5z": "",
+    "03/04/2024 10:00": "is not a time", "13/04/2024 10:00": "is not a time", "10:00": "is not a time", "now": "is not a time",
+    "today": "is not a time", "1712138400": "is not a time", 1712138400: "is not a time", "20240403": "is not a time",
+    "2024-04-03": "has no time zone", "2024-04-03 10:00": "has no time zone", "2024-04-31T10:00Z": "is not a time",
+    "2999-01-01T00:00Z": "lies outside", "": "no at", None: "no at"}
+
+
+def test_kind_2_a_time_of_a_log_that_is_none_is_set_aside_with_its_reason(tmp_path):
+    library = Library(tmp_path)
+    source = "[source.desk]\nkind = log\nwhere = desk.jsonl\nknown_at = at\n"
+    (tmp_path / "settings.ini").write_text(SETTINGS.partition("[source")[0] + source)
+    (tmp_path / "desk.jsonl").write_text("".join(json.dumps({"at": at}) + "\n" for at in TIMES))
+    library.settings = load_settings(tmp_path, environ={})
+    library.collect()
+    aside = dict(zip(library.aside.row, library.aside.reason))
+    found = [aside.get(line, "") for line in range(1, len(TIMES) + 1)]
+    assert [("at" in why) == bool(reason) and reason in why for why, reason in zip(found, TIMES.values())] == [True] * len(TIMES), found
+    kept = library.workspace.read("bronze.desk")
+    kept = kept[kept.op == "insert"]
+    assert kept.known_at.dt.strftime("%d %H:%M").tolist() == ["01 09:00"] * 3
+
+
+def test_kind_2_a_column_that_declares_its_format_and_zone_is_read_by_them(tmp_path):
+    """In a log and in a file alike: once a year a clock shows an hour twice, and once it skips one."""
+    when = Column("time", "when", format="%d/%m/%Y %H:%M", zone="Europe/Paris")
+    cells = ["03/04/2024 10:00", "31/03/2024 02:30", "27/10/2024 02:30", "2024-04-03T10:00:00Z", "31/04/2024 10:00"]
+    (tmp_path / "desk.csv").write_text("at\n" + "".join(f"{cell}\n" for cell in cells))
+    (tmp_path / "desk.jsonl").write_text("".join(json.dumps({"at": cell}) + "\n" for cell in cells))
+    (tmp_path / "settings.ini").write_text("[project]\nname = library\n[clock]\nas_of = 2024-05-01T00:00Z\n" + "".join(
+        f"[source.{kind}]\nkind = {kind}\nwhere = desk.{end}\nknown_at = at\n" for kind, end in (("file", "csv"), ("log", "jsonl"))))
+    hooks = CollectHooks(COLUMNS={"file": {"at": when}, "log": {"at": when}})
+    bronze = collect(load_settings(tmp_path, environ={}).source, tmp_path, hooks)
+    assert bronze.tables["file"].known_at.tolist() == [pd.Timestamp("2024-04-03T08:00Z")]
+    events = pd.concat([batch.events for batch in bronze.events["log"]])
+    assert events[events.op == "insert"].known_at.tolist() == [pd.Timestamp("2024-04-03T08:00Z")]
+    reasons = bronze.quarantine.groupby("source").reason.agg(list)
+    assert len(reasons["file"]) == 4 and "in the format" in reasons["file"][0]
+    assert [r.split(" Europe/Paris ")[-1] for r in reasons["log"][:2]] == ["never showed", "showed twice"]

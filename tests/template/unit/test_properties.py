@@ -1,13 +1,18 @@
 """What must hold for any data: nothing from later, one definition of a feature, joins that keep their rows."""
+from datetime import UTC
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from helpers import ROOT
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from own_stages import collect_own, curate_own, transform_own
 
+from mlops_lifecycle.core.data.readers import MISSING, convert
 from mlops_lifecycle.core.foundation.point_in_time import known
+from mlops_lifecycle.core.foundation.times import read_time
 from mlops_lifecycle.core.models.features import Encoder, Feature, FeatureSet, Lookup, Slices, add_features, as_of_join
 from mlops_lifecycle.core.serving.batch import Coded, whole_features
 from mlops_lifecycle.core.serving.store import ServingLog
@@ -170,3 +175,22 @@ def test_a_file_gets_the_features_that_single_requests_get(tmp_path_factory, arr
     single = pd.DataFrame([features_for(features, row, log.lookups, at) for row in rows])
     log.close()
     pd.testing.assert_frame_equal(pd.DataFrame(whole), single, check_dtype=False)
+
+
+DIGITS = st.integers(0, 10**7).map(str)
+DAYS_AND_CLOCKS = st.builds(
+    "{}{}{}{}{}".format, st.sampled_from(["2024-03-10", "2024-02-30", "1899-12-31", "2199-12-31", "0000-01-01", "2024-3-1", "20240310"]),
+    st.sampled_from(["T", "t", " ", "", "_"]), st.sampled_from(["17:00", "17:00:59", "24:00", "17:60", "17:00:60", "1700", ""]),
+    st.one_of(st.just(""), DIGITS.map(".{}".format), DIGITS.map(",{}".format)),
+    st.sampled_from(["Z", "z", "", "+01:00", "-0330", "+02", "+24:00", "+01:60", " +01:00", "UTC", "+00:00Z"]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts=st.lists(st.one_of(DAYS_AND_CLOCKS, DIGITS, st.datetimes().map(str), st.text(max_size=12)), min_size=1, max_size=30))
+def test_kind_2_a_column_of_times_is_read_as_each_of_its_times_alone(texts):
+    def alone(text):
+        try: return read_time(text).astimezone(UTC)
+        except ValueError: return None
+    values, bad = convert(pa.array(texts), "time")
+    assert values.to_pylist() == [alone(text) for text in texts]
+    assert bad.tolist() == [alone(text) is None and text not in MISSING for text in texts]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVENT_COLUMNS', 'LATEST_COLUMNS', 'OPS', 'NOT_SENT', 'SLOT', 'MAKE', 'PEEK', 'ADVANCE', 'is_events', 'cell_of',
-           'instant', 'event', 'unreadable', 'event_table', 'values_of', 'latest', 'states', 'Batch', 'Line',
-           'new_lines', 'lsn', 'position_of', 'change_of', 'batches_of', 'batches_of_lines', 'changes_of_files',
+           'instant', 'event', 'unreadable', 'event_table', 'in_order', 'values_of', 'latest', 'states', 'Batch',
+           'Line', 'new_lines', 'lsn', 'position_of', 'change_of', 'batches_of', 'batches_of_lines', 'changes_of_files',
            'client', 'secret_of', 'connect', 'events_of_wal', 'slot_of', 'copy_of', 'slot_name', 'changes_of_slot',
            'ended', 'acknowledge_slot', 'reachable', 'quoted']
 
@@ -38,6 +38,8 @@ EVENT_COLUMNS = {
     "op": Column("text", "insert, update, delete, read, truncate or unreadable"),
     "key": Column("text", "JSON list of the values that name the row", personal=True),
     "position": Column("integer", "orders the changes of a key: log sequence number, offset, cursor or line"),
+    "step": Column("integer", "orders changes of one position: the row of a statement; bronze of earlier versions has none",
+                   source="computed"),
     "happened_at": Column("time", "when it happened, where the source says so"),
     "known_at": Column("time", "from when on it is known"),
     "row": Column("text", "JSON object of the values, as text; what came, where it could not be read", personal=True),
@@ -47,7 +49,7 @@ def is_events(
     table: pd.DataFrame,  # of bronze
 ) -> bool:
     "Whether the table is a log of events."
-    return set(EVENT_COLUMNS) <= set(table)
+    return {c for c, declared in EVENT_COLUMNS.items() if declared.source != "computed"} <= set(table)
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-cell
 def cell_of(value: Any) -> str | None:
@@ -75,21 +77,18 @@ def event(
     position: int,
     known_at: pd.Timestamp,
     happened_at: pd.Timestamp | None = None,
-    event_id: str = "",  # where the source has no better one: position, key and op
-    columns: Mapping[str, Column] = {},  # declared columns, for the format and zone of a time
-) -> dict:             # an event, unreadable where its times are; raises `ValueError` where the row lacks its key
+    event_id: str = "",  # where the source has no better one: position, step, key and op
+    step: int = 0,       # orders changes of one position
+) -> dict:             # an event; raises `ValueError` where the row lacks its key
     "One change of one row."
     cells = {name: cell_of(value) for name, value in row.items()}
     if lost := [k for k in source.key if cells.get(k) is None]: raise ValueError(f"no {', '.join(lost)}")
     key = json.dumps([cells[k] for k in source.key], ensure_ascii=False) if source.key else json.dumps([event_id])
-    event_id = event_id or f"{position}:{key}:{op}"
-    try: happened, known = (_time_in(cells, name, columns) for name in (source.event_time, source.known_at))
-    except ValueError as error: return unreadable(event_id, position, known_at, json.dumps(cells, ensure_ascii=False), str(error))
-    if source.known_at and not known and op in ("insert", "read"):
-        reason = f"no {source.known_at}: when it became known is unknown"
-        return unreadable(event_id, position, known_at, json.dumps(cells, ensure_ascii=False), reason)
-    return dict(event_id=event_id, op=op, key=key, position=position, happened_at=happened or happened_at,
-                known_at=known or known_at, row=json.dumps(cells, ensure_ascii=False))
+    happened = instant(cells[source.event_time]) if source.event_time in cells else happened_at
+    known = instant(cells[source.known_at]) if source.known_at in cells else None
+    place = f"{position}.{step}" if step else str(position)
+    return dict(event_id=event_id or f"{place}:{key}:{op}", op=op, key=key, position=position, step=step,
+                happened_at=happened, known_at=known or known_at, row=json.dumps(cells, ensure_ascii=False))
 
 def _time_in(cells: Mapping[str, str | None], name: str, columns: Mapping[str, Column]) -> pd.Timestamp | None:
     "The time in a cell, None where there is none; raises `ValueError` that names it."
@@ -99,20 +98,28 @@ def _time_in(cells: Mapping[str, str | None], name: str, columns: Mapping[str, C
 
 def _emptied(position: int, known_at: pd.Timestamp, happened_at: pd.Timestamp | None = None) -> dict:
     "The event after which a table holds nothing."
-    return dict(event_id=f"{position}::truncate", op="truncate", key=None, position=position, happened_at=happened_at,
-                known_at=known_at, row="{}")
+    return dict(event_id=f"{position}::truncate", op="truncate", key=None, position=position, step=0,
+                happened_at=happened_at, known_at=known_at, row="{}")
 
 def unreadable(event_id: str, position: int, known_at: pd.Timestamp, content: str, reason: str) -> dict:
     "Content that cannot be read, as an event."
     row = json.dumps({"reason": reason, "content": content}, ensure_ascii=False)
-    return dict(event_id=event_id, op="unreadable", key=None, position=position, happened_at=None, known_at=known_at,
-                row=row)
+    return dict(event_id=event_id, op="unreadable", key=None, position=position, step=0, happened_at=None,
+                known_at=known_at, row=row)
 
 def event_table(events: Iterable[dict]) -> pd.DataFrame:
     "Events as a table with the declared types."
     types = {"text": pa.string(), "integer": pa.int64(), "time": pa.timestamp("us", "UTC")}
     schema = pa.schema([(name, types[column.type]) for name, column in EVENT_COLUMNS.items()])
     return plain_types(pa.Table.from_pylist(list(events), schema))
+
+# %% ../../../nbs/core/data/change_capture.ipynb #changes-in-order
+def in_order(
+    events: pd.DataFrame,  # in the order of their arrival
+) -> pd.DataFrame:
+    "Events in the order of their source; those of one position and step in the order of their arrival."
+    step = events.step.fillna(0) if "step" in events else np.zeros(len(events))
+    return events.iloc[np.lexsort((step, events.position))]
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-values
 def values_of(
@@ -145,7 +152,7 @@ def latest(
     "One row a key, as its latest change left it; raises `SourceError` when a declared column never came."
     wanted = {c: d for c, d in columns.items() if d.source != "computed"}
     broken = events[events.op == "unreadable"]
-    ordered = events[events.op != "unreadable"].sort_values("position", kind="stable")
+    ordered = in_order(events[events.op != "unreadable"])
     emptied = ordered.position.where(ordered.op == "truncate", -1).max() if len(ordered) else -1
     changes = ordered[ordered.op != "truncate"]
     last = changes.drop_duplicates("key", keep="last")
@@ -187,6 +194,7 @@ class Line:
     "A whole line of a file that grows."
     id: str          # fingerprint of the file's first line, and the line's number
     number: int      # from 1
+    position: int    # from 1, over all files
     content: bytes   # without its end
     cursor: dict     # {fingerprint: [lines read, fingerprint of all of them]}, after this line
 
@@ -195,6 +203,7 @@ def new_lines(
     cursor: Mapping,        # of the last line that was taken in
 ) -> Iterator[Line]:
     "The lines that were added, the oldest file first; raises `SourceError` when lines that were read have changed."
+    position = sum(lines for lines, _ in cursor.values())
     for path in sorted(paths, key=lambda p: p.stat().st_mtime_ns):
         seen, file, before, number = hashlib.sha256(), "", [], 0
         with opened(path) as stream:
@@ -209,7 +218,8 @@ def new_lines(
                                       f"its first {number} lines are not those that were read")
                 if number > before[0]:
                     cursor = dict(cursor) | {file: [number, seen.hexdigest()[:16]]}
-                    yield Line(f"{file}:{number}", number, content.rstrip(b"\r\n"), cursor)
+                    position += 1
+                    yield Line(f"{file}:{number}", number, position, content.rstrip(b"\r\n"), cursor)
         if file and number < before[0]: raise SourceError(f'"{path.name}" had {before[0]} lines and has fewer now')
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-debezium
@@ -245,7 +255,7 @@ def change_of(
     if op == "truncate": return _emptied(position_of(place), known, happened)
     sent = (body["before"] if op == "delete" else body["after"]) or {}
     row = {name: value for name, value in sent.items() if value != NOT_SENT}
-    return event(source, row, op, position_of(place), known, happened, columns=columns)
+    return event(source, row, op, position_of(place), known, happened, step=int(place.get("row") or 0))
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-files
 def batches_of(

@@ -457,9 +457,34 @@ class Storing:
 class Events(Protocol):
     "Some events of a source, and where to go on after them."
     @property
-    def events(self) -> pd.DataFrame: ...     # with the columns `event_id` and `position`
+    def events(self) -> pd.DataFrame: ...     # with the columns `event_id`, `op`, `key` and `position`
     @property
     def cursor(self) -> dict[str, Any]: ...   # what the source needs; JSON
+
+def new_events(
+    came: pd.DataFrame,
+    stored: pd.DataFrame,  # those of the same positions, in the order of their arrival
+) -> pd.DataFrame:
+    "The events that are not stored yet."
+    came = came.reset_index(drop=True)
+    states = came[came.op == "read"]
+    changes = came[(came.op != "read") & ~came.event_id.isin(stored.event_id)].drop_duplicates("event_id")
+    if not len(states): return changes
+    reading, told, ids = {}, {at: [] for at in zip(states.key, states.position)}, {}
+    for row, *at, id in zip(states.index, states.key, states.position, states.event_id):
+        some = reading.setdefault(tuple(at), [])
+        if not some or some[-1][1] != id: some.append((row, id))
+    for *at, id in zip(stored.key, stored.position, stored.event_id):
+        if tuple(at) in told: told[tuple(at)].append(id.partition("~")[0])
+    for at, some in reading.items():
+        for row, id in some[_repeated(told[at], [id for _, id in some]):]:
+            ids[row] = f"{id}~{len(told[at])}" if id in told[at] else id
+            told[at].append(id)
+    return pd.concat([changes, states.loc[list(ids)].assign(event_id=pd.Series(ids, dtype=came.event_id.dtype))]).sort_index()
+
+def _repeated(told: list[str], new: list[str]) -> int:
+    "How many of the new states, the first ones, repeat the last ones that were told."
+    return next(n for n in range(min(len(told), len(new)), -1, -1) if told[len(told) - n:] == new[:n])
 
 def add_events(
     path: Path,                 # of a Delta table
@@ -471,27 +496,28 @@ def add_events(
     there = "cursor" in entry
     if there and DeltaTable(path).version() != entry["version"]: DeltaTable(path).restore(entry["version"])
     for batch in batches:
-        fresh = batch.events.drop_duplicates("event_id")
-        if there and len(fresh):
-            stored = _ids_between(path, fresh.position.min(), fresh.position.max())
-            fresh = fresh[~fresh.event_id.isin(stored)]
+        fresh = batch.events
+        if len(fresh):
+            places = int(fresh.position.min()), int(fresh.position.max())
+            fresh = new_events(fresh, _stored_between(path, *places) if there else fresh.head(0))
         entry["cursor"] = batch.cursor
         if there and not len(fresh): continue
         rows = entry.get("rows", 0)
         table = to_arrow(fresh.assign(_seq=range(rows, rows + len(fresh))))
-        mode, schema_mode = ("append", None) if there else ("overwrite", "overwrite")
+        mode, schema_mode = ("append", "merge") if there else ("overwrite", "overwrite")
         write_deltalake(path, table, mode=mode, schema_mode=schema_mode)
         there = True
         entry |= {"rows": rows + len(fresh), "digest": digest([entry.get("digest"), digest(table)]),
                   "version": DeltaTable(path).version()}
     return entry
 
-def _ids_between(path: Path, low: int, high: int) -> list[str]:
-    "The ids of the events of these positions."
+def _stored_between(path: Path, low: int, high: int) -> pd.DataFrame:
+    "The events of these positions: id, key and position, in the order of their arrival."
     import pyarrow.compute as pc
     from deltalake import DeltaTable
-    where = (pc.field("position") >= int(low)) & (pc.field("position") <= int(high))
-    return DeltaTable(path).to_pyarrow_dataset().to_table(columns=["event_id"], filter=where)["event_id"].to_pylist()
+    where, columns = (pc.field("position") >= low) & (pc.field("position") <= high), ["event_id", "key", "position"]
+    found = DeltaTable(path).to_pyarrow_dataset().to_table(columns=[*columns, "_seq"], filter=where)
+    return from_arrow(found.sort_by("_seq").select(columns))
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #ws-event-storing
 class EventStoring:
@@ -499,7 +525,7 @@ class EventStoring:
     def __init__(self, published: Published, lake: Lake): self.published, self.lake = published, lake
 
     def append_events(self,
-        name: str,                   # a table with the columns `event_id` and `position`
+        name: str,                   # a table with the columns `event_id`, `op`, `key` and `position`
         batches: Iterator[Events],
         availability: Availability | None = None,
     ) -> Entry:                      # the entry for `publish`, with the last cursor

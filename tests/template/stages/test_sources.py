@@ -1,26 +1,36 @@
 """Every kind of source against the real thing, and killed between any two steps."""
+import contextlib
+import json
+import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from email.utils import formatdate
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import psycopg
 import pytest
 from confluent_kafka import TopicPartition
 from helpers import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kinds import (
     COLUMNS, Api, Brokers, Debezium, Log, Nights, Postgres, PostgresTable, Project, Server, Slot, Stream, Table,
     nightly)
 
 from mlops_lifecycle.core.data.hooks import CollectHooks, CurateHooks
 from mlops_lifecycle.core.data.catalog import Table as Described
-from mlops_lifecycle.core.data.change_capture import latest, states
+from mlops_lifecycle.core.data.change_capture import cell_of, event_table, in_order, latest, states
+from mlops_lifecycle.core.data.connectors import after_of, by_cursor, rows_of_database
 from mlops_lifecycle.core.data.readers import Column, SourceError
 from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
-from mlops_lifecycle.core.foundation.settings import load_settings
-from mlops_lifecycle.core.foundation.workspace import Published, resolve_files
+from mlops_lifecycle.core.foundation.settings import Source, load_settings
+from mlops_lifecycle.core.foundation.workspace import Published, new_events, resolve_files
 from mlops_lifecycle.core.pipeline.versions import open_workspace
 from mlops_lifecycle.curate import curate
 
@@ -509,3 +519,193 @@ def test_a_fresh_database_empties_nothing_and_the_record_says_what_is_gone(desk)
     gone = "{} rows are gone from the log, which has not forgotten them (another database?); bronze keeps them"
     assert desk.collect() == {"predictions": (9, 6, gone.format(6)), "feedback": (3, 2, gone.format(2))}
     assert desk.bronze("predictions").id.tolist() == [f"{day}-{n}" for day in range(3) for n in range(3)]
+
+
+# Kind 1: one order a stream. What the source compares and what we compare is one order, so nothing falls between.
+
+class Changing:
+    """A table with a cursor column of some type, read night after night without a lake."""
+    def __init__(self, folder, where, link, type):
+        self.source = Source(kind="database", where=where, table="loans", key="loan", cursor="changed")
+        self.folder, self.link, self.cursor = folder, link, {}
+        self.stored = event_table([])
+        self.run("drop table if exists loans")
+        self.run(f"create table loans (loan bigint primary key, changed {type})")
+
+    def run(self, sql, *values):
+        sql = sql if isinstance(self.link, sqlite3.Connection) else sql.replace("?", "%s")
+        self.link.execute(sql, values)
+
+    def change(self, loan, changed):
+        self.run("delete from loans where loan = ?", loan)
+        self.run("insert into loans values (?, ?)", loan, changed)
+
+    def night(self):
+        rows = rows_of_database("loans", self.source, self.folder, after_of(self.cursor))
+        for batch in list(by_cursor(rows, self.source, self.cursor)):
+            self.stored = pd.concat([self.stored, new_events(batch.events, self.stored)], ignore_index=True)
+            self.cursor = batch.cursor
+
+    @property
+    def state(self):
+        last = in_order(self.stored).drop_duplicates("key", keep="last")
+        return {int(json.loads(key)[0]): json.loads(row)["changed"] for key, row in zip(last.key, last.row)}
+
+    def truth(self):
+        rows = self.link.execute("select loan, changed from loans").fetchall()
+        return {loan: cell_of(changed) for loan, changed in rows}
+
+
+def written(moment: int, form: int, zone: int) -> str:
+    """A moment, in tenths of a second, as a text: several widths of the fraction, with and without an offset."""
+    time = pd.Timestamp("2024-10-27T00:00Z") + pd.Timedelta(moment * 100, unit="ms")
+    widths = ["", ".0", ".000", f".{time.microsecond // 100_000}", f".{time.microsecond:06d}"]
+    fraction = widths[form if time.microsecond == 0 else 3 + form % 2]
+    if zone == 0: return f"{time:%Y-%m-%d %H:%M:%S}{fraction}"
+    if zone == 1: return f"{time:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+    hours = zone - 2
+    return f"{time + pd.Timedelta(hours, unit='h'):%Y-%m-%dT%H:%M:%S}{fraction}+{hours:02d}:00"
+
+
+STEPS_OF_TIME = st.lists(st.lists(st.tuples(st.integers(0, 36_000), st.integers(0, 4)), min_size=1, max_size=3), min_size=2, max_size=3)
+NUMBERS_OR_TIMES = st.booleans()
+
+
+@settings(max_examples=20, deadline=None)
+@given(nights=STEPS_OF_TIME, zones=st.lists(st.integers(0, 4), min_size=1, max_size=3), numbers=NUMBERS_OR_TIMES,
+       type=st.sampled_from(["text", "", "numeric", "integer", "datetime"]), again=st.booleans())
+def test_in_sqlite_nothing_falls_between_whatever_form_the_texts_have(nights, zones, numbers, type, again):
+    """Kind 1: texts of numbers, offsets, mixed fraction widths, equal positions; a column of any type."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(sqlite3.connect(f"{folder}/library.db", isolation_level=None)) as link:
+        table, moment, loan = Changing(Path(folder), "sqlite:///library.db", link, type), 0, 0
+        for changes in nights:
+            for later, form in changes:
+                moment += later % 20 if numbers else later
+                loan = loan if again and form == 0 else loan + 1
+                table.change(loan, (str(moment) if form % 2 else moment) if numbers else written(moment, form, zones[form % len(zones)]))
+            table.night()
+            assert table.state == table.truth()
+        before = len(table.stored)
+        table.night()
+        assert len(table.stored) == before
+
+
+@settings(max_examples=15, deadline=None)
+@given(nights=STEPS_OF_TIME, zones=st.lists(st.integers(0, 4), min_size=1, max_size=3), numbers=NUMBERS_OR_TIMES,
+       type=st.sampled_from(["text", "timestamp", "timestamptz", "numeric", "numeric(20,2)", "bigint", "varchar(40)"]))
+def test_in_postgresql_nothing_falls_between_whatever_type_the_column_has(postgres, nights, zones, numbers, type):
+    """Kind 1. A `timestamp` forgets the offset, so it gets one clock, which never goes back."""
+    zones = [0] if type == "timestamp" else zones
+    numbers = "text" not in type and "time" not in type if type not in ("text", "varchar(40)") else numbers
+    with psycopg.connect(postgres.url, autocommit=True) as link:
+        table, moment, loan = Changing(ROOT, postgres.url, link, type), 0, 0
+        for changes in nights:
+            for later, form in changes:
+                moment, loan = moment + (later % 20 if numbers else later), loan + 1
+                table.change(loan, str(moment) if numbers else written(moment, form, zones[form % len(zones)]))
+            table.night()
+            assert table.state == table.truth()
+
+
+@pytest.mark.parametrize("type, value", [
+    ("uuid", "123e4567-e89b-12d3-a456-426614174000"), ("text", ""), ("text", "soon"), ("numeric", "8.5"), ("numeric", "NaN"),
+    ("double precision", "8.5"), ("interval", "1 day"), ("boolean", "true"), ("numeric(30)", "9" * 25), ("date", "2999-01-01")])
+def test_a_column_that_gives_no_order_is_refused_in_the_first_run(postgres, type, value):
+    """Kind 1: with what to do instead."""
+    with psycopg.connect(postgres.url, autocommit=True) as link:
+        table = Changing(ROOT, postgres.url, link, type)
+        table.change(1, value)
+        words = 'the cursor "changed" (must be a whole number or a time in every row, got .*; name another column|is 2999.* still to come)'
+        with pytest.raises(SourceError, match=words): table.night()
+
+
+@pytest.mark.parametrize("first, then", [
+    (["8", "9"], ["10", "11"]), (["2024-10-27T02:50:00+02:00"], ["2024-10-27T02:10:00+01:00", "2024-10-27T02:40:00+01:00"]),
+    (["2024-03-01T09:00:00Z"], ["2024-03-01T09:00:00.5Z"]), (["2024-03-01 09:00:00"], ["2024-03-01 09:00:00.25", "2024-03-02T08:00:00"])])
+def test_rows_that_text_puts_before_the_last_value_still_arrive(tmp_path, first, then):
+    """Kind 1: through the whole of collect; a third night adds nothing."""
+    project = Table(tmp_path)
+    for n, changed in enumerate(first): project.run(f"insert into loans values ({n}, 'A', 0, '{changed}')")
+    project.nightly()
+    for n, changed in enumerate(then, len(first)): project.run(f"insert into loans values ({n}, 'B', 0, '{changed}')")
+    run = project.nightly()
+    assert len(project.events) == len(first + then) and project.state() == project.truth()
+    assert project.nightly().outputs == run.outputs
+
+
+@pytest.mark.parametrize("made", [MADE["a table in SQLite"], MADE["a table in PostgreSQL"]])
+def test_a_row_that_changes_to_and_fro_within_one_second_ends_as_it_is(made, tmp_path, request):
+    """Kind 1: equal positions count in the order of their arrival, and a state that comes back is no copy of an earlier one."""
+    project = made(tmp_path, request.getfixturevalue)
+    project.run("insert into loans values (1, 'A', 0, '2024-03-01 09:00:00')")
+    for reader in "ABABB":
+        project.run(f"update loans set reader = '{reader}' where loan = 1")
+        project.nightly()
+        assert project.state() == project.truth() and project.events.event_id.is_unique
+    assert [json.loads(row)["reader"] for row in project.events.row] == ["A", "B", "A", "B"]
+
+
+def test_two_rows_of_one_key_and_one_cursor_are_refused(tmp_path):
+    """Kind 1: a database that gives both at once says of neither that it is the later."""
+    project = Table(tmp_path)
+    path = tmp_path / "settings.ini"
+    path.write_text(path.read_text().replace("key = loan", "key = reader"))
+    for loan in (1, 2): project.run(f"insert into loans values ({loan}, 'A', 0, '2024-03-01 09:00:00')")
+    with pytest.raises(SourceError, match='two rows have the key reader and the same "changed"'): project.nightly()
+
+
+def test_a_cursor_that_turns_from_times_to_numbers_is_refused(tmp_path):
+    """Kind 1: numbers come before texts in SQLite, so nothing would ever come again."""
+    project = Table(tmp_path)
+    project.change(); project.nightly()
+    project.run("drop table loans")
+    project.run("create table loans (loan bigint primary key, reader text, days_late integer, changed integer)")
+    project.run("insert into loans values (1, 'A', 0, 1709283600)")
+    with pytest.raises(SourceError, match='the cursor "changed" holds numbers and times'): project.nightly()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_of_one_mysql_statement_are_changes_of_their_own_and_the_last_one_counts(tmp_path, order):
+    """Kind 1: same file and position, another `row`, in whatever order they arrive."""
+    project = Debezium(tmp_path)
+    def line(row, reader):
+        place = {"file": "mysql-bin.000003", "pos": 154, "row": row, "ts_ms": 1709283600000}
+        body = {"op": "u", "after": {"loan": 1, "reader": reader, "days_late": 0}, "source": place, "ts_ms": 1709283600500}
+        return json.dumps(body) + "\n"
+    (tmp_path / "out" / "loans.jsonl").write_text("".join([line(0, "A"), line(1, "B"), line(1, "B")][::order]))
+    project.nightly()
+    assert len(project.events) == 2 and project.state() == {1: ("B", 0)}
+
+
+def test_after_a_compaction_a_tombstone_alone_ends_a_row(brokers, tmp_path):
+    """Kind 1: the offset orders a partition, whatever position in the database's log a message names."""
+    stream = Stream(tmp_path, brokers, topic="compacted")
+    place = {"lsn": 24_023_128, "ts_ms": 1709283600000}
+    body = {"op": "c", "before": None, "after": {"loan": 7, "reader": "A", "days_late": 0}, "source": place, "ts_ms": 1709283600500}
+    stream.send(7, body); stream.producer.flush(10); stream.nightly()
+    assert stream.state() == {7: ("A", 0)}
+    stream.send(7, None); stream.producer.flush(10); stream.nightly()  # the deletion itself was compacted away
+    assert stream.state() == {}
+    stream.send(7, body | {"after": body["after"] | {"reader": "B"}}); stream.producer.flush(10); stream.nightly()
+    assert stream.state() == {7: ("B", 0)}
+
+
+def test_bronze_of_an_earlier_version_stays_before_what_comes_now(brokers, tmp_path):
+    """Kind 1: it held Debezium's messages by the position in the database's log, and no base."""
+    stream = Stream(tmp_path, brokers, topic="earlier")
+    stream.send(7, {"reader": "A", "days_late": 0}); stream.producer.flush(10); stream.nightly()
+    entry = stream.workspace.published()["names"]["bronze.loans"]
+    stream.workspace.publish({"bronze.loans": entry | {"cursor": {"offsets": entry["cursor"]["offsets"]}}})
+    stream.send(7, None); stream.producer.flush(10); stream.nightly()
+    assert stream.events.position.max() > 2**61 and stream.state() == {}
+
+
+def test_a_later_line_of_a_log_counts_also_in_a_newer_file(tmp_path):
+    """Kind 1: the first line of a new file is later than the last one of the old."""
+    log = Log(tmp_path)
+    def line(reader): return json.dumps({"loan": 7, "reader": reader, "days_late": 0}) + "\n"
+    path = tmp_path / "log" / "desk.jsonl"
+    path.write_text(line("A") + line("B")); log.nightly()
+    os.utime(path, (1, 1)); path.rename(tmp_path / "log" / "desk.jsonl.1")
+    path.write_text(line("C")); log.nightly()
+    assert log.state() == {7: ("C", 0)} and log.events.position.tolist() == [1, 2, 3]

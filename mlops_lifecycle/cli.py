@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['REFUSALS', 'MENDABLE', 'app', 'COLOURS', 'keys', 'labels', 'refusal_of', 'one_line_errors', 'console', 'pairs',
-           'stage_line', 'run', 'dry_table', 'export_edits', 'progress_line', 'take_edits', 'sigterm_is_ctrl_c',
-           'watch', 'end', 'finish', 'combination_words', 'combination_line', 'matrix_table', 'watch_matrix', 'matrix',
-           'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke', 'project_features', 'score', 'report',
-           'try_lines', 'refuse_if_loaded', 'try_', 'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of',
-           'labels_next', 'labels_export', 'labels_import', 'yours_table', 'yours', 'settings_table', 'fixed_table',
-           'settings_']
+           'stage_line', 'execute', 'run', 'dry_table', 'hotfix_stages', 'hotfix', 'export_edits', 'progress_line',
+           'take_edits', 'sigterm_is_ctrl_c', 'watch', 'end', 'finish', 'combination_words', 'combination_line',
+           'matrix_table', 'watch_matrix', 'matrix', 'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke',
+           'project_features', 'score', 'report', 'try_lines', 'refuse_if_loaded', 'try_', 'trace_lines', 'trace',
+           'label_queue', 'take_answers', 'moment_of', 'labels_next', 'labels_export', 'labels_import', 'yours_table',
+           'yours', 'settings_table', 'fixed_table', 'settings_']
 
 # %% ../nbs/cli.ipynb #a7069662
 import errno
@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,6 +130,21 @@ def stage_line(
     return Text.assemble(f"{number} {name:<10} ", (status, COLOURS[record["status"]]), shown, (seconds, "bright_black"))
 
 # %% ../nbs/cli.ipynb #568e5fbe
+_Dry = Annotated[bool, typer.Option("--dry", help="Say what would run, and why; execute nothing.")]
+
+def execute(runner: "Runner", show: "Console", dry: bool, as_json: bool) -> None:
+    "Run the stages, or say what would run; raises `typer.Exit` with the run's code."
+    from mlops_lifecycle.core.pipeline.runner import dry_run
+    if dry:
+        rows = dry_run(runner)
+        if as_json: typer.echo(json.dumps(rows, indent=1))
+        else: show.print(dry_table(rows))
+        return
+    record = watch(runner, show)
+    code = finish(runner, record, show)
+    if as_json: typer.echo(json.dumps(record, indent=1))
+    raise typer.Exit(code)
+
 @app.command()
 def run(
     stages: Annotated[list[str] | None, typer.Argument(
@@ -142,26 +157,19 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run also what did not change.")] = False,
     on_goback: Annotated[str, typer.Option(
         metavar="stop|retry", help="Where a gate sends back: stop, or follow it if that changes something.")] = "stop",
-    dry: Annotated[bool, typer.Option("--dry", help="Say what would run, and why; execute nothing.")] = False,
+    dry: _Dry = False,
     as_json: _Json = False,
 ):
     "Execute stages through papermill; what did not change is skipped."
     from mlops_lifecycle.core.foundation.errors import UsageError
-    from mlops_lifecycle.core.pipeline.runner import Runner, choose, dry_run
+    from mlops_lifecycle.core.pipeline.runner import Runner, choose
     from mlops_lifecycle.core.foundation.settings import load_settings
     if on_goback not in ("stop", "retry"): raise UsageError(f'"--on-goback" must be stop or retry, got "{on_goback}"')
     settings, show = load_settings(), console(as_json)
     chosen, given = choose(stages or [], wheel, first, last), pairs(parameter or [])
     runner = Runner(settings, chosen, given, force, on_goback == "retry")
-    if dry:
-        rows = dry_run(runner)
-        if as_json: typer.echo(json.dumps(rows, indent=1))
-        else: show.print(dry_table(rows))
-        return
-    record = watch(runner, show)
-    code = finish(runner, record, show)
-    if as_json: typer.echo(json.dumps(record, indent=1))
-    raise typer.Exit(code)
+    execute(runner, show, dry, as_json)
+
 
 # %% ../nbs/cli.ipynb #cli-dry
 def dry_table(
@@ -176,6 +184,30 @@ def dry_table(
         runs, why = Text(row["runs"], colours[row["runs"]]), Text(", ".join(row["why"]))
         table.add_row(f"{row['number']:02d}", row["stage"], runs, why)
     return table
+
+# %% ../nbs/cli.ipynb #cli-hotfix
+def hotfix_stages(
+    published: Mapping[str, Any],  # names in the workspace
+) -> "tuple[Stage, ...]":
+    "What a hotfix runs: all stages up to the canary but train, and evaluate only where there are candidates."
+    from mlops_lifecycle.core.foundation.stages import STAGES, stage
+    left_out = {"train"} | ({"evaluate"} if "candidates" not in published else set())
+    return tuple(row for row in STAGES if row.number <= stage("operate").number and row.name not in left_out)
+
+@app.command()
+def hotfix(
+    reason: Annotated[str, typer.Option(help="Why; the ledger keeps it.")],
+    dry: _Dry = False, as_json: _Json = False,
+):
+    "Release rule, settings and code as they stand with the model that was trained: no training, every gate."
+    from mlops_lifecycle.core.foundation.errors import UsageError
+    from mlops_lifecycle.core.foundation.settings import load_settings
+    from mlops_lifecycle.core.pipeline.versions import open_workspace
+    from mlops_lifecycle.core.pipeline.runner import Runner
+    if not reason.strip(): raise UsageError("a hotfix needs a reason")
+    settings = load_settings()
+    chosen = hotfix_stages(open_workspace(settings.workspace_path).published()["names"])
+    execute(Runner(settings, chosen, {"reason": f"hotfix: {reason}"}), console(as_json), dry, as_json)
 
 # %% ../nbs/cli.ipynb #06d0fd7b
 def export_edits(root: Path, show: "Console") -> bool:  # whether the project's notebooks stand here

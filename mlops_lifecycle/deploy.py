@@ -132,6 +132,7 @@ def deploy(
     check: Callable[[Release], dict],    # of a new release, such as `smoke_check`; raises GoBack
     key: bytes | None = None,            # with which releases must be signed
     features: FeatureSet | None = None, allow: tuple[str, ...] = (),  # as for `load_error`
+    reason: str = "",                    # for the ledger
 ) -> dict:  # stable, canary, share, generation; answers: of new releases; lost: why the rule stepped in; waits: what is not deployed
     "Put released rule and model into their slots; raises `GoBack` to release where one of them fails."
     now, answers, lost = known_standing(ledger, released), {}, ""
@@ -147,6 +148,6 @@ def deploy(
     then = {"stable": now.stable, "canary": now.canary} | change
     loaded = {slot: check_release(Path(releases) / name, problem, key, allow) for slot, name in then.items() if name}
     answers |= {slot: check(release) for slot, release in loaded.items() if slot in change}
-    for id in ids: now = ledger.deploy(id, Act("13_deploy", "released", {"generation": now.generation}))
+    for id in ids: now = ledger.deploy(id, Act("13_deploy", reason or "released", {"generation": now.generation}))
     return now.slots | {"answers": answers, "lost": lost, "waits": waits}
 

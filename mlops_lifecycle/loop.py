@@ -127,7 +127,8 @@ class Loop:
 
     def retrain(self, clock: pd.Timestamp, event: dict) -> None:
         "Train a challenger, with a new search where the first is refused; if that one is refused too, there is none."
-        for renew in filter(None, (self.renew if event.get("action") != "search again" else None, self.search or self.renew)):
+        ways = [self.renew, *filter(None, [self.search])]
+        for renew in ways[-1:] if event.get("action") == "search again" else ways:
             try: self.roles.challenger = renew(clock, self.roles.champion, event["gates"])
             except GoBack: continue  # recorded by `gate`
             event["challenger"] = self.roles.challenger.name

@@ -54,5 +54,5 @@ plan = Plan(
     objective="Passengers learn three hours before departure that their flight will probably arrive thirty or more"
               " minutes late, or not at all.",
     stakeholders=STAKEHOLDERS, metrics=METRICS, journey=JOURNEY, reactions=REACTIONS, ethics=ETHICS,
-    revisit=Revisit(reaction="ignored", share_above=0.5, at_least=50),
+    revisit=Revisit(reaction="ignored", share_above=0.5, at_least=50, blocks_release=True),
     min_saving=0.01)

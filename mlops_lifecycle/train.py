@@ -224,11 +224,12 @@ def train_again(
     as_of: pd.Timestamp | str,            # now
     estimators: Mapping[str, EstimatorFactory],
     sample: int = 0,                      # most rows from before the judged period; 0 takes the settings'
+    before: Candidate | None = None,      # its refit on the same rows, where there is one already
 ) -> Refitted:
     "Fit the winner on the judged period as well, and say how far that takes it from what was judged."
     period, target, task = settings.clock.period, problem.target, costs_of(settings, problem.kind).task
     seed = int(winner.parameters.get("seed") or 0)
     rows = training_rows(examples, target, as_of, period, sample or settings.train.sample, seed, task, judged=True)
-    again, judged = refit(winner, rows, feature_set.features, target, estimators, task, allowed_types(settings)), "test"
-    there = split(examples, target, as_of, period, task)[judged]
-    return compare_refit(winner, again, there, threshold, task, settings.evaluate.refit_limit)
+    again = before or refit(winner, rows, feature_set.features, target, estimators, task, allowed_types(settings))
+    judged = split(examples, target, as_of, period, task)["test"]
+    return compare_refit(winner, again, judged, threshold, task, settings.evaluate.refit_limit)

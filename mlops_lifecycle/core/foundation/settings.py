@@ -414,9 +414,9 @@ class ActSettings(Section):
     roll_back: Mode = words("auto", "to the last release that was stable and not rejected", _MODE)
     hotfix: Mode = words("auto", "a release without training; a run goes back to code", _MODE)
     recalibrate: Mode = words("ask", "calibration and threshold renewed on the latest outcomes", _MODE)
-    retrain: Mode = words("tell", "the recipe on all that is known; a run goes back to train", _MODE)
+    retrain: Mode = words("tell", "the recipe in use on all that is known; a run goes back to train", _MODE)
     search_again: Mode = words("ask", "candidates anew; a run goes back to train", _MODE)
-    review: Mode = words("auto", "of the plan; a run goes back to plan", _MODE)
+    review: Mode = words("ask", "of the plan; its ticket can block the next release; a run goes back to plan", _MODE)
 
     def of(self, action: str) -> Mode:
         "The mode of an action as people write it."

@@ -20,7 +20,7 @@ from ..foundation.stages import GoBack
 from .evaluation import cluster_bootstrap, interval
 from .features import columns_of
 from ..problem.baselines import Baseline, baseline
-from ..problem.costs import Costs, costs_of
+from ..problem.costs import Costs, calibrated_threshold, costs_of
 from ..problem.definition import Problem
 from ..problem.tasks import FEW, price
 
@@ -114,6 +114,7 @@ def build_case(
     known = task.counts(rows[problem.target].to_numpy(float, na_value=np.nan))
     if min(known.values()) >= FEW: rows = rows[rows[problem.target].notna()]
     winner, threshold = pick(candidates)
+    if task.probability: threshold = calibrated_threshold(costs)  # the prices may have changed since training
     score = np.asarray(winner.score(rows), dtype=float)
     return EvaluationCase(
         winner, threshold, rows, before, score, decision=task.decide(score, threshold),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['About', 'Check', 'DIAGNOSES', 'Severity', 'SEVERITY', 'STAGE', 'COMMANDS', 'Do', 'ASKED', 'INSTEAD', 'Finding',
-           'Diagnosis', 'action_of', 'diagnose', 'Acted', 'roll_back_stable', 'carry_out']
+           'Diagnosis', 'action_of', 'diagnose', 'Acted', 'roll_back_stable', 'successor_refused', 'carry_out']
 
 # %% ../../../nbs/core/operations/diagnosis.ipynb #dia-imports
 from collections.abc import Callable, Mapping, Sequence
@@ -59,9 +59,8 @@ SEVERITY: dict[About, Severity] = {
     "calibration": "soon", "plan": "soon", "feedback": "look", "latency": "look", "input drift": "look"}
 STAGE = {"roll back": "operate", "hotfix": "code", "recalibrate": "train", "retrain": "train", "search again": "train", "review": "plan"}
 COMMANDS = {  # what a person types
-    "roll back": 'mlops rollback --reason "…"', "hotfix": "mlops run code build test release deploy operate",
-    "recalibrate": "mlops recalibrate", "retrain": "mlops run",
-    "search again": "mlops run train evaluate build test release deploy operate", "review": "mlops run plan"}
+    "roll back": 'mlops rollback --reason "…"', "hotfix": 'mlops hotfix --reason "…"',
+    "recalibrate": "mlops recalibrate", "retrain": "mlops run -p recipe=stable", "search again": "mlops run", "review": "mlops run plan"}
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -120,6 +119,14 @@ def roll_back_stable(ledger: Ledger) -> Do:
         return f"{before} was rolled back, {ledger.roll_back(act, stable=True).stable} serves"
     return do
 
+def successor_refused(ledger: Ledger, release: str) -> str:
+    "The last model that was made after a release and rejected; empty where there is none."
+    known = ledger.standing().releases
+    since = known[release].registered if release in known else None
+    later = [one for one in known.values() if not one.is_rule and one.state == "rejected" and one.registered
+             and one.registered.number > (since.number if since else 0) and one.id != release]
+    return later[-1].id if later else ""
+
 def carry_out(
     found: Diagnosis, release: str, ledger: Ledger, modes: ActSettings,
     by: str, clock: datetime,       # who acts, and when
@@ -127,6 +134,7 @@ def carry_out(
 ) -> Acted:
     "Do, ask or tell; what is not in `do` is left to the caller."
     if found.about is None: return Acted(found.action, None, True, found.says)
+    if found.action == "retrain" and successor_refused(ledger, release): found = replace(found, action="search again")
     mode, command = modes.of(found.action), COMMANDS[found.action]
     if mode == "auto" and found.about in ASKED: mode = "ask"
     do = {"roll back": roll_back_stable(ledger), **do}

@@ -96,6 +96,7 @@ class Revisit(Part):
     reaction: str                                # "ignored"
     share_above: float = Field(ge=0, lt=1)       # of all answers to the same question
     at_least: int = Field(ge=1)                  # answers, before the share counts
+    blocks_release: bool = False                 # whether nothing new is released until the review is done
 
 # %% ../../../nbs/core/problem/plan.ipynb #plan-plan
 class Plan(Part):
@@ -169,4 +170,5 @@ def _limits(plan: Plan) -> str:
     saves = f"A model must save at least {plan.min_saving:g} {unit} against the best way to decide without one."
     review = (f"The experience is reviewed when more than {rule.share_above:.0%} of at least {rule.at_least} answers"
               f" are “{rule.reaction}”.")
+    if rule.blocks_release: review += " Until the review is done, nothing new is released."
     return f"<p>{escape(saves)} {escape(review)}</p>"

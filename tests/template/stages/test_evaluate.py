@@ -1,5 +1,6 @@
 """The verdict on real data: each gate fires on what really has the fault, and the page says so in plain words."""
 import json
+from contextlib import closing
 from dataclasses import replace
 from html import unescape
 from types import SimpleNamespace
@@ -18,6 +19,9 @@ from mlops_lifecycle.core.models.verdict_words import in_words, month_figure, pa
 from mlops_lifecycle.evaluate import BEHAVIOURS, declared_groups, evaluate, group_gates, enforce
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.core.models.candidates import read_candidates
+from mlops_lifecycle.core.serving.in_use import manifest_of
+from mlops_lifecycle.core.serving.ledger import Ledger
+from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.transform import FEATURES
 
 
@@ -131,6 +135,23 @@ def test_a_candidate_is_held_against_a_release_when_asked(court, lived, tmp_path
     same = next(gate for gate in verdict["gates"] if "which serves" in gate["gate"])
     assert verdict["champion"]["name"] in same["gate"] and same["passed"] and same["stage"] == "train"
     passed(mlops("run", "evaluate", "-p", f"champion={released['rule']}", **settings))
+
+
+def test_a_hotfix_changes_a_price_and_trains_nothing(lived, tmp_path):
+    settings, workspace = lived.copy(tmp_path / "workspace"), Workspace(tmp_path / "workspace")
+    before, trained = workspace.load("release"), workspace.published()["passed"]["train"]["run"]
+    assert "a hotfix needs a reason" in mlops("hotfix", "--reason", " ", **settings).stderr
+    done = passed(mlops("hotfix", "--reason", "a miss costs more", **settings | {"MLOPS_COSTS__MISSED": "6"}))
+    assert "train" not in {line[3:13].strip() for line in done.stdout.splitlines()}
+    after, now = workspace.load("release"), workspace.published()["passed"]
+    assert after["model"] != before["model"] and (now["train"]["run"], now["release"]["run"] != trained) == (trained, True)
+    manifest = manifest_of(workspace, after["model"])
+    assert manifest["costs"]["missed"] == 6 and manifest["threshold"] == pytest.approx(1 / 7)
+    judged, fitted = (manifest_of(workspace, id["model"]) for id in (before, after))
+    assert judged["calibration"] == fitted["calibration"]  # the same model at another threshold
+    with closing(ServingLog(workspace.serving_db)) as log:
+        deployed = [entry for entry in Ledger(log).entries() if (entry.event, entry.release) == ("deploy", after["model"])]
+    assert [entry.reason for entry in deployed] == ["hotfix: a miss costs more"]
 
 
 def test_a_group_too_small_to_judge_is_said_so_and_never_passed(court):

@@ -116,7 +116,8 @@ PLAN = {
 def test_ignored_predictions_lead_back_to_the_plan(ledger):
     ignored = monitor(JULY, RELEASE, COSTS, SETTINGS, PLAN, {"ignored": 18, "helped": 6, "came_late": 300})
     assert ignored["action"] == "review"
-    with pytest.raises(GoBack, match="back to plan: review model-1: the product does not keep"): act(ignored, ledger)
+    assert act(ignored, ledger).words == f"ticket {ledger.standing().tickets[0].number} asks for a review, mlops tickets"
+    with pytest.raises(GoBack, match="back to plan: review model-1: the product does not keep"): act(ignored, ledger, review="auto")
 
 
 def test_a_release_that_fails_is_rolled_back_and_the_rule_that_fails_leads_back_to_the_code(ledger):

@@ -79,16 +79,20 @@ def event(
     happened_at: pd.Timestamp | None = None,
     event_id: str = "",  # where the source has no better one: position, step, key and op
     step: int = 0,       # orders changes of one position
-) -> dict:             # an event; raises `ValueError` where the row lacks its key
+    columns: Mapping[str, Column] = {},  # declared columns, for the format and zone of a time
+) -> dict:             # an event, unreadable where its times are; raises `ValueError` where the row lacks its key
     "One change of one row."
     cells = {name: cell_of(value) for name, value in row.items()}
     if lost := [k for k in source.key if cells.get(k) is None]: raise ValueError(f"no {', '.join(lost)}")
     key = json.dumps([cells[k] for k in source.key], ensure_ascii=False) if source.key else json.dumps([event_id])
-    happened = instant(cells[source.event_time]) if source.event_time in cells else happened_at
-    known = instant(cells[source.known_at]) if source.known_at in cells else None
-    place = f"{position}.{step}" if step else str(position)
-    return dict(event_id=event_id or f"{place}:{key}:{op}", op=op, key=key, position=position, step=step,
-                happened_at=happened, known_at=known or known_at, row=json.dumps(cells, ensure_ascii=False))
+    event_id = event_id or f"{position}{f'.{step}' if step else ''}:{key}:{op}"
+    try: happened, known = (_time_in(cells, name, columns) for name in (source.event_time, source.known_at))
+    except ValueError as error: return unreadable(event_id, position, known_at, json.dumps(cells, ensure_ascii=False), str(error))
+    if source.known_at and not known and op in ("insert", "read"):
+        reason = f"no {source.known_at}: when it became known is unknown"
+        return unreadable(event_id, position, known_at, json.dumps(cells, ensure_ascii=False), reason)
+    return dict(event_id=event_id, op=op, key=key, position=position, step=step, happened_at=happened or happened_at,
+                known_at=known or known_at, row=json.dumps(cells, ensure_ascii=False))
 
 def _time_in(cells: Mapping[str, str | None], name: str, columns: Mapping[str, Column]) -> pd.Timestamp | None:
     "The time in a cell, None where there is none; raises `ValueError` that names it."
@@ -255,7 +259,7 @@ def change_of(
     if op == "truncate": return _emptied(position_of(place), known, happened)
     sent = (body["before"] if op == "delete" else body["after"]) or {}
     row = {name: value for name, value in sent.items() if value != NOT_SENT}
-    return event(source, row, op, position_of(place), known, happened, step=int(place.get("row") or 0))
+    return event(source, row, op, position_of(place), known, happened, step=int(place.get("row") or 0), columns=columns)
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-files
 def batches_of(

@@ -36,7 +36,7 @@ def batches_of_log(
     def event_of(line: Line) -> dict:
         row = object_of(line.content)
         if row is None: raise ValueError("no JSON object")
-        return event(source, row, "insert", line.position, now, event_id=line.id)
+        return event(source, row, "insert", line.position, now, event_id=line.id, columns=columns)
     return batches_of_lines(source, root, cursor, event_of)
 
 # %% ../../../nbs/core/data/streams.ipynb #streams-message
@@ -57,7 +57,7 @@ def event_of_message(
         if body is None: raise ValueError("no JSON object")
         change = body.get("payload", body)
         if isinstance(change, dict) and change.get("op") in OPS and "source" in change:
-            return change_of(source, body) | {"event_id": place, "position": offset, "step": 0}
+            return change_of(source, body, columns) | {"event_id": place, "position": offset, "step": 0}
         keyed = {name: value for name, value in named.items() if name in source.key}
         return event(source, keyed | body, "insert", offset, at, at, event_id=place, columns=columns)
     except (ValueError, TypeError, AttributeError) as error:
@@ -134,6 +134,7 @@ def batches_of_stream(
     source: Source,  # its section of the settings: where, topic, group, key
     root: Path,
     cursor: dict[str, Any],  # {"offsets": {partition: the next offset}, "base": position of the offset 0}
+    columns: Mapping[str, Column] = {},  # declared columns
 ) -> Iterator[Batch]:
     "The messages that are new in a stream; the group's offsets stay where they are."
     consumer, offsets = consumer_of(source), dict(cursor.get("offsets", {}))
@@ -144,7 +145,7 @@ def batches_of_stream(
             place = f"{message.topic()}:{partition}:{offset}"
             at = pd.Timestamp(message.timestamp()[1], unit="ms", tz="UTC").as_unit("us")
             offsets[str(partition)] = offset + 1
-            one = event_of_message(source, place, offset, at, message.key(), message.value())
+            one = event_of_message(source, place, offset, at, message.key(), message.value(), columns)
             if one["op"] == "truncate" and len(spans) > 1: one = unreadable(place, offset, at, "truncate", NO_ORDER)
             yield one | {"position": base + offset}, {"offsets": dict(offsets), "base": base}
     try:

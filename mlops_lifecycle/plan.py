@@ -25,7 +25,7 @@ JOURNEY = (
 METRICS = (
     Metric(name="cost", target=0.7, unit="cost units a flight",
            why="a missed warning costs 5, a needless one 1; warning everybody costs about 0.8"),
-    Metric(name="warnings ignored", target=0.5, unit="share of answers",
+    Metric(name="warnings ignored", target=0.5, unit="share of answers", reaction="ignored",
            why="passengers who ignore warnings are not helped by better ones"))
 REACTIONS = (
     Reaction(name="late", asks="outcome", label=1,
@@ -42,7 +42,7 @@ ETHICS = answered(
              " far; behind bronze and in the log stands a keyed pseudonym.",
     groups="Passengers of the three airports. The evaluation compares the share of missed warnings among them on"
            " real flights, the staging test whether the airport alone moves the decision, and a release that"
-           " differs too much is refused. After the release nobody compares them until the next model is evaluated.",
+           " differs too much is refused. After the release the monitor compares them on the outcomes that arrive.",
     consent="The warning says that a program made it, and names the service desk, which can look up its id.",
     misuse="It ranks flights, not people. Outcomes are measured by the airports and do not depend on whether a"
            " warning was sent.",

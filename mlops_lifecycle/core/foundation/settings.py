@@ -369,6 +369,8 @@ class MonitorSettings(Section):
         500, "predictions below which drift is not evaluated", "predictions", 20, 1_000_000_000)
     latency_ratio: float = number(
         1.5, "how many times as long as before the last thousand answers may take", "(median over median)", 1.1, 100)
+    feedback_fall: float = number(
+        0.2, "by how much less than before may be reported about decisions", "(share of the rate before)", 0, 1)
 
 class RunSettings(Section):
     "How notebooks are executed, and limits of a run."

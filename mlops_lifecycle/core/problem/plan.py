@@ -26,6 +26,7 @@ class Metric(Part):
     unit: str = Field(min_length=1)
     better: Literal["lower", "higher"] = "lower"
     why: str = ""                                 # one sentence for readers
+    reaction: str = ""                            # whose share of the answers to its question it is; "": none's
 
     def met(self, value: float) -> bool:
         "Whether a measured value reaches the target."
@@ -120,6 +121,8 @@ class Plan(Part):
                              " or a single one with the label value")
         if (counted := self.revisit.reaction) not in names:
             raise ValueError(f'"revisit" counts "{counted}", the reactions are {", ".join(names)}')
+        if strange := [m for m in self.metrics if m.reaction not in ("", *names)]:
+            raise ValueError(f'"{strange[0].name}" counts "{strange[0].reaction}", the reactions are {", ".join(names)}')
         if [m.name for m in self.metrics].count("cost") != 1: raise ValueError('one metric must be named "cost"')
         left_out = set(QUESTIONS.values()) - {item.question for item in self.ethics}
         if left_out: raise ValueError(f"the ethics checklist leaves out: {' '.join(sorted(left_out))}")

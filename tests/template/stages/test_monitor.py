@@ -11,10 +11,12 @@ from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.models.features import Feature, FeatureSet
 from mlops_lifecycle.core.problem.costs import Costs
 from mlops_lifecycle.core.foundation.settings import ActSettings, DiagnosisSettings, EvaluateSettings, MonitorSettings, PrivacySettings
-from mlops_lifecycle.core.operations.diagnosis import COMMANDS, STAGE, carry_out
+from mlops_lifecycle.core.operations.diagnosis import COMMANDS, DIAGNOSES, SEVERITY, STAGE, Finding, carry_out, diagnose
+from mlops_lifecycle.core.operations.feedback import check_feedback
 from mlops_lifecycle.core.serving.ledger import Ledger
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.quality.input_drift import drift, effective_days
+from mlops_lifecycle.core.quality.outliers import good_rows
 from mlops_lifecycle.monitoring import check_health, drift_figure, enforce, health, monitor, quality
 from mlops_lifecycle.core.problem.plan import answered
 from mlops_lifecycle.release import reference
@@ -157,3 +159,65 @@ def test_the_figure_has_what_is_furthest_over_its_limit_on_top():
     drift_figure(moved, allowed, ax, most=2)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["score", "branch"]
     plt.close("all")
+
+
+def test_every_finding_says_how_much_it_hurries_and_what_to_type():
+    found = monitor(AUGUST.assign(rule=0), RELEASE, COSTS, SETTINGS)
+    assert found["severity"] == "urgent" and [one["severity"] for one in found["alarms"]][::len(found["alarms"]) - 1] == ["urgent", "look"]
+    assert all(one["command"] == COMMANDS[one["action"]] for one in found["alarms"]) and set(SEVERITY) == set(DIAGNOSES)
+
+
+def test_answers_that_take_longer_are_asked_about_and_roll_nothing_back(ledger):
+    slow = pd.concat([JULY, month("2024-07-30", seed=5)], ignore_index=True)
+    slow["seconds"] = 0.003 * np.random.default_rng(0).lognormal(0, 0.3, len(slow))
+    assert monitor(slow, RELEASE, COSTS, SETTINGS)["diagnosis"].about is None
+    found = monitor(slow.assign(seconds=slow.seconds.where(slow.index < len(slow) - 700, 2 * slow.seconds)), RELEASE, COSTS, SETTINGS)
+    assert (found["diagnosis"].about, found["severity"]) == ("latency", "look")
+    acted = act(found, ledger, hotfix="auto")
+    assert (acted.mode, acted.done, ledger.standing().stable) == ("ask", False, "model-1") and len(ledger.standing().tickets) == 1
+
+
+def test_a_group_that_is_served_worse_is_reviewed(ledger):
+    unfair = JULY.assign(decision=np.where(JULY.branch == "Hill", 0, JULY.outcome))
+    found = monitor(unfair, RELEASE, COSTS, SETTINGS, groups=unfair[["branch"]])
+    assert "fairness" in {one["about"] for one in found["alarms"]} and found["figures"]["groups"]["missed"][0]["fair"] is False
+    assert monitor(JULY, RELEASE, COSTS, SETTINGS, groups=JULY[["branch"]])["alarms"] == []
+    only = diagnose([Finding("difference in missed cases", "branch", 0.6, 0.25, "fairness")], "model", DiagnosisSettings())
+    assert (only.action, only.severity) == ("review", "soon")
+    assert carry_out(only, "model-1", ledger, ActSettings(review="ask"), "15_monitor", datetime(2024, 9, 1, tzinfo=UTC)).ticket
+
+
+def test_a_broken_promise_is_a_finding_about_the_plan():
+    kept, broken = (monitor(JULY, RELEASE, COSTS, SETTINGS, PLAN | {"metrics": [{**PLAN["metrics"][0], "target": target}]})
+                    for target in (0.9, 0.1))
+    assert kept["diagnosis"].about is None and kept["figures"]["plan"]["promises"][0]["holds"] == "yes"
+    assert (broken["diagnosis"].about, broken["action"]) == ("plan", "review") and "the plan promised" in broken["says"]
+    unjudged = monitor(JULY.head(150), RELEASE, COSTS, SETTINGS, PLAN)
+    assert {one["holds"] for one in unjudged["figures"]["plan"]["promises"]} == {"not judged"}
+
+
+def test_feedback_that_fell_is_asked_about(ledger):
+    at = pd.date_range("2024-07-01", "2024-08-07", freq="20min", tz="UTC")
+    loans, rng = pd.DataFrame({"at": at, "score": 0.4, "decision": 0.0}, [f"L{n}" for n in range(len(at))]), np.random.default_rng(0)
+    some = loans[rng.random(len(at)) < np.where(at < "2024-07-28", 0.8, 0.4)]
+    feedback = pd.DataFrame({"prediction_id": some.index, "asks": "outcome", "at": some["at"] + pd.Timedelta("1D")})
+    found = monitor(JULY, RELEASE, COSTS, SETTINGS, feedback=check_feedback(loans, feedback, at[-1], MonitorSettings()))
+    assert (found["diagnosis"].about, act(found, ledger, review="auto").mode) == ("feedback", "ask")
+
+
+def test_rows_unlike_those_of_good_times_are_input_drift_and_are_shown():
+    good = good_rows(pd.concat([MAY, JUNE]), ["branch", "renewals"])
+    odd = JULY.assign(renewals=JULY.renewals.where(JULY.index % 9 > 0, 40.0))
+    quiet, loud = (monitor(rows, RELEASE, COSTS, SETTINGS, good=good) for rows in (JULY, odd))
+    assert quiet["alarms"] == [] and [one["what"] for one in loud["alarms"]] == ["share of outliers"]
+    assert "renewals 40 (0 to 3)" in loud["figures"]["outliers"]["look at"][0]["furthest"] and json.dumps(loud["figures"])
+    assert monitor(odd, RELEASE, COSTS, SimpleNamespace(**vars(SETTINGS) | {"privacy": PrivacySettings(quasi_identifiers="renewals")}),
+                   good=good)["figures"]["outliers"]["look at"][0]["furthest"] == "renewals"
+
+
+def test_a_limit_that_was_learnt_from_a_few_days_is_not_judged_by():
+    young = SimpleNamespace(**vars(RELEASE) | {"reference": WORLD | {"score": WORLD["score"] | {"days": 5}}})
+    found = monitor(AUGUST, young, COSTS, SETTINGS)
+    assert "score" not in found["figures"]["drift"]
+    assert not any(one["column"] == "score" and one["what"] == "drift" for one in found["alarms"])
+    assert "drift: the usual variation of 1 of 3 columns was learnt from fewer than 14 days" in found["unknown"]

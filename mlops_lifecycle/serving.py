@@ -37,7 +37,7 @@ from mlops_lifecycle.core.serving.api import (
     Amount, Decided, DecidedAmount, Errors, feedback_request, predict, router,
 )
 from mlops_lifecycle.core.serving.contract import (
-    breaking_changes, complete_route, describe_amounts, describe_anomalies, schemas_and_examples,
+    INTEGERS, breaking_changes, complete_route, describe_amounts, describe_anomalies, schemas_and_examples,
 )
 from .core.serving.middleware import LOG, ServingMiddleware, FieldError, ApiError, refusal_for, shown
 from .core.models.feature_hooks import TransformHooks
@@ -75,7 +75,7 @@ def openapi_of(
 ) -> dict[str, Any]:
     "The contract as an OpenAPI document."
     routes = [*router.routes, *admin_routes.router.routes]
-    document = get_openapi(title=problem.name, version=version, description=plan["objective"], routes=routes)
+    document = get_openapi(title=problem.name, version=version, description=f"{plan['objective']}\n\n{INTEGERS}", routes=routes)
     bodies: dict[str, type[BaseModel]] = {
         "/v1/predict": problem.Request, "/v1/feedback": feedback_request(plan),
         "/v1/reviews/{prediction_id}": DecidedAmount if problem.task.amount else Decided, **admin_routes.BODIES}

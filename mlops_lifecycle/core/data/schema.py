@@ -59,7 +59,7 @@ def typed(
         if (values.dt.tz is None) != (wanted.tz is None): return values, there
         low, high = (EARLIEST, LATEST) if wanted.tz else (EARLIEST.tz_localize(None), LATEST.tz_localize(None))
         return values, there & ~((values >= low) & (values < high)).to_numpy(bool, na_value=False)
-    if kind(values.dtype) and values.dtype != object:
+    if kind(values.dtype) and str(values.dtype).lower() not in ("object", "uint64"):
         if type != "number": return values, np.zeros(len(values), bool)
         return values, there & np.isinf(values.to_numpy(float, na_value=np.nan))
     def written(value):
@@ -68,7 +68,6 @@ def typed(
         return repr(value) if isinstance(value, float) else str(value)
     known = zip(values.astype(object), there)
     text = pa.array([written(value) if one else None for value, one in known], pa.string())
-    if type == "integer": text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0$", r"\1")
     found, bad = convert(text, type)
     return plain_types(pa.table({"values": found}))["values"].set_axis(values.index), bad
 

@@ -19,13 +19,13 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ..data.readers import harmless, read_file
+from ..data.readers import TYPES, convert, harmless, read_file, texts_of
 from ..foundation.errors import UsageError, brief, listed
 from ..foundation.workspace import Workspace, atomic_write, to_arrow
 from ..models.features import FeatureSet, columns_of, time_fields
 from ..models.release import Release, same_features
 from ..problem.definition import Problem, Rule
-from ..problem.request_values import OwnReading
+from ..problem.request_values import OwnReading, column_type
 from ..problem.time_zones import UnknownZone, wall_clock, wall_clocks
 from .store import Ints, Key, Known, ServingLog, known_until, microseconds
 
@@ -61,7 +61,7 @@ def requests_of(
         raise UsageError(f"columns that are missing: {listed(missing)}; there are {listed(there)}")
     read = {name: _checked_column(table[name] if name in there else None, len(table), Request, name) for name in fields}
     wrong = [(row, place, words) for place, (_, found) in enumerate(read.values()) for row, words in found]
-    if not wrong and _looks_at_rows(Request): wrong = _wrong_rows(table, Request)
+    if not wrong and _looks_at_rows(Request): wrong = _wrong_rows({name: column for name, (column, _) in read.items()}, Request)
     reasons = [f"row {row + 1}, {words}" for row, _, words in sorted(wrong)[:6]]
     if reasons: raise _refused_rows(len({row for row, _, _ in wrong}), len(table), "no requests", reasons)
     return {name: column for name, (column, _) in read.items()}
@@ -76,17 +76,18 @@ def _refused_rows(
 # %% ../../../nbs/core/serving/batch.ipynb #cli-texts-code
 def _texts_of(
     column: pa.ChunkedArray, name: str,
-) -> tuple[list[str], Ints]:             # each different value as text; each row's place, a missing cell's is behind the last
+) -> tuple[list[str | None], Ints]:      # each different value as text; each row's place, a missing cell's is behind the last
     "The different values of a column."
     kind = column.type
     try:
         if pa.types.is_dictionary(kind): column = column.cast(kind.value_type)
         if pa.types.is_null(column.type): column = column.cast(pa.string())
         coded = column.combine_chunks().dictionary_encode()
-        texts = coded.dictionary.cast(pa.string()).to_pylist()
+        texts = texts_of(coded.dictionary).to_pylist()
     except pa.ArrowNotImplementedError: raise UsageError(f'"{name}" must hold single values, it holds {kind}') from None
     except pa.ArrowInvalid: raise UsageError(f'"{name}" must hold text in UTF-8, it holds {kind} that is none') from None
     return texts, coded.indices.fill_null(len(texts)).to_numpy()
+
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-columns-code
 def _checked_column(
@@ -97,12 +98,16 @@ def _checked_column(
     field = Request.model_fields[name]
     if column is None: return Coded([field.get_default(call_default_factory=True)], np.zeros(rows, int)), []
     texts, codes = _texts_of(column, name)
-    values: list[Any] = []
+    given = _as_values(texts, type := column_type(Request, name))
+    codes = np.array([place if str(place) in given else len(texts) for place in range(len(texts) + 1)])[codes]
+    values: list[Any] = [None] * len(texts)
     words: dict[int, list[str]] = {}
     absent = len(texts) in codes
     kind = dict[str, Annotated[field.annotation, field, OwnReading()]]  # pyright: ignore[reportInvalidTypeForm]  # known when it runs
     read = TypeAdapter(kind, config=Request.model_config)
-    try: values = list(read.validate_strings({str(place): text for place, text in enumerate(texts)}).values())
+    try:
+        checked = read.validate_python(given) if type else read.validate_strings(given)
+        for place, value in checked.items(): values[int(place)] = value
     except ValidationError as error:
         for (place, *inside), message in _errors_of(error):
             words.setdefault(int(place), []).append(f"{'.'.join(map(str, (name, *inside)))}: {message}")
@@ -112,6 +117,14 @@ def _checked_column(
         return Coded([], codes), [(int(row), "; ".join(words[codes[row]])) for row in wrong]
     return Coded([*values, field.get_default(call_default_factory=True)] if absent else values, codes), []
 
+def _as_values(texts: list[str | None], type: str) -> dict[str, Any]:
+    "What each text says in the type of its column, by place; without the missing ones, and as it is where it does not fit."
+    there = {str(place): text for place, text in enumerate(texts) if text is not None}
+    if type not in TYPES: return there
+    found, wrong = convert(pa.array(list(there.values()), pa.string()), type)
+    read = zip(there.items(), found.to_pylist(), wrong)
+    return {place: text if odd else value for (place, text), value, odd in read if odd or value is not None}
+
 def _errors_of(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:  # place and sentence of each
     return [(e["loc"], e["msg"]) for e in error.errors(include_url=False, include_input=False)]
 
@@ -120,14 +133,16 @@ def _looks_at_rows(Request: type[BaseModel]) -> bool:
     own = Request.__pydantic_decorators__
     return any((own.validators, own.field_validators, own.root_validators, own.model_validators))
 
-def _wrong_rows(table: pa.Table, Request: type[BaseModel]) -> list[tuple[int, int, str]]:  # row, 0, what is wrong
-    "Read every row as a whole."
-    wrong, table = [], pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
-    for number, row in enumerate(table.to_pylist()):
-        try: Request.model_validate_strings({name: value for name, value in row.items() if value is not None})
+def _wrong_rows(read: Mapping[str, Coded], Request: type[BaseModel]) -> list[tuple[int, int, str]]:  # row, 0, what is wrong
+    "Check every row as a whole."
+    wrong, usual = [], {name: field.get_default(call_default_factory=True) for name, field in Request.model_fields.items()}
+    for number, codes in enumerate(zip(*(column.codes for column in read.values()))):
+        row = {name: column.values[code] for (name, column), code in zip(read.items(), codes)}
+        try: Request.model_validate({name: value for name, value in row.items() if value is not usual[name]})
         except ValidationError as error:
             wrong += [(number, 0, f"{'.'.join(map(str, place))}: {words}") for place, words in _errors_of(error)]
     return wrong
+
 
 # %% ../../../nbs/core/serving/batch.ipynb #cli-whole-columns
 def whole_columns(

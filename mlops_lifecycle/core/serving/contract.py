@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Schema', 'STATUSES', 'OF_BODIES', 'UNKNOWN', 'UNKNOWN_RELEASE', 'MORE', 'PROBES', 'JSON', 'MAX_IDEMPOTENCY_KEY',
-           'OWN_NAME', 'SANDBOX_MARK', 'TRIED', 'TIGHTER', 'statuses_of', 'complete_route', 'schemas_and_examples',
-           'describe_amounts', 'describe_anomalies', 'breaking_changes']
+           'OWN_NAME', 'SANDBOX_MARK', 'TRIED', 'INTEGERS', 'TIGHTER', 'statuses_of', 'complete_route',
+           'schemas_and_examples', 'describe_amounts', 'describe_anomalies', 'breaking_changes']
 
 # %% ../../../nbs/core/serving/contract.ipynb #ct-imports
 from collections.abc import Iterator, Mapping
@@ -79,6 +79,8 @@ def complete_route(
     if path not in PROBES: route["security"] = [{"key": []}]
 
 # %% ../../../nbs/core/serving/contract.ipynb #ct-bodies-code
+INTEGERS = "In a request, a number with a zero fraction is an integer: 3.0 is 3. 3.5 is none, and neither is a text."
+
 def schemas_and_examples(
     bodies: Mapping[str, type[BaseModel]],  # by path; "/v1/predict" among them
 ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:  # and that of a batch

@@ -132,21 +132,21 @@ def validated(
     try: found = Model.model_validate_json(body)
     except ValidationError as error: raise refusal_of(error) from None
     listed = _listing(Model)
-    taken = listed and [n for n in listed if type(given.get(n)) in (bool, float) and not _is_kept(given[n], getattr(found, n))]
+    taken = listed and [n for n in listed if type(given.get(n)) in (bool, int, float) and not _is_kept(given[n], getattr(found, n))]
     if not taken: return found
     raise _all_of([FieldError(field=shown(name), message="Input has another type than the listed values") for name in taken])
 
 @lru_cache
 def _listing(Model: type[BaseModel]) -> tuple[str, ...]:
-    "Fields that list the values they may have: there Python takes true and 1.0 for 1."
+    "Fields that list the values they may have: there Python takes true for 1."
     def lists(kind: Any) -> bool:
         return get_origin(kind) is Literal or isinstance(kind, type) and issubclass(kind, Enum) or any(map(lists, get_args(kind)))
     return tuple(name for name, field in Model.model_fields.items() if lists(field.annotation))
 
 def _is_kept(given: bool | float, found: Any) -> bool:
-    "Whether a value of JSON was taken for one of its own type."
+    "Whether true and false were taken for themselves, and numbers for numbers."
     if isinstance(found, Enum): found = found.value
-    return type(found) is bool if type(given) is bool else not isinstance(found, int)
+    return (type(given) is bool) == (type(found) is bool)
 
 def refusal_of(error: ValidationError) -> ApiError:
     "Place and sentence of each of pydantic's errors."

@@ -450,6 +450,7 @@ def store_missing(
 
 def _scalar(value: Any) -> Any:
     "numpy's scalars, and times, as JSON has them."
+    if isinstance(value, np.datetime64) and np.isnat(value): return None
     if isinstance(value, (datetime, np.datetime64)): return {"utc": microseconds(value)}
     return value.item()
 

@@ -147,7 +147,8 @@ OWN_COLUMNS = {  # of the tables that this stage adds
         "rule": Column("text", "rule that settles"),
         "settled_at": Column("time", "when the answer came that settled it")},
 }
-OURS = {n: Table("the project", ("monitoring",)) for n in (*LOG_COLUMNS, *OWN_COLUMNS)}
+OURS = {n: Table("the project", ("labels", "monitoring")) for n in LOG_COLUMNS} | {
+    n: Table("the project", ("monitoring",)) for n in OWN_COLUMNS}
 
 # %% ../nbs/03_curate.ipynb #curate-by-hand
 def by_hand(

@@ -274,6 +274,7 @@ import pandas as pd
 from .core.models.examples import check_inputs, in_order
 from .core.models.features import FeatureSet, Slices, checked_parts
 from .core.models.feature_hooks import Parts, TransformHooks
+from .core.models.reported_outcomes import with_reported
 from .core.problem.definition import Problem
 
 # %% ../nbs/04_transform.ipynb #tf-looked-up
@@ -302,13 +303,14 @@ def with_features(
 ) -> Iterator[pd.DataFrame]:  # key, decision_time, request, features, target, label_known_at; slices in order of time
     "Examples with their features, as known when each was decided."
     check_inputs(features, problem)
-    result, add = [problem.target, "label_known_at"], Slices(features, between).add
+    add = Slices(features, between).add
+    result = [name for name in (problem.target, "label_known_at", "label_origin") if name in found]
     for part in in_order(found, problem, as_of): yield add(part.drop(columns=result)).join(part[result])
 
 # %% ../nbs/04_transform.ipynb #tf-gates
 def availability_of(problem: Problem) -> dict:
     "When what of an example was known, see core.foundation.point_in_time."
-    return {"decision_time": "*", "label_known_at": [problem.target]}
+    return {"decision_time": "*", "label_known_at": [problem.target, "label_origin"]}
 
 # %% ../nbs/04_transform.ipynb #tf-gold
 @dataclass(frozen=True)
@@ -335,6 +337,7 @@ def transform(
         known_at = tables[name].known_at
         first, last = (0 if edge is None else known_at.searchsorted(edge, side="right") for edge in (after, until))
         return tables[name][first:last]
-    ready = pd.concat(with_features(hooks.examples(silver), as_of, between, problem, hooks.FEATURES), ignore_index=True)
+    decided = with_reported(hooks.examples(silver), silver, problem)
+    ready = pd.concat(with_features(decided, as_of, between, problem, hooks.FEATURES), ignore_index=True)
     tables = {lookup.name: tables[lookup.name] for lookup in hooks.FEATURES.lookups}
     return Gold(ready, tables, hooks.FEATURES.describe(), availability_of(problem))

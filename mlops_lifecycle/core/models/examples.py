@@ -59,7 +59,7 @@ def decisions(
         times = pd.Series(np.asarray(decided_at(columns)), index=found.index)
         times = times.astype("datetime64[us]").dt.tz_localize("UTC")
     computed = pd.DataFrame({"key": problem.key_of(columns), "decision_time": times}, index=found.index)
-    found = computed.join(found[[*request, *others]])
+    found = computed.join(found[[*request, *others, *(["label_origin"] if "label_origin" in found else [])]])
     twice = found.key[found.key.duplicated(keep=False)]
     if len(twice):
         raise GoBack("curate", f"{len(twice)} examples share a key, at most 0 may; the first is {twice.iloc[0]}",

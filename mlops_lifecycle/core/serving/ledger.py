@@ -330,6 +330,7 @@ class Canaries(Record):
     ) -> Standing:
         "Put an approved release beside what serves; the first rule serves at once."
         why = self._why(id)
+        if share and not (act.evidence.get("next") or act.evidence.get("passed")): act.needs_reason("a share without evidence")
         def decide(now: Standing) -> list[Change]:
             record = self._needs(now, id, "deploy", why)
             if error := self._error(why): raise WrongState(f"{id} cannot serve: {error}", ["reject"])

@@ -33,7 +33,7 @@ from mlops_lifecycle.core.serving.batch import requests_of, score_requests, whol
 from mlops_lifecycle.core.serving.predictor import columns_for
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.formulate import problem
-from mlops_lifecycle.core.operations.logged_decisions import request_columns
+from mlops_lifecycle.core.models.reported_outcomes import request_columns
 from mlops_lifecycle.serving import create_app
 from mlops_lifecycle.transform import FEATURES
 

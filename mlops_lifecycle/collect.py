@@ -180,7 +180,7 @@ def typed_parts(
     size: int,                      # bytes in memory from which on a table comes in parts
 ) -> Iterator[pd.DataFrame]:
     "The rows of a source that is read whole, with types and, where the settings name one, a time."
-    rows = parts_of(pieces_of(name, source, root, kinds), columns, load, tuple(source.text))
+    rows = parts_of(pieces_of(name, source, root, kinds, columns), columns, load, tuple(source.text))
     return required(prefetch(timed(with_arrival(grouped(rows, size), source), load)), name)
 
 # %% ../nbs/02_collect.ipynb #collect-add-times

@@ -148,7 +148,7 @@ def as_blocks(
     while some := list(islice(rows, size)):
         names = dict.fromkeys(c for row in some for c in row)
         table = pa.table({c: pa.array([cell_of(row.get(c)) for row in some], pa.string()) for c in names})
-        yield Block(table, np.arange(start, start + len(some)), [])
+        yield Block(table, np.arange(start, start + len(some)), [], sparse=True)
         start += len(some)
     if start == 1: raise SourceError("the source gave no row at all")
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['pc', 'STRANGERS', 'BLOCK', 'READERS', 'TYPES', 'MISSING', 'PATTERNS', 'LARGEST', 'EXACT', 'ORDERLESS', 'SourceError',
-           'opened', 'fingerprint', 'refuse_strangers', 'look_through', 'header_of', 'Block', 'lines_of_rows',
+           'NoRows', 'opened', 'fingerprint', 'refuse_strangers', 'look_through', 'header_of', 'Block', 'lines_of_rows',
            'blocks_of_csv', 'parsed_csv', 'as_text', 'object_of', 'blocks_of_json', 'texts_of', 'blocks_of_parquet',
-           'blocks_of', 'read_file', 'text_of', 'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_unseen',
-           'plain_types', 'harmless']
+           'blocks_of', 'read_file', 'text_of', 'Column', 'convert', 'infer', 'refuse_orders', 'fit', 'refuse_missing',
+           'refuse_unseen', 'plain_types', 'harmless']
 
 # %% ../../../nbs/core/data/readers.ipynb #files-imports
 import codecs
@@ -19,7 +19,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,9 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported, where n
 # %% ../../../nbs/core/data/readers.ipynb #files-error
 class SourceError(ValueError):
     "A source is not valid; the message names it, what was expected and what came."
+
+class NoRows(SourceError):
+    "A file without a row; it is a fault where it is all of its source."
 
 @contextmanager
 def opened(
@@ -134,6 +137,8 @@ class Block:
     rows: pa.Table
     lines: np.ndarray    # where each row begins in its file; the first line is 1
     misfits: list[dict]  # rows that are none: row (its line), reason, content
+    sparse: bool = False  # whether a row need not name every column, as in JSON
+    left_out: tuple[str, ...] = ()  # columns that were not read
 
 BLOCK = 1 << 26  # bytes of text that are held at a time
 
@@ -178,7 +183,7 @@ def blocks_of_csv(
             yield Block(table if some.all() else table.filter(pa.array(some)),
                         lines(numbers[some]), misfits(bad[reported:]))
             number, reported = int(numbers[-1]) + 1, len(bad)
-        if reported < len(bad):
+        if number == 2 or reported < len(bad):  # the header alone has columns too
             empty = pa.table({c: pa.array([], pa.string()) for c in header})
             yield Block(empty, np.array([], int), misfits(bad[reported:]))
 
@@ -200,7 +205,9 @@ def parsed_csv(
     try:
         reader = pyarrow.csv.open_csv(stream, read, parse, convert)
         yield from (pa.Table.from_batches([batch]) for batch in reader if len(batch))
-    except pa.ArrowInvalid as error: raise SourceError(f'"{name}" cannot be read as a CSV: {error}') from None
+    except pa.ArrowInvalid as error:
+        if str(error).endswith("cannot infer number of columns"): return  # a header without a line break, and no row
+        raise SourceError(f'"{name}" cannot be read as a CSV: {error}') from None
 
 # %% ../../../nbs/core/data/readers.ipynb #files-json
 def as_text(value: Any) -> str | None:
@@ -239,7 +246,7 @@ def blocks_of_json(
             rows = [(n, found) for n, found, _ in objects if found is not None]
             names = list(dict.fromkeys(c for _, row in rows for c in row))
             table = pa.table({c: pa.array([as_text(row.get(c)) for _, row in rows], pa.string()) for c in names})
-            yield Block(table, np.array([n for n, _ in rows], int), misfits)
+            yield Block(table, np.array([n for n, _ in rows], int), misfits, sparse=True)
             start += len(lines)
 
 # %% ../../../nbs/core/data/readers.ipynb #files-parquet
@@ -261,14 +268,18 @@ def _in_text(column: pa.Array, name: str, path: Path) -> pa.Array:
 def blocks_of_parquet(
     path: Path,
     size: int = BLOCK,  # bytes in a block, about
+    *, wanted: Container[str] = (),  # columns to read; none: all
 ) -> Iterator[Block]:
     "Parquet as rows of text."
     try:
         file, start = pyarrow.parquet.ParquetFile(path), 1
-        for batch in file.iter_batches(max(1, size // max(1, 20 * len(file.schema_arrow)))):
-            table = pa.table({name: _in_text(batch.column(name), name, path) for name in batch.schema.names})
-            yield Block(table, np.arange(start, start + len(table)), [])
-            start += len(table)
+        names = [name for name in file.schema_arrow.names if not wanted or name in wanted]
+        left_out = tuple(name for name in file.schema_arrow.names if name not in names)
+        for batch in file.iter_batches(max(1, size // max(1, 20 * len(names))), columns=names):
+            table = pa.table({name: _in_text(batch.column(name), name, path) for name in names})
+            yield Block(table, np.arange(start, start + len(batch)), [], left_out=left_out)
+            start += len(batch)
+        if start == 1: yield Block(pa.table({name: pa.nulls(0, pa.string()) for name in names}), np.array([], int), [], left_out=left_out)
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(f'"{path.name}" is no whole Parquet file: {error}') from None
 
@@ -278,19 +289,21 @@ READERS = {".csv": blocks_of_csv, ".jsonl": blocks_of_json, ".ndjson": blocks_of
 def blocks_of(
     path: Path,         # .csv, .jsonl, .ndjson or .parquet; text also as .gz or .zip
     size: int = BLOCK,  # bytes that are held at a time
+    *, wanted: Container[str] = (),  # columns that are read where a format can leave out others; none: all
 ) -> Iterator[Block]:
-    "Any file as rows of text, a block at a time; raises `SourceError` if it is not a table or changes while it is read."
+    "Any file as rows of text, a block at a time; raises `SourceError` if it is no table or changes while it is read, `NoRows` at its end."
     kind = next((s for s in reversed(path.suffixes) if s not in (".gz", ".zip")), "")
     if kind not in READERS: raise SourceError(f'"{path.name}" must be {", ".join(READERS)}')
     before, none = path.stat(), True
-    for block in READERS[kind](path, size):
+    more = {"wanted": wanted} if kind == ".parquet" else {}
+    for block in READERS[kind](path, size, **more):
         none = none and not len(block.rows)
         yield block
-    what = "has no row that fits its header" if kind == ".csv" else "holds no row"
-    if none: raise SourceError(f'"{path.name}" {what}')
     after = path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise SourceError(f'"{path.name}" changed while it was read; collect again when it is written')
+    what = "has no row that fits its header" if kind == ".csv" else "holds no row"
+    if none: raise NoRows(f'"{path.name}" {what}')
 
 def read_file(
     path: Path,
@@ -441,9 +454,9 @@ def fit(
     unseen: dict[str, str] | None = None,  # columns without a value so far, updated; given where `rows` are only a part
 ) -> tuple[pa.Table, list[dict]]:  # the rows that fit, typed; the others with their reasons
     "Give the rows their declared types; raises `SourceError` when a column is missing, empty or never fits."
-    missing, whole = [c for c in columns if c not in rows.column_names], unseen is None
+    whole = unseen is None
     numbers = np.arange(1, len(rows) + 1) if numbers is None else numbers
-    if missing: raise SourceError(f'table "{name}" lacks {listed(missing)}; expected {listed(columns)}; came {listed(rows.column_names)}')
+    refuse_missing(columns, rows.column_names, name)
     if unseen is None: unseen = dict.fromkeys(columns, "is empty")
     values, reasons = {}, {}
     shown = lambda column, i: "" if columns[column].personal else f', such as "{rows[column][int(i)]}"'
@@ -463,6 +476,15 @@ def fit(
     return fitting.take(np.setdiff1d(np.arange(len(rows)), list(reasons))) if reasons else fitting, aside
 
 # %% ../../../nbs/core/data/readers.ipynb #files-unseen
+def refuse_missing(
+    columns: Collection[str],  # that are expected
+    came: Collection[str],
+    name: str,                 # of the table
+) -> None:
+    "Raise `SourceError` for columns that did not come."
+    missing = [c for c in columns if c not in came]
+    if missing: raise SourceError(f'table "{name}" lacks {listed(missing)}; expected {listed(columns)}; came {listed(came)}')
+
 def refuse_unseen(
     unseen: Mapping[str, str],  # {column: what is wrong with it}
     name: str,                  # of the table

@@ -2,7 +2,8 @@
 
 The year's real flights. For each month from April on (the first with two months before it to judge on) the recipe of 07 is trained on
 what was known at its first day; its scores of the two months before and of the month itself are kept in workspace/benchmarks/monitoring.
-`honest` looks at the end of each month, `planted` at the end of each day of July after a fault began on the eighth.
+`honest` looks at the end of each month, `planted` at the end of each day of July after a fault began on the eighth, or, for errors and
+latency, after each hundred requests. Outliers, groups, feedback and the plan's promises are judged as by 15.
 Prints one JSON line a figure, and a table for people on standard error.
 """
 import os
@@ -12,7 +13,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ.setdefault(n
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -24,11 +25,15 @@ from data import ROOT
 from quality import Year, say
 from mlops_lifecycle.core.foundation.settings import Settings, load_settings
 from mlops_lifecycle.core.models.features import columns_of
+from mlops_lifecycle.core.operations.feedback import check_feedback
 from mlops_lifecycle.core.problem.costs import costs_of
 from mlops_lifecycle.core.problem.tasks import price
 from mlops_lifecycle.core.quality.estimated_cost import estimate_cost
+from mlops_lifecycle.core.quality.outliers import GoodRows, good_rows
+from mlops_lifecycle.evaluate import declared_groups
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.monitoring import monitor
+from mlops_lifecycle.plan import plan
 from mlops_lifecycle.release import reference
 from mlops_lifecycle.train import estimators, search_space, train
 from mlops_lifecycle.transform import FEATURES
@@ -72,8 +77,11 @@ def decided(month: int) -> pd.DataFrame:
     said = pd.read_parquet(path)
     rows = rows.loc[rows.index.isin(said.index)].join(said).rename(columns={problem.target: "outcome"})
     rows = rows[rows.outcome.notna()].astype({"outcome": float})
+    rng = np.random.default_rng(month)
+    heard = rng.random(len(rows)) < 0.9
     return rows.assign(decision=(rows.score >= rows.threshold).astype(float), rule=problem.rule.decide(columns_of(rows)), error=None,
-                       seconds=0.003 * np.random.default_rng(month).lognormal(0, 0.3, len(rows)))
+                       seconds=0.003 * rng.lognormal(0, 0.3, len(rows)), at=rows.decision_time,
+                       reported=(rows.decision_time + pd.to_timedelta(rng.uniform(4, 12, len(rows)), "h")).where(heard))
 
 
 @cache
@@ -85,6 +93,24 @@ def parts(month: int) -> tuple[pd.DataFrame, pd.DataFrame, SimpleNamespace]:
     halves = [before[before.decision_time < half], before[before.decision_time >= half]]
     made = reference(halves, FEATURES, [one.score.to_numpy() for one in halves], "outcome")
     return before, now, SimpleNamespace(id=f"model-{as_of:%Y-%m}", kind="model", reference=made)
+
+
+@cache
+def good(month: int) -> GoodRows | None:
+    """What rows from before a month were like."""
+    rows = examples()
+    return good_rows(rows[rows.decision_time < clock(month)], [one.name for one in FEATURES.features])
+
+
+def look(month: int, rows: pd.DataFrame) -> dict:
+    """What the monitor says of rows that the model of a month decided."""
+    before, _, release = parts(month)
+    groups = pd.concat([rows[list(problem.protected)], declared_groups(rows)], axis=1)
+    ever = pd.concat([before[before.decision_time < rows.decision_time.min()], rows])
+    feedback = pd.DataFrame({"prediction_id": ever.index, "asks": "outcome", "at": ever.reported}).dropna()
+    reported = check_feedback(ever, feedback, rows.decision_time.max(), settings().monitor)
+    return monitor(rows, release, costs_of(settings(), problem.kind), settings(), plan.model_dump(mode="json"), before=before,
+                   good=good(month), groups=groups, feedback=reported)
 
 
 # Figures ----------------------------------------------------------------------------------------------------------------------
@@ -103,14 +129,15 @@ def estimate() -> None:
 
 
 def honest() -> None:
-    costs, found = costs_of(settings(), problem.kind), {}
-    for month in MONTHS:
-        before, now, release = parts(month)
-        found[f"{clock(month):%B}"] = monitor(now, release, costs, settings(), before=before)
+    found = {f"{clock(month):%B}": look(month, parts(month)[1]) for month in MONTHS}
     say("honest months rolled back", float(sum(one["action"] == "roll back" for one in found.values())), "months", 0)
     calls = {name: one for name, one in found.items() if one["action"] != "nothing"}
     say("honest months with an alarm that calls for an action", float(len(calls)), "months", None)
-    for name, one in calls.items(): print(f"    {name}: {one['action']}: {one['says']}", file=sys.stderr)
+    more = ("latency", "fairness", "feedback", "plan")
+    kinds = {kind: float(sum(any(one["about"] == kind for one in month["alarms"]) for month in found.values())) for kind in more}
+    kinds["outliers"] = float(sum(any(one["what"] == "share of outliers" for one in month["alarms"]) for month in found.values()))
+    say("findings of these kinds in honest months", sum(kinds.values()), "findings", None, "lower", kinds)
+    for name, one in calls.items(): print(f"    {name}: {one['severity']}: {one['action']}: {one['says']}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -118,6 +145,7 @@ class Planted:
     """A fault in July, and what has to be done about it."""
     plant: Callable[[pd.DataFrame], pd.DataFrame]
     about: tuple[str, ...]  # diagnoses that are right, each of which calls for one action
+    requests: bool = False  # whether it must be found within a thousand requests, not days
 
 
 def lower(rows: pd.DataFrame) -> pd.DataFrame:
@@ -135,34 +163,44 @@ PLANTED = {
     "the label's meaning turns": Planted(lambda rows: rows.assign(outcome=1 - rows.outcome), ("concept drift", "harm")),
     "one carrier's decisions go wrong": Planted(
         lambda rows: rows.assign(decision=rows.decision.where(rows.carrier != "UA", 1 - rows.decision)), ("harm",)),
-    "errors of 2 %": Planted(lambda rows: rows.assign(error=np.where(some(rows, 0.02), "KeyError", None)), ("service",)),
-    "latency doubled": Planted(lambda rows: rows.assign(seconds=2 * rows.seconds), ("latency",)),
+    "errors of 2 %": Planted(lambda rows: rows.assign(error=np.where(some(rows, 0.02), "KeyError", None)), ("service",), True),
+    "latency doubled": Planted(lambda rows: rows.assign(seconds=2 * rows.seconds), ("latency",), True),
+    "one airport's passengers are warned seldom": Planted(
+        lambda rows: rows.assign(decision=rows.decision.where((rows.origin != "LGA") | some(rows, 0.2), 0.0)), ("fairness", "harm")),
+    "half of the reports stop": Planted(lambda rows: rows.assign(reported=rows.reported.where(some(rows, 0.5))), ("feedback",)),
 }
 
 
+def looks(before: pd.DataFrame, after: pd.DataFrame, start: pd.Timestamp, requests: bool) -> Iterator[tuple[int, pd.DataFrame]]:
+    """The last thirty days after so many requests, or days."""
+    for number in range(100, 1_001, 100) if requests else range(1, 22):
+        ended = after.head(number) if requests else after[after.decision_time < start + pd.Timedelta(days=number)]
+        rows = pd.concat([before, ended])
+        yield number, rows[rows.decision_time >= ended.decision_time.max() - pd.Timedelta("30D")]
+
+
 def planted() -> None:
-    costs, (before, now, release) = costs_of(settings(), problem.kind), parts(7)
-    start = clock(7) + pd.Timedelta("7D")
+    (before, now, _), start = parts(7), clock(7) + pd.Timedelta("7D")
+    ever = pd.concat([before, now])
+    until, after = ever[ever.decision_time < start], ever[ever.decision_time >= start]
+    quiet = look(7, until[until.decision_time >= start - pd.Timedelta("30D")])["diagnosis"].about
     for name, fault in PLANTED.items():
-        days, action, says = None, "nothing", ""
-        spoiled = pd.concat([before, now[now.decision_time < start], fault.plant(now[now.decision_time >= start])])
-        quiet = monitor(spoiled[(spoiled.decision_time < start) & (spoiled.decision_time >= start - pd.Timedelta("30D"))],
-                        release, costs, settings(), before=before)["diagnosis"].about
-        for day in range(1, 22):
-            look = start + pd.Timedelta(days=day)
-            rows = spoiled[(spoiled.decision_time >= look - pd.Timedelta("30D")) & (spoiled.decision_time < look)]
-            found = monitor(rows, release, costs, settings(), before=before)
-            if found["diagnosis"].about in fault.about and found["diagnosis"].about != quiet:
-                days, action, says = day, found["action"], found["says"]
+        found, action, says = None, "nothing", ""
+        for number, rows in looks(until, fault.plant(after), start, fault.requests):
+            seen = look(7, rows)
+            if seen["diagnosis"].about in fault.about and seen["diagnosis"].about != quiet:
+                found, action, says = number, f"{seen['severity']}: {seen['action']}", seen["says"]
                 break
-        say(f"{name}: days until it is diagnosed", float(days or "inf"), "days", FOUND_WITHIN, "lower")
+        unit = "requests" if fault.requests else "days"
+        say(f"{name}: {unit} until it is diagnosed", float(found or "inf"), unit, 1_000 if fault.requests else FOUND_WITHIN, "lower")
         print(f"    {action}: {says}", file=sys.stderr)
 
 
 def seconds() -> None:
-    before, now, release = parts(7)
+    now = parts(7)[1]
+    good(7)
     began = time.perf_counter()
-    monitor(now, release, costs_of(settings(), problem.kind), settings(), before=before)
+    look(7, now)
     say(f"a month of {len(now):,} decisions is judged in", time.perf_counter() - began, "seconds", 10)
 
 

@@ -1973,6 +1973,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                'mlops_lifecycle/core/operations/sudden_faults.py'),
                                                                'mlops_lifecycle.core.operations.sudden_faults.failing_now': ( 'core/operations/sudden_faults.html#failing_now',
                                                                                                                               'mlops_lifecycle/core/operations/sudden_faults.py'),
+                                                               'mlops_lifecycle.core.operations.sudden_faults.fell': ( 'core/operations/sudden_faults.html#fell',
+                                                                                                                       'mlops_lifecycle/core/operations/sudden_faults.py'),
                                                                'mlops_lifecycle.core.operations.sudden_faults.harm_now': ( 'core/operations/sudden_faults.html#harm_now',
                                                                                                                            'mlops_lifecycle/core/operations/sudden_faults.py'),
                                                                'mlops_lifecycle.core.operations.sudden_faults.moved_at_once': ( 'core/operations/sudden_faults.html#moved_at_once',

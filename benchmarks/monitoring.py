@@ -32,7 +32,7 @@ from mlops_lifecycle.core.quality.estimated_cost import estimate_cost
 from mlops_lifecycle.core.quality.outliers import GoodRows, good_rows
 from mlops_lifecycle.evaluate import declared_groups
 from mlops_lifecycle.formulate import problem
-from mlops_lifecycle.monitoring import monitor
+from mlops_lifecycle.monitoring import Around, monitor
 from mlops_lifecycle.plan import plan
 from mlops_lifecycle.release import reference
 from mlops_lifecycle.train import estimators, search_space, train
@@ -109,8 +109,8 @@ def look(month: int, rows: pd.DataFrame) -> dict:
     ever = pd.concat([before[before.decision_time < rows.decision_time.min()], rows])
     feedback = pd.DataFrame({"prediction_id": ever.index, "asks": "outcome", "at": ever.reported}).dropna()
     reported = check_feedback(ever, feedback, rows.decision_time.max(), settings().monitor)
-    return monitor(rows, release, costs_of(settings(), problem.kind), settings(), plan.model_dump(mode="json"), before=before,
-                   good=good(month), groups=groups, feedback=reported)
+    return monitor(rows, release, costs_of(settings(), problem.kind), settings(),
+                   Around(plan.model_dump(mode="json"), before=before, good=good(month), groups=groups, feedback=reported))
 
 
 # Figures ----------------------------------------------------------------------------------------------------------------------

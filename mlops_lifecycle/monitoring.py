@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['Bounds', 'health', 'cost_comparison', 'calibration_gap', 'quality', 'check_health', 'check_drift', 'check_outliers',
-           'categorical', 'check_quality', 'check_estimate', 'monitor', 'enforce', 'drift_figure']
+           'categorical', 'check_quality', 'check_estimate', 'Around', 'check_all', 'check_sudden', 'monitor',
+           'enforce', 'drift_figure']
 
 # %% ../nbs/15_monitor.ipynb #15-m-imports
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -167,46 +169,60 @@ def check_estimate(
     return vars(found) | {"says": str(found)}, [], ""
 
 # %% ../nbs/15_monitor.ipynb #15-m-call-monitor
+@dataclass(frozen=True)
+class Around:
+    "What is known beside the decisions of a period; what is missing is not judged."
+    plan: Mapping | None = None            # the document of stage 00
+    reactions: Mapping[str, int] = field(default_factory=dict)  # how often each was given
+    beside: pd.DataFrame | None = None     # of `decisions_beside`, where they say what the release's decisions cost
+    before: pd.DataFrame | None = None     # the release's decisions from before the period
+    good: GoodRows | None = None           # rows from before the release
+    groups: pd.DataFrame | None = None     # of `groups_of`
+    feedback: Check = ({}, [], "nothing is known of it")  # of `check_feedback`
+
+    def with_beside(self, rows: pd.DataFrame) -> pd.DataFrame: return pd.concat([rows, *[self.beside] * (self.beside is not None)])
+    def with_before(self, rows: pd.DataFrame) -> pd.DataFrame: return pd.concat([*[self.before] * (self.before is not None), rows])
+
+def check_all(rows: pd.DataFrame, release: Release, costs: Costs, settings: Settings, around: Around) -> dict[str, Check]:
+    "All that is judged of a period as a whole."
+    answered = rows[rows.error.isna()] if "error" in rows else rows
+    judged, limits, private = around.with_beside(answered), settings.monitor, settings.privacy
+    quality = check_quality(judged, release, costs, settings)
+    return {"health": check_health(rows, settings.canary), "latency": check_latency(around.with_before(rows), limits.latency_ratio),
+            "drift": check_drift(answered, release, limits),
+            "outliers": check_outliers(answered, around.good, limits, [c for c in private.quasi_identifiers if c not in private.shown]),
+            "quality": quality, "estimated cost": check_estimate(answered, around.with_before(judged), costs, settings),
+            "feedback": around.feedback,
+            "groups": check_groups(judged, release.kind, around.groups, costs, settings.evaluate, settings.train.seed),
+            "plan": check_promises(around.plan, quality[0], release.kind, around.reactions)}
+
+
+# %% ../nbs/15_monitor.ipynb #15-m-call-sudden
+def check_sudden(rows: pd.DataFrame, release: Release, costs: Costs, settings: Settings, around: Around) -> list[Finding]:
+    "What changed in the last answers, the last day, the last week; and in the last two where that shows nothing."
+    answered = rows[rows.error.isna()] if "error" in rows else rows
+    asked = around.with_beside(answered), release.kind, costs, settings.monitor.calibration_limit, categorical(release)
+    return [*failing_now(rows, settings.canary), *moved_at_once(answered, release.reference, settings.monitor),
+            *(harm_now(*asked) or harm_now(*asked, length=14))]
+
 def monitor(
     rows: pd.DataFrame,   # of `decisions_of`, or any decisions with score, decision, outcome, decision_time and features
     release: Release,     # that made them
     costs: Costs, settings: Settings,
-    plan: Mapping | None = None,            # the document of stage 00, for the reactions
-    reactions: Mapping[str, int] = {},      # how often each was given
-    beside: pd.DataFrame | None = None,     # of `decisions_beside`, where they say what the release's decisions cost
-    before: pd.DataFrame | None = None,     # the release's decisions from before the period
-    good: GoodRows | None = None,           # rows from before the release
-    groups: pd.DataFrame | None = None,     # of `groups_of`
-    feedback: Check = ({}, [], "nothing is known of it"),  # of `check_feedback`
+    around: Around = Around(),
 ) -> dict:                # action, diagnosis, severity, says, alarms, figures, unknown
     "What the matter is with a release; `carry_out` acts on it."
-    health, everything = check_health(rows, settings.canary), rows
-    private = settings.privacy
-    hidden = [name for name in private.quasi_identifiers if name not in private.shown]
-    if "error" in rows: rows = rows[rows.error.isna()]
-    judged = pd.concat([rows, *[beside] * (beside is not None)])
-    known = pd.concat([*[before] * (before is not None), judged])
-    ever = pd.concat([*[before] * (before is not None), everything])
-    checks = {"health": health, "latency": check_latency(ever, settings.monitor.latency_ratio),
-              "drift": check_drift(rows, release, settings.monitor),
-              "outliers": check_outliers(rows, good, settings.monitor, hidden),
-              "quality": check_quality(judged, release, costs, settings),
-              "estimated cost": check_estimate(rows, known, costs, settings),
-              "feedback": feedback,
-              "groups": check_groups(judged, release.kind, groups, costs, settings.evaluate, settings.train.seed)}
-    checks["plan"] = check_promises(plan, checks["quality"][0], release.kind, reactions)
-    sudden = failing_now(everything, settings.canary) + moved_at_once(rows, release.reference, settings.monitor)
-    asked = judged, release.kind, costs, settings.monitor.calibration_limit, categorical(release)
-    sudden += harm_now(*asked) or harm_now(*asked, length=14)
-    findings = [found for _, some, _ in checks.values() for found in some] + sudden
+    checks = check_all(rows, release, costs, settings, around)
+    findings = [found for _, some, _ in checks.values() for found in some] + check_sudden(rows, release, costs, settings, around)
     diagnosis = diagnose(findings, release.kind, settings.diagnosis)
     called = [(one, action_of(one.about, release.kind, settings.diagnosis)) for one in findings]
     alarms = [{**vars(one), "severity": SEVERITY[one.about], "words": one.words, "action": action, "command": COMMANDS[action]}
               for one, action in sorted(called, key=lambda one: list(SEVERITY).index(one[0].about))]
-    figures = {name: figures for name, (figures, _, _) in checks.items() if figures}
-    unknown = [f"{name}: {why}" for name, (_, _, why) in checks.items() if why]
     return {"action": diagnosis.action, "diagnosis": diagnosis, "severity": diagnosis.severity, "says": diagnosis.says,
-            "release": release.id, "alarms": alarms, "figures": figures, "unknown": unknown, "rows": len(rows)}
+            "release": release.id, "alarms": alarms, "figures": {name: figures for name, (figures, _, _) in checks.items() if figures},
+            "unknown": [f"{name}: {why}" for name, (_, _, why) in checks.items() if why],
+            "rows": len(rows) if "error" not in rows else int(rows.error.isna().sum())}
+
 
 # %% ../nbs/15_monitor.ipynb #15-m-insist-code
 def enforce(

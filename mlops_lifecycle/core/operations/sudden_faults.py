@@ -7,6 +7,7 @@ __all__ = ['NOW', 'LEVEL', 'WEEKLY', 'failing_now', 'moved_at_once', 'fell', 'da
 
 # %% ../../../nbs/core/operations/sudden_faults.ipynb #sud-imports
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,9 @@ def fell(values: np.ndarray, part: np.ndarray, days: np.ndarray, recent: np.ndar
     if len(means.columns) < 2: return False
     apart = means[True] - means[False]
     now, before = (apart[apart.index.get_level_values("recent") == which] for which in (True, False))
-    return len(now) > 2 and len(before) > 6 and bool(ttest_ind(now, before, alternative="less").pvalue < level)
+    if len(now) < 3 or len(before) < 7: return False
+    _, p = cast(tuple[float, float], ttest_ind(now, before, alternative="less"))
+    return bool(p < level)
 
 def day_interval(values: np.ndarray, days: np.ndarray, level: float = WEEKLY) -> tuple[float, float]:  # shape (n,) each
     "Low and high of the mean of rows that are alike within a day."

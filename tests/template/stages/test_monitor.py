@@ -17,7 +17,7 @@ from mlops_lifecycle.core.serving.ledger import Ledger
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.quality.input_drift import drift, effective_days
 from mlops_lifecycle.core.quality.outliers import good_rows
-from mlops_lifecycle.monitoring import check_health, drift_figure, enforce, health, monitor, quality
+from mlops_lifecycle.monitoring import Around, check_health, drift_figure, enforce, health, monitor, quality
 from mlops_lifecycle.core.problem.plan import answered
 from mlops_lifecycle.release import reference
 
@@ -116,7 +116,7 @@ PLAN = {
 
 
 def test_ignored_predictions_lead_back_to_the_plan(ledger):
-    ignored = monitor(JULY, RELEASE, COSTS, SETTINGS, PLAN, {"ignored": 18, "helped": 6, "came_late": 300})
+    ignored = monitor(JULY, RELEASE, COSTS, SETTINGS, Around(PLAN, {"ignored": 18, "helped": 6, "came_late": 300}))
     assert ignored["action"] == "review"
     assert act(ignored, ledger).words == f"ticket {ledger.standing().tickets[0].number} asks for a review, mlops tickets"
     with pytest.raises(GoBack, match="back to plan: review model-1: the product does not keep"): act(ignored, ledger, review="auto")
@@ -148,7 +148,8 @@ def test_a_table_in_the_settings_says_what_is_done(ledger):
 def test_decisions_beside_another_release_count_for_quality_alone():
     ten_days = JULY[:500]
     assert any(why.startswith("quality") for why in monitor(ten_days, RELEASE, COSTS, SETTINGS)["unknown"])
-    judged = monitor(ten_days, RELEASE, COSTS, SETTINGS, beside=JULY[500:].drop(columns=["branch", "renewals", "seconds"]))
+    judged = monitor(ten_days, RELEASE, COSTS, SETTINGS,
+                     Around(beside=JULY[500:].drop(columns=["branch", "renewals", "seconds"])))
     assert judged["figures"]["quality"]["labelled"] == len(JULY) and judged["rows"] == 500
 
 
@@ -179,20 +180,20 @@ def test_answers_that_take_longer_are_asked_about_and_roll_nothing_back(ledger):
 
 def test_a_group_that_is_served_worse_is_reviewed(ledger):
     unfair = JULY.assign(decision=np.where(JULY.branch == "Hill", 0, JULY.outcome))
-    found = monitor(unfair, RELEASE, COSTS, SETTINGS, groups=unfair[["branch"]])
+    found = monitor(unfair, RELEASE, COSTS, SETTINGS, Around(groups=unfair[["branch"]]))
     assert "fairness" in {one["about"] for one in found["alarms"]} and found["figures"]["groups"]["missed"][0]["fair"] is False
-    assert monitor(JULY, RELEASE, COSTS, SETTINGS, groups=JULY[["branch"]])["alarms"] == []
+    assert monitor(JULY, RELEASE, COSTS, SETTINGS, Around(groups=JULY[["branch"]]))["alarms"] == []
     only = diagnose([Finding("difference in missed cases", "branch", 0.6, 0.25, "fairness")], "model", DiagnosisSettings())
     assert (only.action, only.severity) == ("review", "soon")
     assert carry_out(only, "model-1", ledger, ActSettings(review="ask"), "15_monitor", datetime(2024, 9, 1, tzinfo=UTC)).ticket
 
 
 def test_a_broken_promise_is_a_finding_about_the_plan():
-    kept, broken = (monitor(JULY, RELEASE, COSTS, SETTINGS, PLAN | {"metrics": [{**PLAN["metrics"][0], "target": target}]})
+    kept, broken = (monitor(JULY, RELEASE, COSTS, SETTINGS, Around(PLAN | {"metrics": [{**PLAN["metrics"][0], "target": target}]}))
                     for target in (0.9, 0.1))
     assert kept["diagnosis"].about is None and kept["figures"]["plan"]["promises"][0]["holds"] == "yes"
     assert (broken["diagnosis"].about, broken["action"]) == ("plan", "review") and "the plan promised" in broken["says"]
-    unjudged = monitor(JULY.head(150), RELEASE, COSTS, SETTINGS, PLAN)
+    unjudged = monitor(JULY.head(150), RELEASE, COSTS, SETTINGS, Around(PLAN))
     assert {one["holds"] for one in unjudged["figures"]["plan"]["promises"]} == {"not judged"}
 
 
@@ -201,18 +202,18 @@ def test_feedback_that_fell_is_asked_about(ledger):
     loans, rng = pd.DataFrame({"at": at, "score": 0.4, "decision": 0.0}, [f"L{n}" for n in range(len(at))]), np.random.default_rng(0)
     some = loans[rng.random(len(at)) < np.where(at < "2024-07-28", 0.8, 0.4)]
     feedback = pd.DataFrame({"prediction_id": some.index, "asks": "outcome", "at": some["at"] + pd.Timedelta("1D")})
-    found = monitor(JULY, RELEASE, COSTS, SETTINGS, feedback=check_feedback(loans, feedback, at[-1], MonitorSettings()))
+    found = monitor(JULY, RELEASE, COSTS, SETTINGS, Around(feedback=check_feedback(loans, feedback, at[-1], MonitorSettings())))
     assert (found["diagnosis"].about, act(found, ledger, review="auto").mode) == ("feedback", "ask")
 
 
 def test_rows_unlike_those_of_good_times_are_input_drift_and_are_shown():
     good = good_rows(pd.concat([MAY, JUNE]), ["branch", "renewals"])
     odd = JULY.assign(renewals=JULY.renewals.where(JULY.index % 9 > 0, 40.0))
-    quiet, loud = (monitor(rows, RELEASE, COSTS, SETTINGS, good=good) for rows in (JULY, odd))
+    quiet, loud = (monitor(rows, RELEASE, COSTS, SETTINGS, Around(good=good)) for rows in (JULY, odd))
     assert quiet["alarms"] == [] and [one["what"] for one in loud["alarms"]] == ["share of outliers"]
     assert "renewals 40 (0 to 3)" in loud["figures"]["outliers"]["look at"][0]["furthest"] and json.dumps(loud["figures"])
     assert monitor(odd, RELEASE, COSTS, SimpleNamespace(**vars(SETTINGS) | {"privacy": PrivacySettings(quasi_identifiers="renewals")}),
-                   good=good)["figures"]["outliers"]["look at"][0]["furthest"] == "renewals"
+                   Around(good=good))["figures"]["outliers"]["look at"][0]["furthest"] == "renewals"
 
 
 def test_a_limit_that_was_learnt_from_a_few_days_is_not_judged_by():

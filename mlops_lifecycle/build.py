@@ -36,7 +36,7 @@ from .core.foundation.stages import GoBack
 # %% ../nbs/10_build.ipynb #10-b-copy-code
 def package_of(root: Path) -> Path:  # root: the checkout, the folder of pyproject.toml
     "The package's folder: `[tool.nbdev] lib_path`, or the distribution's name where that is not given."
-    found = tomllib.loads((root / "pyproject.toml").read_text())
+    found = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     named = found.get("tool", {}).get("nbdev", {}).get("lib_path")
     return root / (named or found["project"]["name"].replace("-", "_"))
 
@@ -45,7 +45,7 @@ def copy_source(
     to: Path,    # an empty folder
 ) -> Path:       # `to`
     "Copy what a wheel is made of, and nothing else."
-    project, package = tomllib.loads((root / "pyproject.toml").read_text())["project"], package_of(root)
+    project, package = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"], package_of(root)
     named = [p for p in [project.get("readme"), *project.get("license-files", [])] if isinstance(p, str)]
     for name in ["pyproject.toml", *named]: shutil.copyfile(root / name, to / name)
     ignored = shutil.ignore_patterns("__pycache__", ".*")
@@ -66,7 +66,7 @@ def build_wheel(
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-c", code, str(out.resolve())], cwd=copy_source(root, Path(folder)),
-            env=os.environ | {"SOURCE_DATE_EPOCH": _EPOCH, "PYTHONHASHSEED": "0"}, capture_output=True, text=True)
+            env=os.environ | {"SOURCE_DATE_EPOCH": _EPOCH, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, encoding="utf-8")
     if done.returncode: raise RuntimeError(f"the wheel could not be built: {done.stderr.strip().splitlines()[-1]}")
     return next(out.glob("*.whl"))
 
@@ -93,7 +93,7 @@ def serving_parts(
     extra: str = "serve",  # of the project's optional dependencies
 ) -> dict[str, Distribution]:  # by name, sorted
     "The installed dependencies of the serving part of the package."
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     direct = [*project.get("dependencies", []), *project.get("optional-dependencies", {}).get(extra, [])]
     todo = [Requirement(line) for line in direct]
     found, seen = {}, set()
@@ -113,7 +113,7 @@ def environment_of(
 ) -> dict[str, str]:  # as markers name it; what the Dockerfile does not say is taken to be as it is here
     "The environment of an image, as markers name it."
     linux = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
-    if not (found := re.search(r"^FROM python:((\d+\.\d+)[\d.]*)", dockerfile.read_text(), re.M)): return linux
+    if not (found := re.search(r"^FROM python:((\d+\.\d+)[\d.]*)", dockerfile.read_text(encoding="utf-8"), re.M)): return linux
     tag, minor = found.groups()
     full = tag if tag != minor else f"{minor}.99"  # a tag of two numbers is the newest of its kind
     return linux | {"python_version": minor, "python_full_version": full}
@@ -126,7 +126,7 @@ def check_lock(
 ) -> dict[str, tuple[str, str]]:           # parts whose version differs: (here, in the image)
     "Compare what is installed with what is locked; raises `GoBack` to code where the lock lacks a part."
     pins = {}
-    for name, version, marker in re.findall(r"^([\w.-]+)==([^\s;\\]+) *;? *([^\\\n]*)", lock.read_text(), re.M):
+    for name, version, marker in re.findall(r"^([\w.-]+)==([^\s;\\]+) *;? *([^\\\n]*)", lock.read_text(encoding="utf-8"), re.M):
         name, holds = canonicalize_name(name), not marker or Marker(marker).evaluate(dict(environment))
         if holds or name not in pins: pins[name] = version
     lacking = sorted(set(parts) - set(pins))
@@ -186,7 +186,7 @@ def image_context(
     for name in ("deploy/Dockerfile", "deploy/requirements.lock", "settings.ini"):
         shutil.copyfile(root / name, out / name)
     shutil.copyfile(wheel, out / "deploy/wheel" / wheel.name)
-    lines = re.findall(r"^COPY (?!--)(.+)$", (out / "deploy/Dockerfile").read_text(), re.M)
+    lines = re.findall(r"^COPY (?!--)(.+)$", (out / "deploy/Dockerfile").read_text(encoding="utf-8"), re.M)
     copied = [source for line in lines for source in line.split()[:-1]]
     lacking = [source for source in copied if not list(out.glob(source))]
     if lacking:
@@ -208,7 +208,7 @@ def name_image(
     image: str,
 ) -> str:
     "The manifest with the image's name; raises `GoBack` to code where it has no place for it."
-    text, found = re.subn(r"\bimage: IMAGE\b", f"image: {image}", manifest.read_text())
+    text, found = re.subn(r"\bimage: IMAGE\b", f"image: {image}", manifest.read_text(encoding="utf-8"))
     if not found: raise GoBack("code", f'{manifest.name} has no line "image: IMAGE"', evidence={"manifest": manifest.name})
     return text
 
@@ -219,12 +219,12 @@ def write_sums(folder: Path) -> dict[str, str]:  # sum by file
     "Write the sums of all files below the folder."
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SUMS]
     sums = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    (folder / SUMS).write_text("".join(f"{total}  {name}\n" for name, total in sums.items()))
+    (folder / SUMS).write_text("".join(f"{total}  {name}\n" for name, total in sums.items()), encoding="utf-8")
     return sums
 
 def verify_sums(folder: Path) -> int:  # files
     "Count the files whose sums hold; raises `GoBack` to code where one does not."
-    lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
+    lines = [line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()]
     listed = {name: total for total, name in lines}
     wrong = [name for name, total in listed.items() if not (folder / name).is_file() or sha256(folder / name) != total]
     if wrong:
@@ -246,9 +246,9 @@ def build(
     modules, parts = check_wheel(wheel, package_of(root)), serving_parts(root)
     deploy, image = root / "deploy", image_name(settings, wheel)
     differs = check_lock(deploy / "requirements.lock", parts, environment_of(deploy / "Dockerfile"))
-    (out / "sbom.json").write_text(bill_of_materials(wheel, parts))
+    (out / "sbom.json").write_text(bill_of_materials(wheel, parts), encoding="utf-8")
     image_context(root, wheel, out / "image")
-    for manifest in deploy.glob("kubernetes.yaml"): (out / manifest.name).write_text(name_image(manifest, image))
+    for manifest in deploy.glob("kubernetes.yaml"): (out / manifest.name).write_text(name_image(manifest, image), encoding="utf-8")
     sums = write_sums(out)
     verify_sums(out)
     return {

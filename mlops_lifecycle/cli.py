@@ -14,6 +14,7 @@ __all__ = ['REFUSALS', 'MENDABLE', 'app', 'COLOURS', 'keys', 'labels', 'refusal_
 # %% ../nbs/cli.ipynb #a7069662
 import errno
 import gc
+import io
 import json
 import os
 import re
@@ -86,6 +87,8 @@ def _refused(words: str) -> Exception:
 class _Commands(TyperGroup):
     "The commands; an expected error of each is one line."
     def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # whatever the locale says: names are the user's
+            if isinstance(stream, io.TextIOWrapper): stream.reconfigure(encoding="utf-8", errors="surrogateescape")
         with one_line_errors(): return super().invoke(ctx)
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",

@@ -85,7 +85,7 @@ def cells_of(
     "The cells from which modules were made."
     found: dict[str, list[str]] = {}
     for module in modules:
-        for notebook, cell in re.findall(r"^# %% \S*?nbs/(\S+\.ipynb) #(\S+)$", Path(module).read_text(), re.M):
+        for notebook, cell in re.findall(r"^# %% \S*?nbs/(\S+\.ipynb) #(\S+)$", Path(module).read_text(encoding="utf-8"), re.M):
             found.setdefault(notebook, []).append(cell)
     return found
 

@@ -314,7 +314,7 @@ def try_edit(
     if last_stage not in STAGES: raise UsageError(f'"STAGE" must be one of {", ".join(STAGES)}, got "{last_stage}"')
     run = SampleRun(settings, workspace, hooks or StageHooks.of_project(), rows)
     path, result = workspace.root / "try" / "last.json", TryResult(sample="", stages=[], gain=None, words="", edited=None)
-    last: LastTry | None = json.loads(path.read_text()) if path.exists() else None
+    last: LastTry | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     result["stages"], result["sample"] = try_stages(run, last_stage, tell), sample_in_words(run)
     if last: result["edited"] = digest_of_code(settings) != last["code"]
     if run.case:

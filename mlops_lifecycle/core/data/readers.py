@@ -65,16 +65,24 @@ def opened(
         raise SourceError(f'"{path.name}" is damaged or was cut off: {error}') from None
 
 # %% ../../../nbs/core/data/readers.ipynb #files-print
+def _stated(beside: Path, name: str) -> list[str]:
+    "The checksums that a file states for another one: of one line or many, as GNU's, BSD's and Windows' tools write them."
+    content = beside.read_bytes()
+    text = content.decode("utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig", "replace")
+    lines = [(digits[0].lower(), line) for line in text.splitlines() if (digits := re.findall(r"\b[0-9a-fA-F]{64}\b", line))]
+    return [total for total, line in lines if len(lines) == 1 or re.search(rf"(^|[\s*(/\\]){re.escape(name)}($|[\s)])", line)]
+
 def fingerprint(
     path: Path,
 ) -> str:  # SHA-256, 64 hexadecimal digits
     "The file's checksum; raises `SourceError` where the one beside it, in NAME.sha256, is another."
     with open(path, "rb") as file: found = hashlib.file_digest(file, "sha256").hexdigest()
     beside = path.with_name(f"{path.name}.sha256")
-    if beside.exists() and (stated := beside.read_text().split()[:1]) != [found]:
+    if beside.exists() and (stated := _stated(beside, path.name)) != [found]:
         raise SourceError(f'"{path.name}" was cut off or changed: '
                           f'its checksum must be {" ".join(stated)[:12] or "there"}, it is {found[:12]}')
     return found
+
 
 # %% ../../../nbs/core/data/readers.ipynb #files-start
 STRANGERS = {
@@ -418,7 +426,7 @@ def infer(
     rows: pa.Table,               # all columns text
     text: tuple[str, ...] = (),   # columns that are text whatever they look like
 ) -> dict[str, Column]:
-    "Guess the type of each column."
+    "Guess the type of each column; those that begin with _ are the template's own, and left out."
     def type_of(name: str) -> str:
         if name in text: return "text"
         def any_like(pattern): return pc.any(pc.match_substring_regex(rows[name], pattern)).as_py()
@@ -427,7 +435,7 @@ def infer(
             values, bad = convert(rows[name], type)
             if not bad.any() and values.null_count < len(values): return type
         return "text"
-    return {name: Column(type_of(name), "not declared") for name in rows.column_names}
+    return {name: Column(type_of(name), "not declared") for name in rows.column_names if not name.startswith("_")}
 
 # %% ../../../nbs/core/data/readers.ipynb #files-orders
 ORDERLESS = r"^\s*\d{1,2}[/. -]\d{1,2}[/. -](\d\d|\d{4})\b"  # a day first, or a month
@@ -456,7 +464,9 @@ def fit(
     "Give the rows their declared types; raises `SourceError` when a column is missing, empty or never fits."
     whole = unseen is None
     numbers = np.arange(1, len(rows) + 1) if numbers is None else numbers
-    refuse_missing(columns, rows.column_names, name)
+    if own := [c for c in columns if c.startswith("_")]:
+        raise SourceError(f'table "{name}" names {listed(own)}; names that begin with _ are ours, rename them at their source')
+    if missing: raise SourceError(f'table "{name}" lacks {listed(missing)}; expected {listed(columns)}; came {listed(rows.column_names)}')
     if unseen is None: unseen = dict.fromkeys(columns, "is empty")
     values, reasons = {}, {}
     shown = lambda column, i: "" if columns[column].personal else f', such as "{rows[column][int(i)]}"'

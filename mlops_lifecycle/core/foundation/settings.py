@@ -34,6 +34,7 @@ from pydantic_core import ErrorDetails
 from .section_reads import EVERYTHING, NOTES, note_read
 from .stages import STAGES
 from .times import read_time
+from .workspace import resolve_files
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-number
 def number(
@@ -604,13 +605,21 @@ def explain(error: ErrorDetails) -> str:
 # %% ../../../nbs/core/foundation/settings.ipynb #set-ini
 def read_ini(path: Path) -> dict[str, dict[str, Any]]:
     "Sections and their settings as they stand in the file, `[source.NAME]` nested under `source`."
-    parser = configparser.ConfigParser(interpolation=None, default_section="", inline_comment_prefixes=("#",))
-    try: parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+    parser, whole = (configparser.ConfigParser(interpolation=None, default_section="", inline_comment_prefixes=comments)
+                     for comments in (("#",), None))
+    try:
+        for reader in (parser, whole): reader.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
     except (configparser.Error, UnicodeDecodeError, OSError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
     sections: dict[str, dict[str, Any]] = {}
-    for name in parser.sections(): put(sections, name, dict(parser[name]))
+    for name in parser.sections(): put(sections, name, dict(parser[name]) | _literal(whole[name], path.parent))
     return sections
+
+def _literal(section: Mapping[str, str], root: Path) -> dict[str, str]:
+    "The place of a source as the whole line has it, where files have that name and no comment begins in it."
+    where = section.get("where", "")
+    try: return {"where": where} if "#" in where and resolve_files(where, root) else {}
+    except (ValueError, NotImplementedError, OSError): return {}
 
 def put(sections: dict[str, dict[str, Any]], name: str, values: Mapping[str, str]) -> None:
     "Add `values` to the section called `name`; a source's section goes under its name."

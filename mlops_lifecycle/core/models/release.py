@@ -188,7 +188,7 @@ def verify(
     files = (p for p in folder.iterdir() if p.name not in (SUMS, SIGNATURE))
     content = {p.name: p.read_bytes() if p.is_file() else b"" for p in files}
     if key is not None: _signed(folder, key)
-    listed = {name: sum_ for sum_, name in (line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines())}
+    listed = {name: sum_ for sum_, name in (line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())}
     summed = {n: hashlib.sha256(data).hexdigest() for n, data in content.items()}
     wrong = {"missing": listed.keys() - content.keys(), "added": content.keys() - listed.keys(),
              "changed": {n for n in listed.keys() & content.keys() if summed[n] != listed[n]}}
@@ -217,7 +217,7 @@ def sign(
     "Sign a release, all of it."
     verify(folder)
     beside = Path(folder).parent / f".{Path(folder).name}.{os.urandom(4).hex()}"
-    beside.write_text(_signature(folder, key) + "\n")
+    beside.write_text(_signature(folder, key) + "\n", encoding="utf-8")
     beside.replace(Path(folder) / SIGNATURE)
     _sync(folder)
 

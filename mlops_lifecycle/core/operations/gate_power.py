@@ -255,7 +255,7 @@ def power_file(workspace: Workspace) -> Path: return workspace.root / "drills" /
 def power_record(workspace: Workspace) -> PowerRecord | None:  # None: it was never measured
     "What was measured last."
     path = power_file(workspace)
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 def size_words(fault: SimulatedFault, size: float) -> str:
     "A size with its unit."

@@ -86,9 +86,9 @@ def resident(
 ) -> int:                    # bytes; 0 where it has ended
     "The resident memory of a process."
     with suppress(FileNotFoundError, ProcessLookupError):
-        return int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{pid or 'self'}/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if Path("/proc/self/statm").exists(): return 0
-    told = subprocess.run(["ps", "-o", "rss=", "-p", str(pid or os.getpid())], capture_output=True, text=True).stdout
+    told = subprocess.run(["ps", "-o", "rss=", "-p", str(pid or os.getpid())], capture_output=True, text=True, encoding="utf-8").stdout
     return int(told.strip() or 0) * 1024
 
 def processor_time(pid: int) -> float:  # seconds; 0 where it has ended

@@ -8,7 +8,6 @@ __all__ = ['ExportError', 'exported_cells', 'check_syntax', 'check_owner', 'defi
 
 # %% ../../../nbs/core/pipeline/export_on_save.ipynb #sav-imports
 import ast
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..foundation.workspace import atomic_write
+from .code_versions import cells_of
 from .notebook_sync import checkout, notebooks, outdated, refresh_index, source_notebook
 
 # %% ../../../nbs/core/pipeline/export_on_save.ipynb #sav-check
@@ -26,7 +26,7 @@ def exported_cells(
     notebook: Path,
 ) -> dict[str, str]:  # {id of the cell: its text}
     "The cells of a notebook that are exported."
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = cells_of(notebook)
     texts = {cell.get("id", f"number {number}"): "".join(cell["source"])
              for number, cell in enumerate(cells, 1) if cell["cell_type"] == "code"}
     return {name: text for name, text in texts.items() if re.search(r"^#\|\s*export", text, re.M)}

@@ -153,7 +153,7 @@ def matrix_record(
 ) -> MatrixRecord | None:  # None: there was no matrix
     "The record of the last matrix."
     path = workspace.root / "matrix" / "matrix.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 # %% ../../../nbs/core/pipeline/matrix.ipynb #mx-branch
 def summary(record: StageRecord, shared_by: int) -> StageSummary:

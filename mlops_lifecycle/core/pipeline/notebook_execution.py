@@ -118,11 +118,15 @@ QUIET = {"DO_NOT_TRACK": "true", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_DISABL
 def kernel_environment(
     more: Mapping[str, str],  # variables of this stage
 ) -> dict[str, str]:
-    "This process's variables for a stage's kernel: quiet libraries, figures in the notebook, threads that soon sleep."
+    "This process's variables for a stage's kernel: quiet libraries, UTF-8, figures in the notebook, threads that soon sleep."
     here = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "1"} | here | QUIET | dict(more)
+    return {"GOMP_SPINCOUNT": "1000", "MALLOC_ARENA_MAX": "1"} | here | QUIET | {"PYTHONUTF8": "1"} | dict(more)
 
 # %% ../../../nbs/core/pipeline/notebook_execution.ipynb #260050ef
+def _literal(path: Path) -> str:
+    "A path for papermill, which takes braces in it for the places of parameters."
+    return str(path.absolute()).replace("{", "{{").replace("}", "}}")
+
 def execute(
     notebook: Path, copy: Path,       # the source, and where its executed copy goes
     parameters: Mapping[str, Json],   # checked by `assign`
@@ -134,12 +138,14 @@ def execute(
     "Execute a notebook in its folder; raises `StageFailed` with the error in one line, or `KeyboardInterrupt` where it was stopped."
     name, kernel = engine(), kernel or RunningKernel()
     import papermill
+
+    from mlops_lifecycle.core.pipeline.warm_kernels import socket_place
     output = copy.with_suffix(".log")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(output, "w") as log, tempfile.TemporaryDirectory(prefix="mlops-") as sockets:
+        with open(output, "w", encoding="utf-8") as log, tempfile.TemporaryDirectory(prefix="mlops-", dir=socket_place()) as sockets:
             papermill.execute_notebook(
-                notebook.absolute(), copy.absolute(), parameters=parameters, engine_name=name, kernel_name="python3",
+                _literal(notebook), _literal(copy), parameters=parameters, engine_name=name, kernel_name="python3",
                 language="python", progress_bar=False, environment=kernel_environment(environment), log=log,
                 sockets=f"{sockets}/k", seconds=seconds, progress=progress, kernel=kernel, folder=str(notebook.absolute().parent))
     except papermill.exceptions.PapermillExecutionError as error:

@@ -92,7 +92,7 @@ class InStep:
     "Notebooks that were found to be in step with their modules, as long as nothing touches either."
     def __init__(self, root: Path):
         self.root, self.file = root, root / ".mlops_cache" / "in_step.json"
-        try: self.known: dict[str, dict[str, list[int]]] = json.loads(self.file.read_text())
+        try: self.known: dict[str, dict[str, list[int]]] = json.loads(self.file.read_text(encoding="utf-8"))
         except (OSError, ValueError): self.known = {}
 
     def marks(self, names: Iterable[str]) -> dict[str, list[int]]:

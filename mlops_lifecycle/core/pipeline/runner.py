@@ -25,7 +25,7 @@ from typing import Any, TypeAlias, TypedDict
 from ..foundation.errors import UsageError
 from ..foundation.point_in_time import moment
 from .stage_run import Edge, Progress, RunRecord, StageRecord, new_run, write_run
-from .code_versions import CodeFiles, Fingerprint, libraries_used, library_versions
+from .code_versions import CodeFiles, Fingerprint, cells_of, libraries_used, library_versions
 from .notebook_execution import Execute, KernelExecution, Progressed, StageFailed
 from .side_by_side import SideBySide, places_for, thread_variables
 from .staleness import project_code, sections_of, stale
@@ -60,9 +60,7 @@ def declared(
 ) -> dict[str, Json]:  # {name: default}
     "The parameters that the notebook declares; raises `UsageError` when their cell is lost or holds more than literals."
     if not notebook.exists(): raise UsageError(f"there is no notebook {notebook}")
-    try: cells = json.loads(notebook.read_text())["cells"]
-    except (ValueError, KeyError): raise UsageError(f"{notebook.name} is no notebook, or only half of one") from None
-    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    tagged = [c for c in cells_of(notebook, ("cell_type", "source", "metadata")) if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1: raise UsageError(f'{notebook.name} must have one cell tagged "parameters", it has {len(tagged)}')
     text = "".join(tagged[0]["source"])
     try: return {name: value for line in ast.parse(text).body for name, value in _assigned(line)}
@@ -191,7 +189,7 @@ def cell_seconds(
 ) -> list[float]:    # of each code cell; empty where there is no copy
     "How long each cell took."
     if not executed.is_file(): return []
-    cells = json.loads(executed.read_text())["cells"]
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     return [cell["metadata"].get("papermill", {}).get("duration") or 0.0 for cell in cells if cell["cell_type"] == "code"]
 
 def progress_of(
@@ -273,7 +271,7 @@ class StageExecutor:
         except KeyboardInterrupt:
             problem, self.interrupted = "interrupted", True
         record = self.blank(row, parameters)
-        if own.exists(): record.update(json.loads(own.read_text()))
+        if own.exists(): record.update(json.loads(own.read_text(encoding="utf-8")))
         elif not problem: problem = f'left no record: its run cell must open StageRun("{row.name}")'
         if problem and record["status"] != "went_back":
             record.update({"status": "failed", "words": problem, "outputs": {}})
@@ -465,7 +463,7 @@ def status(
 ) -> list[dict[str, Any]]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after, owner
     "The map as it stands: `stale` says why a stage must run, `after` which stale stages it builds on."
     workspace, last, notebooks = open_workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
-    runs = [json.loads(p.read_text())["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]
+    runs = [json.loads(p.read_text(encoding="utf-8"))["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]
     tried = [s for stages in runs for s in stages if s["status"] != "skipped"]
     for record in tried + list(workspace.published()["passed"].values()):
         if record["started"] >= last.get(record["stage"], record)["started"]: last[record["stage"]] = record

@@ -62,14 +62,14 @@ class Places:
 def machine_memory() -> float:  # megabytes
     "The memory that this process may use."
     here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try: limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    try: limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
     except (OSError, ValueError): limit = here  # no control group, or "max"
     return min(here, limit) / 2**20
 
 def machine_cores() -> int:
     "The cores that this process may use."
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try: quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    try: quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
     except (OSError, ValueError): return here
     return here if quota == "max" else max(1, min(here, int(quota) // int(period)))
 

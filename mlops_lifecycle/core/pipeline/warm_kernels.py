@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THREADS', 'LOG', 'FORKS', 'WARM', 'ALONE', 'INLINE', 'THREADLESS', 'become_kernel', 'WarmProcess', 'fork',
-           'ForkedKernel', 'WarmProvisioner', 'WarmKernelManager', 'register']
+           'socket_place', 'ForkedKernel', 'WarmProvisioner', 'WarmKernelManager', 'register']
 
 # %% ../../../nbs/core/pipeline/warm_kernels.ipynb #wk-imports
 import atexit
@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,10 +141,17 @@ INLINE = "module://matplotlib_inline.backend_inline"  # ipykernel sets it before
 THREADLESS = {"OPENBLAS_NUM_THREADS": "1",  # each library would start one as soon as it is imported
               "JE_ARROW_MALLOC_CONF": "background_thread:false", "_RJEM_MALLOC_CONF": "background_thread:false"}
 
+def socket_place() -> str:
+    "A folder for temporary files in which the name of a socket fits: the system allows about a hundred bytes."
+    usual = tempfile.gettempdir()
+    fits = (place for place in (usual, "/tmp", "/var/tmp", "/dev/shm") if len(os.fsencode(place)) <= 60 and os.access(place, os.W_OK))
+    return next(fits, usual)
+
 @contextmanager
 def _while_importing(environment: Mapping[str, str]) -> Iterator[None]:
     "The environment of a process that only imports, deaf to Ctrl-C."
-    before = dict(os.environ)
+    before, folder = dict(os.environ), tempfile.tempdir
+    tempfile.tempdir = socket_place()
     resource_tracker.ensure_running()  # as it starts, it lets SIGINT through again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -152,6 +160,7 @@ def _while_importing(environment: Mapping[str, str]) -> Iterator[None]:
         os.environ.update({"MPLBACKEND": INLINE, **environment, **THREADLESS, "PYTHONPATH": path})
         yield
     finally:
+        tempfile.tempdir = folder
         os.environ.clear()
         os.environ.update(before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -8,7 +8,6 @@ __all__ = ['HOOKS', 'MARKS', 'check_hooks', 'yours_cells', 'lines_of', 'HookRow'
 
 # %% ../../../nbs/core/pipeline/yours.ipynb #py-imports
 import ast
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, fields
@@ -23,6 +22,7 @@ from ..foundation.stages import stage
 from ..foundation.workspace import atomic_write
 from ..models.feature_hooks import TransformHooks
 from ..models.hooks import EvaluateHooks, TrainHooks
+from .code_versions import cells_of
 from .notebook_sync import StaleError
 from ..problem.hooks import FormulateHooks, PlanHooks
 from ..quality.hooks import ValidateHooks
@@ -51,7 +51,7 @@ def yours_cells(
     notebook: Path,
 ) -> Iterator[tuple[str, str]]:  # NAME and code of each cell that begins with `#| yours NAME`, in order
     "The code cells that a project owns in a notebook."
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+    for cell in cells_of(notebook):
         text = "".join(cell["source"])
         named = re.match(r"#\| yours (\w+)\n", text)
         if cell["cell_type"] == "code" and named: yield named[1], text

@@ -61,7 +61,7 @@ class KnownAlarm(Alarm):
 def known_alarms(path: Path) -> dict[str, KnownAlarm]:  # by identity
     "What the log knows of each alarm."
     found: dict[str, KnownAlarm] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try: event = json.loads(line)
         except ValueError: continue
         if "alarm" not in event:

@@ -23,7 +23,7 @@ def records(
     workspace: Workspace,
 ) -> list[StageRecord]:  # of stages that passed, oldest first
     "Every stage's record of every run."
-    found = [json.loads(path.read_text()) for path in workspace.runs.glob("*/*/record.json")]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in workspace.runs.glob("*/*/record.json")]
     return sorted((r for r in found if r["status"] == "passed"), key=lambda r: r["started"])
 
 # %% ../../../nbs/core/reports/lineage.ipynb #379d1591
@@ -64,7 +64,7 @@ def run_cells(
 ) -> list[str]:    # "In [33]"
     "The cells that worked on real data."
     if not copy.exists(): return []
-    cells = json.loads(copy.read_text())["cells"]
+    cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
     ran = lambda cell: cell["cell_type"] == "code" and "".join(cell["source"]).lstrip().startswith("#| run")
     return [f"In [{cell['execution_count']}]" for cell in cells if ran(cell)]
 
@@ -77,16 +77,16 @@ def writer(
     "The record of the stage that wrote the release."
     for record in known:
         path = workspace.root / "documents" / "release" / f"{record['outputs'].get('release')}.json"
-        if path.exists() and release in json.loads(path.read_text()).values(): return record
+        if path.exists() and release in json.loads(path.read_text(encoding="utf-8")).values(): return record
 
 def lookup(
     id: str, workspace: Workspace,
 ) -> tuple[str, dict[str, Any]]:  # "run", "release" or "prediction", and what is known of it
     "What an id stands for; raises `KeyError` when nothing is called that."
     plain = id == Path(id).name and not id.startswith(".") and len(id) <= 200 and id.isprintable()
-    if plain and (path := workspace.runs / id / "run.json").exists(): return "run", json.loads(path.read_text())
+    if plain and (path := workspace.runs / id / "run.json").exists(): return "run", json.loads(path.read_text(encoding="utf-8"))
     if plain and (path := workspace.releases / id / "manifest.json").exists():
-        return "release", json.loads(path.read_text())
+        return "release", json.loads(path.read_text(encoding="utf-8"))
     if plain and workspace.has_log:
         log = ServingLog(workspace.serving_db)
         try: found = log.predictions.get(id)

@@ -207,7 +207,7 @@ def with_prose(
 # %% ../../../nbs/core/reports/site.ipynb #rep-history
 def history(workspace: Workspace) -> list[RunRecord]:  # contents of run.json
     "The records of all runs in which a stage was executed, oldest first."
-    found = [json.loads(path.read_text()) for path in workspace.runs.glob("*/run.json")]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in workspace.runs.glob("*/run.json")]
     found = [run for run in found if {s["status"] for s in run["stages"]} != {"skipped"}]
     return sorted(found, key=lambda run: (run["started"], run["run"]))
 
@@ -423,13 +423,13 @@ def write_sources(
     known = {f"{page}.ipynb" for page in pages} | {f"images/{p.name}" for p in (folder / "images").glob("*")}
     for page, path in pages.items():
         s = next((s for s in STAGES if s.notebook == page), None)
-        notebook = json.loads(path.read_text()) if path else {"cells": []}
+        notebook = json.loads(path.read_text(encoding="utf-8")) if path else {"cells": []}
         source = Path(settings.root) / "nbs" / f"{page}.ipynb"
-        if s and source.exists() and source != path: notebook = with_prose(notebook, json.loads(source.read_text()))
+        if s and source.exists() and source != path: notebook = with_prose(notebook, json.loads(source.read_text(encoding="utf-8")))
         heading = (f"{s.number:02d}", lead(s, standing.get(s.name), owners)) if s else ("", "")
         made = page_of(notebook, page, known, *heading)
         (folder / f"{page}.ipynb").parent.mkdir(parents=True, exist_ok=True)
-        (folder / f"{page}.ipynb").write_text(json.dumps(made))
+        (folder / f"{page}.ipynb").write_text(json.dumps(made), encoding="utf-8")
     tops = "cli", "release_commands", "try_edit"
     core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in tops)}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
@@ -445,7 +445,7 @@ def write_sources(
     if "catalog" in more:
         atomic_write(folder / "catalog.md", catalog_page(workspace.load("catalog")))
         atomic_write(folder / "_static" / "catalog.json", json.dumps(workspace.load("catalog"), indent=1) + "\n")
-    if core: atomic_write(folder / "how.md", how_page({page: json.loads(path.read_text()) for page, path in core.items()}))
+    if core: atomic_write(folder / "how.md", how_page({page: json.loads(path.read_text(encoding="utf-8")) for page, path in core.items()}))
     sidebar = {"The life cycle": [s.notebook for s in STAGES], "More": more}
     atomic_write(folder / "index.md", landing(title, workspace, sidebar, owners))
     atomic_write(folder / "conf.py", configuration(title, settings.project.name))
@@ -486,7 +486,7 @@ def run_sphinx(
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", str(target.parent / "doctrees"),
                str(source), str(target)]
     command += ["-E", "-a", "-W", "--keep-going"] * strict
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}, encoding="utf-8")
     if done.returncode: raise RuntimeError(f"the report could not be built: {done.stderr.strip()[-2000:]}")
     for path in [*target.rglob("*.map"), *target.rglob("*webpack-macros.html")]:
         path.unlink()  # the theme's own tools, no part of a site
@@ -515,7 +515,7 @@ def put_in_place(
     built.rename(out / name)
     before = (p.name for p in out.iterdir() if re.fullmatch(r"\d{8}-\d{6}-\w+", p.name) and p.name != name)
     runs = sorted(before, reverse=True)
-    index = atomic_write(out / "index.html", front((out / name / "index.html").read_text(), name, runs[:KEPT - 1]))
+    index = atomic_write(out / "index.html", front((out / name / "index.html").read_text(encoding="utf-8"), name, runs[:KEPT - 1]))
     for past in runs[KEPT - 1:]: shutil.rmtree(out / past, ignore_errors=True)
     return index
 
@@ -579,7 +579,7 @@ def build_report(
     with _alone(work), tempfile.TemporaryDirectory(dir=work) as new:
         state, known = _state_of(settings, workspace, runs), work / "state"
         there = (work / "whole").exists() and (out / name).is_dir() and index.exists() and not strict
-        if there and known.exists() and known.read_text() == state: return index
+        if there and known.exists() and known.read_text(encoding="utf-8") == state: return index
         known.unlink(missing_ok=True)
         write_sources(settings, workspace, Path(new) / "source")
         atomic_write(Path(new) / "source" / "made_with.txt", _made_with())

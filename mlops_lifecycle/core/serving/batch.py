@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..data.readers import TYPES, convert, harmless, read_file, texts_of
 from ..foundation.errors import UsageError, brief, listed
-from ..foundation.workspace import Workspace, atomic_write, to_arrow
+from ..foundation.workspace import Workspace, atomic_write, delta_place, to_arrow
 from ..models.features import FeatureSet, columns_of, time_fields
 from ..models.release import Release, same_features
 from ..problem.definition import Problem, Rule
@@ -332,7 +332,7 @@ def read_rows(
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
         if not (path / "_delta_log").is_dir(): raise UsageError(f"{path} is a folder and no Delta table")
-        try: return DeltaTable(path).to_pyarrow_table()
+        try: return DeltaTable(delta_place(path)).to_pyarrow_table()
         except (DeltaError, OSError) as error: raise UsageError(f"{path} is no whole Delta table: {brief(str(error), 300)}") from None
     table, misfits = read_file(path)
     if misfits: raise UsageError(f"{path.name}, row {misfits[0]['row']}: {misfits[0]['reason']}")
@@ -349,5 +349,5 @@ def write_rows(
     else:
         from deltalake import write_deltalake
         from deltalake.exceptions import DeltaError
-        try: write_deltalake(path, to_arrow(frame), mode="overwrite", schema_mode="overwrite")
+        try: write_deltalake(delta_place(path), to_arrow(frame), mode="overwrite", schema_mode="overwrite")
         except (DeltaError, OSError) as error: raise UsageError(f"{path} cannot be written: {brief(str(error), 300)}") from None

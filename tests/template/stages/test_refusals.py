@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from slots import put_in_slots
 
 from mlops_lifecycle.cli import app
+from mlops_lifecycle.core.foundation.errors import UsageError
+from mlops_lifecycle.core.pipeline.runner import declared
 from mlops_lifecycle.core.serving.ledger import Act, Ledger
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release
@@ -350,3 +352,23 @@ def test_ops_a_drill_reads_a_ledger_on_a_database_server_and_writes_nothing_ther
         crash = passed(mlops("drill", "crash", MLOPS_DATABASE=database, **settings)).stdout
         assert (log.written(), Ledger(log).entries()) == before
     assert "Playing" in crash and 'Caught by the guard "errors"' in crash  # the copy's log is empty at first
+
+
+def test_kind_7_a_run_in_a_folder_with_an_odd_name_without_utf_8(tmp_path):
+    """Braces are no parameters; the language of the machine is C, and Python is not told to speak UTF-8."""
+    place = tmp_path / "a{b}c {{name}} #1" / ("l" * 200)
+    place.mkdir(parents=True)
+    speaks = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TMPDIR": place}
+    where = {"MLOPS_WORKSPACE": place / "workspace", "MLOPS_REPORTS": place / "reports"}
+    done = passed(mlops("run", "plan", "formulate", **where, **speaks))
+    assert "01 formulate" in done.stdout and not done.stderr
+    with pytest.raises(UsageError, match=r'Delta Lake does not find tables in a folder with "\['): Workspace(tmp_path / "of [2024]")
+
+
+def test_kind_7_a_cell_that_is_not_whole_is_refused_by_the_notebooks_name(tmp_path):
+    notebook = json.loads((ROOT / "nbs/00_plan.ipynb").read_text(encoding="utf-8"))
+    for part, content in (("metadata", "has no metadata"), ("source", "has no source"), ("cell_type", "has no cell_type")):
+        cells = [{k: v for k, v in cell.items() if (n, k) != (3, part)} for n, cell in enumerate(notebook["cells"])]
+        (tmp_path / "00_plan.ipynb").write_text(json.dumps(notebook | {"cells": cells}), encoding="utf-8")
+        with pytest.raises(UsageError, match=f"00_plan.ipynb: cell {notebook['cells'][3]['id']} {content}"):
+            declared(tmp_path / "00_plan.ipynb")

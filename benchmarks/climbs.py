@@ -383,7 +383,7 @@ def seconds_after(old: Path, bad: Path, then: pd.Timestamp, after: float = 3.0) 
     with product([old, bad], rows, moved) as (users, log, environ):
         load = Load(users, requests_of(rows, problem.Request, names()))
         users.post("/v1/admin/approve", release=bad.name, reason="read the card")
-        users.post("/v1/admin/deploy", release=bad.name, share=0.5)
+        users.post("/v1/admin/deploy", release=bad.name, share=0.5, reason="half of them")
         looked = subprocess.run([*MLOPS, "operate", "--pause", "0.2"], cwd=ROOT, env=os.environ | environ, capture_output=True,
                                 text=True, timeout=120)
         time.sleep(after)

@@ -250,7 +250,7 @@ class EvaluateSettings(Section):
         0.1, "most that a successor may cost more than the model that serves, for sure; the canary judges it more sharply",
         "(share of what that one costs)", 0, 10)
     refit_limit: float = number(
-        0.15, "most decisions on the judged period that a fit with that period may turn; with more, the judged model is released",
+        0.2, "most decisions on the judged period that a fit with that period may turn; with more, the judged model is released",
         "(share)", 0, 1)
     bootstrap_draws: int = number(500, "bootstrap draws", "draws", 50, 100_000)
     fairness_limit: float = number(

@@ -216,7 +216,7 @@ class Library:
     def with_tree(self):
         "The tree as the canary of every request."
         assert self.admin("approve", release=self.released.name, reason="a test").status_code == 200
-        assert self.admin("deploy", release=self.released.name, share=1.0).json()["canary"] == self.released.name
+        assert self.admin("deploy", release=self.released.name, share=1.0, reason="all of it").json()["canary"] == self.released.name
         return self
 
 

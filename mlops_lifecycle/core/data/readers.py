@@ -466,7 +466,7 @@ def fit(
     numbers = np.arange(1, len(rows) + 1) if numbers is None else numbers
     if own := [c for c in columns if c.startswith("_")]:
         raise SourceError(f'table "{name}" names {listed(own)}; names that begin with _ are ours, rename them at their source')
-    if missing: raise SourceError(f'table "{name}" lacks {listed(missing)}; expected {listed(columns)}; came {listed(rows.column_names)}')
+    refuse_missing(columns, rows.column_names, name)
     if unseen is None: unseen = dict.fromkeys(columns, "is empty")
     values, reasons = {}, {}
     shown = lambda column, i: "" if columns[column].personal else f', such as "{rows[column][int(i)]}"'

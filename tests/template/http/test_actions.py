@@ -59,7 +59,8 @@ class Running:
             ahead = rows.scheduled_departure - rows.decision_time
             rows = rows.assign(scheduled_departure=pd.Timestamp(newest, unit="us", tz="UTC").ceil("s") + ahead)
         plane = "N" + rows.tail_number.str.upper().str.findall("[A-Z0-9]").str.join("").str[:6]  # instead of the pseudonym
-        asked = json.loads(rows[FIELDS].assign(tail_number=plane.where(rows.tail_number.notna(), None)).to_json(orient="records", date_format="iso", date_unit="s"))
+        rows = rows[FIELDS].assign(tail_number=plane.where(rows.tail_number.notna(), None))
+        asked = json.loads(rows.to_json(orient="records", date_format="iso", date_unit="s"))
         done = httpx.post(f"{self.url}/v1/predict/batch", json={"requests": asked}, timeout=120).raise_for_status()
         assert not (wrong := [one for one in done.json()["answers"] if "prediction_id" not in one]), wrong[:2]
         return done.json()["answers"]

@@ -429,3 +429,90 @@ def test_kind_7_a_checksum_counts_as_any_tool_writes_it(library, spelled):
     for content in (spelled.format("1" * 64, "loans.csv", right), "MD5 (loans.csv) = " + "0" * 32, ""):
         library.add(content, "loans.csv.sha256")
         with pytest.raises(SourceError, match='"loans.csv" was cut off or changed'): library.collect()
+
+
+# Kind 5: whole before part. What is judged of a source is judged over all of its pieces together.
+
+DAY = "2024-03-0{}T09:00:00Z"
+SECOND_DAYS = {  # the second file beside GOOD, and the rows, rows set aside and missing branches that follow
+    "an empty column": ("b.csv", f"{HEADER}\n4,014,,{DAY.format(4)},1\n5,015,,{DAY.format(5)},2\n", (5, 0, 2)),
+    "a header alone": ("b.csv", f"{HEADER}\n", (3, 0, 0)),
+    "a header alone, without a line break": ("b.csv", HEADER, (3, 0, 0)),
+    "a row that does not fit": ("b.csv", f"{HEADER}\n4,014\n", (3, 1, 0)),
+    "a column that never fits": ("b.csv", f"{HEADER}\n4,014,north,{DAY.format(4)},free\n", (3, 1, 0)),
+    "JSON that leaves out what is missing": ("b.jsonl", f'{{"loan": 4, "reader": "014", "borrowed": "{DAY.format(4)}"}}\n', (4, 0, 1)),
+    "JSON without an object": ("b.jsonl", "[1]\n", (3, 1, 0)),
+    "Parquet with a column of nothing": (
+        "b.parquet", dict(loan=[4], reader=["014"], branch=pa.nulls(1), borrowed=[DAY.format(4)], fine=[1.5]), (4, 0, 1)),
+    "Parquet without a row": ("b.parquet", {c: pa.array([], pa.string()) for c in HEADER.split(",")}, (3, 0, 0)),
+}
+
+
+def parquet(columns: dict) -> bytes:
+    into = io.BytesIO()
+    pq.write_table(pa.table(columns), into)
+    return into.getvalue()
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("what", SECOND_DAYS)
+def test_emptiness_is_judged_over_all_files_of_a_source(what, first, library):
+    """Kind 5: whichever file comes first."""
+    name, content, wanted = SECOND_DAYS[what]
+    content = parquet(content) if isinstance(content, dict) else content
+    run = library.send(GOOD, "c.csv" if first else "a.csv").add(content, name).collect()
+    load = run.verdict["loads"]["loans"]
+    assert (len(library.loans), load["set_aside"], int(library.loans.branch.isna().sum())) == wanted
+    assert (load["pieces"], load["copies"]) == (2, 0)
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("b.csv", HEADER, '"a.csv" has no row that fits its header'),
+    ("b.csv", f"{HEADER}\n4,014,,{DAY.format(4)},1\n", 'column "branch" of table "loans" is empty'),
+    ("b.csv", HEADER.replace("reader", "card"), "lacks reader; expected loan, reader"),
+    ("b.jsonl", f'{{"loan": 4, "reader": "014", "borrowed": "{DAY.format(4)}", "fine": 1}}\n', "lacks branch; expected")])
+def test_what_no_file_of_a_source_has_is_refused(name, content, words, library):
+    """Kind 5: two files, and both are empty, or empty in the same column."""
+    before = library.workspace.published()
+    empty = HEADER + "\n" if name == "b.csv" else '{"loan": 3, "reader": "A", "borrowed": "2024-03-01T09:00:00Z", "fine": 1}\n'
+    with pytest.raises(SourceError, match=words): library.send(empty, name.replace("b", "a")).add(content, name).collect()
+    assert library.workspace.published() == before
+
+
+def test_pieces_without_declared_columns_are_put_together_also_where_one_is_empty(tmp_path):
+    """Kind 5: the type of a column follows from the pieces that have values of it."""
+    for name, rows in {"a": "1,\n", "b": "2,3\n", "c": ""}.items(): (tmp_path / f"{name}.csv").write_text("loan,days\n" + rows)
+    source = Source(where="?.csv")
+    frame, = grouped(parts_of(files_of(source, tmp_path), {}, Load("loans")))
+    assert frame.loan.tolist() == [1, 2] and frame.days.dropna().tolist() == [3] and str(frame.days.dtype) == "Int64"
+
+
+UNDECLARED = {
+    "a list": [["new"], [], None], "a record": [{"a": 1}, None, {"a": 2}], "bytes": [b"\xff", None, b"\x00"],
+    "a map": pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int64())), "nothing": pa.nulls(3),
+    "a duration": pa.array([1, 2, None], pa.duration("s")), "a list of records": [[{"a": [1]}], [], None],
+}
+
+
+@pytest.mark.parametrize("what", UNDECLARED)
+def test_a_parquet_column_that_nobody_declared_is_not_read_and_is_listed(what, library):
+    """Kind 5: only declared columns are read."""
+    columns = dict(loan=[1, 2, 3], reader=["A", "B", "C"], branch=["n", None, "s"], borrowed=[DAY.format(1)] * 3, fine=[1.5, None, 2])
+    run = library.send(parquet(columns | {"more": UNDECLARED[what]}), "loans.parquet").collect()
+    assert len(library.loans) == 3 and "more" not in library.loans and run.verdict["loads"]["loans"]["left_out"] == ["more"]
+
+
+def test_a_declared_parquet_column_of_lists_is_refused_by_name(library):
+    """Kind 5."""
+    columns = dict(loan=[1], reader=["A"], branch=[["n"]], borrowed=[DAY.format(1)], fine=[1.5])
+    with pytest.raises(SourceError, match='a column "branch" that cannot be written as text'):
+        library.send(parquet(columns), "loans.parquet").collect()
+
+
+def test_rows_of_an_api_need_not_name_every_column():
+    """Kind 5: what is missing in the first block may come in a later one."""
+    columns = {"loan": Column("integer", "number"), "gust": Column("number", "strongest gust")}
+    rows = [{"loan": n} for n in range(3)] + [{"loan": 3, "gust": 1.5}]
+    parts = list(parts_of([("api", as_blocks(rows, size=2))], columns, Load("loans")))
+    assert sum(len(part) for part in parts) == 4
+    with pytest.raises(SourceError, match="lacks gust"): list(parts_of([("api", as_blocks(rows[:3], size=2))], columns, Load("loans")))

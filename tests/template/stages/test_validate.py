@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pandas as pd
 import pytest
+from expectation_cases import COLUMNS as TYPES
+from expectation_cases import cases, frame_of
 from helpers import mlops, passed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +16,10 @@ from scipy.stats import ks_2samp
 from year import FAULTS, STAGE, honest, lived as seen_at, raised, with_fault
 
 from mlops_lifecycle.core.quality.drift import exact, ks_distance
+from mlops_lifecycle.core.quality.expectations import ELSEWHERE, Expectation, check, limit_of
+from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.foundation.workspace import Workspace
-from mlops_lifecycle.validate import EXPLAINED, explain
+from mlops_lifecycle.validate import EXPLAINED, explain, gate
 
 
 def test_the_honest_months_raise_at_most_three_alarms_and_each_is_explained():
@@ -122,3 +126,39 @@ def test_an_alarm_stops_the_run_and_is_told_once_and_the_log_only_grows(lived, t
     assert log.items() < after.items()
     assert workspace.load("validation")["alarms"][-1]["stage"] == "collect"
     server.shutdown()
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_kind_6_every_expectation_answers_on_a_column_of_each_type(type):
+    """All in one suite: it holds, it fails, or it says why it cannot be checked; and none raises where the column is empty."""
+    frame, asked = frame_of(type), cases(type)
+    wanted = [Expectation("gold.examples", kind, arguments, "collect", "it must") for kind, arguments, _ in asked]
+    found = check(lambda name: frame.__getitem__, lambda name: frame, wanted)
+    place = {(row.expectation, row.column, row.limit): row for row in found.itertuples()}
+    rows = [place[e.kind.removeprefix("Expect"), e.column, limit_of(e)] for e in wanted]
+    answered = [(*one, row.passed, row.figure) for one, row in zip(asked, rows)]
+    wrong = [one for one in answered if one[2] not in (None, one[3])]
+    assert not wrong
+    silent = [(row.expectation, row.figure) for row in rows if row.figure in ("", *(["all hold", "holds"] if not row.passed else []))]
+    assert not silent
+    with pytest.raises(GoBack) as back: gate(found)
+    assert back.value.stage == "collect" and f"{sum(~found.passed)} of {len(found)} expectations do not hold" in str(back.value)
+    empty = check(lambda name: frame.head(0).__getitem__, lambda name: frame.head(0), wanted)
+    assert len(empty) == len(wanted) and empty.figure.str.len().min() > 0
+    assert not empty.passed[empty.expectation.isin(["ColumnDistinctValuesToEqualSet", "ColumnDistinctValuesToContainSet"])].any()
+
+
+def test_kind_6_what_is_asked_here_is_all_that_great_expectations_ships_for_pandas():
+    import great_expectations.expectations as shipped
+    asked = {kind for type in TYPES for kind, _, _ in cases(type)}
+    assert {name for name in dir(shipped) if name.startswith("Expect")} == asked | {name for name in ELSEWHERE if name.startswith("Expect")}
+    for name in ELSEWHERE:
+        with pytest.raises(ValueError, match=name): Expectation("gold.examples", name)
+
+
+def test_kind_6_missing_integers_beyond_the_share_that_may_be_missing_lead_back_to_collect():
+    frame = pd.DataFrame({"days": pd.array([1, None, None, 4], "Int64")})
+    often = dict(column="days", mostly=0.9)
+    wanted = [Expectation("bronze.loans", "ExpectColumnValuesToNotBeNull", often, "collect", "asked of all")]
+    with pytest.raises(GoBack, match="2 of 4") as back: gate(check(lambda name: frame.__getitem__, lambda name: frame, wanted))
+    assert back.value.stage == "collect"

@@ -6,6 +6,7 @@
 __all__ = ['PROMPT', 'due', 'difference', 'check_feedback']
 
 # %% ../../../nbs/core/operations/feedback.ipynb #fdb-imports
+import numpy as np
 import pandas as pd
 
 from ..foundation.settings import MonitorSettings
@@ -29,6 +30,8 @@ def due(
     return decisions[old].assign(answered=(delay[old] <= usual).astype(float)), usual
 
 # %% ../../../nbs/core/operations/feedback.ipynb #fdb-bias-code
+def _days(could: pd.DataFrame) -> np.ndarray: return could["at"].dt.tz_localize(None).dt.floor("D").to_numpy()
+
 def difference(
     could: pd.DataFrame,  # of `due`
     column: str,
@@ -37,12 +40,12 @@ def difference(
     share, values = float(could.answered.mean()), could[column].to_numpy(float)
     if not 0 < share < 1: return None
     terms = (could.answered.to_numpy() - share) * (values - values.mean()) / (share * (1 - share))
-    low, high = day_interval(terms, could["at"].dt.floor("D").to_numpy())
+    low, high = day_interval(terms, _days(could))
     return [low, float(terms.mean()), high]
 
 # %% ../../../nbs/core/operations/feedback.ipynb #fdb-check-code
 def _rate(could: pd.DataFrame) -> tuple[float, float, float]:  # low, rate, high
-    low, high = day_interval(could.answered.to_numpy(), could["at"].dt.floor("D").to_numpy())
+    low, high = day_interval(could.answered.to_numpy(), _days(could))
     return low, float(could.answered.mean()), high
 
 def _question(decisions: pd.DataFrame, reports: pd.Series, asks: str, now: pd.Timestamp, limits: MonitorSettings) -> Check:

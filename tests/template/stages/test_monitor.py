@@ -222,3 +222,10 @@ def test_a_limit_that_was_learnt_from_a_few_days_is_not_judged_by():
     assert "score" not in found["figures"]["drift"]
     assert not any(one["column"] == "score" and one["what"] == "drift" for one in found["alarms"])
     assert "drift: the usual variation of 1 of 3 columns was learnt from fewer than 14 days" in found["unknown"]
+
+
+def test_values_that_are_too_old_are_the_fault_of_a_source_and_roll_nothing_back(ledger):
+    starved = monitor(JULY.assign(error=np.where(JULY.branch == "Hill", "TooOld", None)), RELEASE, COSTS, SETTINGS)
+    assert (starved["diagnosis"].about, starved["figures"]["health"]["failed"]) == ("data source", 0)
+    assert starved["figures"]["health"]["too_old"] > 500 and act(starved, ledger, hotfix="ask").mode == "ask"
+    assert ledger.standing().stable == "model-1"

@@ -4137,6 +4137,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'mlops_lifecycle/core/serving/store.py'),
                                                     'mlops_lifecycle.core.serving.store.file_of': ( 'core/serving/store.html#file_of',
                                                                                                     'mlops_lifecycle/core/serving/store.py'),
+                                                    'mlops_lifecycle.core.serving.store.head_of': ( 'core/serving/store.html#head_of',
+                                                                                                    'mlops_lifecycle/core/serving/store.py'),
                                                     'mlops_lifecycle.core.serving.store.known_until': ( 'core/serving/store.html#known_until',
                                                                                                         'mlops_lifecycle/core/serving/store.py'),
                                                     'mlops_lifecycle.core.serving.store.open_engine': ( 'core/serving/store.html#open_engine',

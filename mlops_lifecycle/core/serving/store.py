@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['T', 'Row', 'Key', 'Ints', 'metadata', 'predictions', 'feedback', 'online', 'deployment', 'ledger', 'lease', 'puts',
            'keys', 'retention', 'shadow', 'shadow_marks', 'WAIT', 'DAY', 'LATE', 'Amount', 'open_engine', 'file_of',
-           'sqlite_warning', 'Database', 'NotStored', 'LogCheck', 'upsert', 'cut_off', 'GroupCommit', 'prediction_row',
-           'store_once', 'store_missing', 'Predictions', 'UnknownPrediction', 'Contradiction', 'reaction', 'Feedback',
-           'Arrivals', 'Deployed', 'Deployment', 'Lookups', 'Online', 'stored_values', 'Known', 'known_until',
-           'Retention', 'ServingLog']
+           'sqlite_warning', 'Database', 'NotStored', 'LogCheck', 'upsert', 'head_of', 'cut_off', 'GroupCommit',
+           'prediction_row', 'store_once', 'store_missing', 'Predictions', 'UnknownPrediction', 'Contradiction',
+           'reaction', 'Feedback', 'Arrivals', 'Deployed', 'Deployment', 'Lookups', 'Online', 'stored_values', 'Known',
+           'known_until', 'Retention', 'ServingLog']
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-imports
 import asyncio
@@ -352,13 +352,20 @@ def upsert(engine: sa.Engine, table: sa.Table) -> Any:  # the insert of its dial
     return import_module(f"sqlalchemy.dialects.{engine.dialect.name}").insert(table)  # the other one is not needed
 
 # %% ../../../nbs/core/serving/store.ipynb #core-log-cut-code
+def head_of(path: Path, length: int = 100) -> bytes:
+    "The first bytes of a SQLite file that this process may have open."
+    for name in os.listdir("/dev/fd") if hasattr(os, "pread") else ():
+        with suppress(OSError):  # it was closed meanwhile
+            if os.path.samestat(os.fstat(int(name)), os.stat(path)): return os.pread(int(name), length, 0)
+    with open(path, "rb") as file: return file.read(length)
+
 def cut_off(
     path: Path,   # of a SQLite file
     size: int,    # bytes it has
     before: int,  # bytes it had
 ) -> bool:
     "Whether a file that changed has no header, or fewer pages than its header says."
-    with open(path, "rb") as file: head = file.read(100)
+    head = head_of(path)
     if not head.startswith(b"SQLite format 3\0"): return before > 0
     page = int.from_bytes(head[16:18], "big")
     return size < before and int.from_bytes(head[28:32], "big") * (65_536 if page == 1 else page) > size

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sqlite3
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -135,6 +136,21 @@ def test_no_answer_comes_before_the_disk_has_it(served):
         assert median < 8 * 0.3 + 5  # one sync for those who wait together, not one each
         started = time.perf_counter()
         assert caller.send("GET", "/v2/health/live")[0] == 200 and time.perf_counter() - started < 0.3
+
+
+def test_what_looks_at_the_file_leaves_the_log_to_those_who_write_it(tmp_path):
+    """One process looked at a file that had changed; another one ends, and a third still sees what the first writes."""
+    log = ServingLog(tmp_path / "serving.db")
+    def another(code: str) -> str:
+        code = f"from mlops_lifecycle.core.serving.store import ServingLog; log = ServingLog({str(tmp_path / 'serving.db')!r}); {code}; log.close()"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    log.database.commit([{"id": "one", "at": 1}])
+    with closing(sqlite3.connect(tmp_path / "serving.db")) as other: other.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the file changes
+    log.database.commit([{"id": "two", "at": 2}])    # looks at the file first
+    another("print(log.counts())")                   # comes and ends
+    log.database.commit([{"id": "three", "at": 3}])
+    assert another("print(log.counts()['predictions'])").strip() == "3"
+    log.close()
 
 
 def test_a_disk_that_is_full_acknowledges_nothing_and_is_taken_up_again(tmp_path):

@@ -129,6 +129,15 @@ def test_other_requests_than_before_ask_for_a_retrain(app):
     assert ticket.evidence["action"] == "retrain" and "mlops run -p recipe=stable" in passed(mlops("tickets", **app.settings)).stdout
 
 
+def test_scores_that_are_too_low_are_recalibrated_on_the_spot(app):
+    low = app.like_the_model(0.75)
+    app.decided(low, app.rows)
+    found = app.monitor(recalibrate="auto")
+    assert (found["diagnosis"], found["action"]) == ("calibration", "recalibrate"), found["says"]
+    canary = app.ledger.standing().canary
+    assert canary and found["acted"]["words"].startswith(f"{canary} is {low} with a new calibration")
+
+
 def test_ignored_answers_ask_for_a_review_and_nothing_is_released_before_it(app):
     serves = app.like_the_model(0.998)
     for one in app.ask(app.rows[:80]):
@@ -140,12 +149,3 @@ def test_ignored_answers_ask_for_a_review_and_nothing_is_released_before_it(app)
     assert refused.returncode == 2 and f"ticket {ticket.number} asks for a review" in " ".join(refused.stdout.split())
     passed(mlops("settle", ticket.number, "--reason", "the text is kinder now", **app.settings))
     passed(mlops("run", "release", "--force", **app.settings))
-
-
-def test_scores_that_are_too_low_are_recalibrated_on_the_spot(app):
-    low = app.like_the_model(0.75)
-    app.decided(low, app.rows)
-    found = app.monitor(recalibrate="auto")
-    assert (found["diagnosis"], found["action"]) == ("calibration", "recalibrate"), found["says"]
-    canary = app.ledger.standing().canary
-    assert canary and found["acted"]["words"].startswith(f"{canary} is {low} with a new calibration")

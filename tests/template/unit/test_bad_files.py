@@ -23,12 +23,11 @@ from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import collect, write_bronze
 from mlops_lifecycle.core.data.hooks import CollectHooks
-from mlops_lifecycle.core.data.connectors import as_blocks
-from mlops_lifecycle.core.data.ingestion import Load, files_of, grouped, parts_of
+from mlops_lifecycle.core.data.ingestion import Load, files_of, parts_of
 from mlops_lifecycle.core.data.readers import Column, SourceError, blocks_of_csv, fit, plain_types, read_file
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
 from mlops_lifecycle.core.pipeline.versions import open_workspace
-from mlops_lifecycle.core.foundation.settings import Source, load_settings
+from mlops_lifecycle.core.foundation.settings import load_settings
 
 COLUMNS = {"loans": {
     "loan": Column("integer", "number of the loan"), "reader": Column("text", "number of the reader"),
@@ -86,7 +85,6 @@ def library(tmp_path):
 
 
 def zipped(content: str) -> bytes:
-    import io
     into = io.BytesIO()
     with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as archive: archive.writestr("loans.csv", content)
     return into.getvalue()

@@ -142,7 +142,8 @@ def test_what_looks_at_the_file_leaves_the_log_to_those_who_write_it(tmp_path):
     """One process looked at a file that had changed; another one ends, and a third still sees what the first writes."""
     log = ServingLog(tmp_path / "serving.db")
     def another(code: str) -> str:
-        code = f"from mlops_lifecycle.core.serving.store import ServingLog; log = ServingLog({str(tmp_path / 'serving.db')!r}); {code}; log.close()"
+        opened = f"from mlops_lifecycle.core.serving.store import ServingLog; log = ServingLog({str(tmp_path / 'serving.db')!r})"
+        code = f"{opened}; {code}; log.close()"
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     log.database.commit([{"id": "one", "at": 1}])
     with closing(sqlite3.connect(tmp_path / "serving.db")) as other: other.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the file changes

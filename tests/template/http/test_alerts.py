@@ -3,15 +3,18 @@ import json
 import re
 import subprocess
 import time
+from contextlib import closing
 
 import httpx
 import pytest
 import yaml
 from helpers import ROOT
-from test_http import PLAIN, ask, settings, trial
+from slots import put_in_slots
+from test_http import PLAIN, add_model, ask, settings, trial
 
 from mlops_lifecycle.core.serving.middleware import Metrics
 from mlops_lifecycle.core.serving.server import served
+from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.operations.traffic_replay import free_port
 from mlops_lifecycle.serving import create_app
 
@@ -73,29 +76,62 @@ def test_each_rule_fires_under_its_own_fault_and_none_does_without(tmp_path):
     assert subprocess.run(["promtool", "test", "rules", tmp_path / "wrong.yaml"], capture_output=True).returncode  # it can fail
 
 
-def test_a_real_prometheus_scrapes_the_running_app_and_loads_the_rules(tmp_path):
-    config = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
-    with served(create_app(settings(), trial(tmp_path / "workspace"))) as (port, _):
+class Watched:
+    """A real Prometheus that scrapes an app each second, with rules that wait for seconds where ours wait for minutes."""
+    def __init__(self, folder, port: int):
+        config, quick = yaml.safe_load((MONITORING / "prometheus.yaml").read_text()), (MONITORING / "rules.yaml").read_text()
         job, = config["scrape_configs"]
-        job |= {"scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+        job |= {"scrape_interval": "1s", "scrape_timeout": "1s", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
         del job["authorization"]  # on this machine, and while no key exists, none is needed
-        config |= {"rule_files": [str(MONITORING / "rules.yaml")]}
-        (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        quick = re.sub(r"for: \d+m", "for: 1s", re.sub(r"\[(\d+m|1h)\]", "[10s]", quick))
+        (folder / "rules.yaml").write_text(quick)
+        config["global"] = config.get("global", {}) | {"evaluation_interval": "1s"}
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config | {"rule_files": [str(folder / "rules.yaml")]}))
         there = f"127.0.0.1:{free_port()}"
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as api: assert ask(api, PLAIN).status_code == 200
-        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yaml'}", f"--storage.tsdb.path={tmp_path / 'data'}",
-                   f"--web.listen-address={there}"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(tmp_path / "said").open("w"))
-        try:
-            with httpx.Client(base_url=f"http://{there}", trust_env=False) as asked:
-                assert waited(asked, 'mlops_requests_total{route="/v1/predict",status="200"}') == "1"
-                assert waited(asked, 'up{job="mlops"}') == "1"
-                rules = asked.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
-            assert {rule["name"]: rule["health"] for rule in rules}.keys() == set(HARM)
-            assert all(rule.get("lastError", "") == "" for rule in rules)
-        finally:
-            process.terminate()
-            process.wait(20)
+        self.process = subprocess.Popen(
+            ["prometheus", f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}",
+             f"--web.listen-address={there}"], stdout=subprocess.DEVNULL, stderr=(folder / "said").open("w"))
+        self.asked = httpx.Client(base_url=f"http://{there}", trust_env=False)
+
+    def fires(self, *alerts: str, meanwhile=lambda: None) -> None:
+        """Wait until all of these fire."""
+        until = time.monotonic() + 60
+        while missing := set(alerts) - self.firing():
+            assert time.monotonic() < until, f"{missing} did not fire"
+            meanwhile()
+            time.sleep(0.2)
+
+    def firing(self) -> set[str]:
+        """The alerts that fire now."""
+        asked = {"query": 'ALERTS{alertstate="firing"}'}
+        return {one["metric"]["alertname"] for one in self.asked.get("/api/v1/query", params=asked).json()["data"]["result"]}
+
+    def close(self) -> None:
+        self.asked.close()
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def test_a_real_prometheus_scrapes_the_running_app_and_its_rules_fire_under_faults(tmp_path):
+    workspace = trial(tmp_path / "workspace")
+    with (served(create_app(settings(), workspace)) as (port, server),
+          httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as api):
+        assert ask(api, PLAIN).status_code == 200
+        with closing(Watched(tmp_path, port)) as watched:
+            assert waited(watched.asked, 'mlops_requests_total{route="/v1/predict",status="200"}') == "1"
+            assert waited(watched.asked, 'up{job="mlops"}') == "1"
+            rules = watched.asked.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
+            assert {rule["name"] for rule in rules} == set(HARM) and all(rule.get("lastError", "") == "" for rule in rules)
+            for _ in range(3): ask(api, PLAIN); time.sleep(1)
+            assert watched.firing() == set()
+            with closing(ServingLog(workspace.serving_db)) as log: put_in_slots(log, stable=add_model(workspace, fed=False))
+            # nothing was ever looked up, so the rule decides in the model's place
+            watched.fires("MlopsRuleDecides", "MlopsStaleLookups", meanwhile=lambda: ask(api, PLAIN))
+            workspace.serving_db.rename(tmp_path / "away.db")         # the log is gone
+            workspace.serving_db.mkdir()
+            watched.fires("MlopsErrors", meanwhile=lambda: ask(api, PLAIN))
+            server.should_exit = True
+            watched.fires("MlopsDown")
 
 
 def waited(asked: httpx.Client, expression: str) -> str:

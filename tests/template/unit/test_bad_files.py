@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 
 from mlops_lifecycle.collect import collect, write_bronze
 from mlops_lifecycle.core.data.hooks import CollectHooks
-from mlops_lifecycle.core.data.ingestion import Load, files_of, parts_of
+from mlops_lifecycle.core.data.connectors import as_blocks
+from mlops_lifecycle.core.data.ingestion import Load, files_of, grouped, parts_of
+from mlops_lifecycle.core.foundation.settings import Source
 from mlops_lifecycle.core.data.readers import Column, SourceError, blocks_of_csv, fit, plain_types, read_file
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
 from mlops_lifecycle.core.pipeline.versions import open_workspace

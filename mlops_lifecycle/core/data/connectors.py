@@ -10,6 +10,7 @@ __all__ = ['Cursor', 'TEXT_CURSOR', 'AGENT', 'STATED', 'number_of', 'time_of', '
 # %% ../../../nbs/core/data/connectors.ipynb #sources-imports
 import datetime
 import hashlib
+import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,13 +28,13 @@ import pyarrow as pa
 
 from .change_capture import (
     Batch, batches_of, cell_of, client, connect, event, instant, reachable, secret_of)
-from .readers import Block, Column, SourceError
+from .readers import Block, Column, Number, SourceError
 from ..foundation.point_in_time import microseconds
 from ..foundation.settings import Source
 from ..foundation.times import read_time
 
 if TYPE_CHECKING:
-    from requests import Session
+    from requests import Response, Session
     from sqlalchemy import Connection, TableClause
 
 # %% ../../../nbs/core/data/connectors.ipynb #sources-position
@@ -228,7 +229,13 @@ def polite(
     for scheme in ("http://", "https://"): session.mount(scheme, Waiting())
     secret = {"Authorization": f"Bearer {secret_of(source)}"} if source.secret else {}
     session.headers.update({"User-Agent": AGENT} | secret)
+    session.hooks["response"].append(_with_digits)
     return session
+
+def _with_digits(response: "Response", **_: object) -> None:
+    "Let the JSON of an answer keep the digits of its numbers; whole numbers have them anyway."
+    def parsed(**_: object): return json.loads(response.content, parse_float=Number)
+    response.json = parsed
 
 @contextmanager
 def answering(where: str) -> Iterator[None]:

@@ -84,6 +84,7 @@ class Load:
     pieces: int = 0             # files, pages, batches
     copies: int = 0             # of them, files with the content of an earlier one
     rows: int = 0
+    passed_over: int = 0        # messages that change no row, such as heartbeats
     kept: int = 0               # of them, rows that bronze holds and the source does not any more
     warning: str = ""
     seconds: float = 0          # to read, not to write
@@ -95,8 +96,8 @@ class Load:
 
     def record(self) -> dict:
         "The counts, for the run's record."
-        return dict(pieces=self.pieces, copies=self.copies, rows=self.rows, kept=self.kept, set_aside=len(self.aside),
-                    left_out=list(self.left_out), warning=self.warning, seconds=round(self.seconds, 3))
+        return dict(pieces=self.pieces, copies=self.copies, rows=self.rows, kept=self.kept, passed_over=self.passed_over,
+                    set_aside=len(self.aside), left_out=list(self.left_out), warning=self.warning, seconds=round(self.seconds, 3))
 
 # %% ../../../nbs/core/data/ingestion.ipynb #ingestion-parts
 @dataclass
@@ -287,6 +288,7 @@ def count_events(
     for batch in batches:
         broken = batch.events.op == "unreadable"
         load.pieces += 1
+        load.passed_over += batch.passed_over
         load.rows += int((~broken).sum())
         load.seconds += time.perf_counter() - began
         unread = [(int(p), json.loads(row)) for p, row in zip(batch.events.position[broken], batch.events.row[broken])]

@@ -26,7 +26,7 @@ from kinds import (
 from mlops_lifecycle.core.data.hooks import CollectHooks, CurateHooks
 from mlops_lifecycle.core.data.catalog import Table as Described
 from mlops_lifecycle.core.data.change_capture import cell_of, event_table, in_order, latest, states
-from mlops_lifecycle.core.data.connectors import after_of, by_cursor, rows_of_database
+from mlops_lifecycle.core.data.connectors import after_of, by_cursor, rows_of_api, rows_of_database
 from mlops_lifecycle.core.data.readers import Column, SourceError
 from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
 from mlops_lifecycle.core.foundation.settings import Source, load_settings
@@ -709,3 +709,34 @@ def test_a_later_line_of_a_log_counts_also_in_a_newer_file(tmp_path):
     os.utime(path, (1, 1)); path.rename(tmp_path / "log" / "desk.jsonl.1")
     path.write_text(line("C")); log.nightly()
     assert log.state() == {7: ("C", 0)} and log.events.position.tolist() == [1, 2, 3]
+
+
+def test_a_key_with_its_schema_is_one_row_and_after_the_tombstone_none(brokers, tmp_path):
+    """Kind 3: through the whole of collect; a heartbeat in the same topic is passed over and counted."""
+    stream = Stream(tmp_path, brokers, topic="connect")
+    key = {"schema": {"type": "struct", "fields": [{"field": "loan", "type": "int64"}]}, "payload": {"loan": 1}}
+    value = {"schema": {"type": "struct", "fields": [{"field": "reader", "type": "string"}, {"field": "days_late", "type": "int32"}]},
+             "payload": {"reader": "A", "days_late": 3}}
+    def send(key, value):
+        stream.producer.produce("connect", key=json.dumps(key), value=None if value is None else json.dumps(value), partition=0)
+    send(key, value); send({"serverName": "library"}, {"ts_ms": 1709283600000}); stream.producer.flush(10)
+    load = stream.nightly().verdict["loads"]["loans"]
+    assert (load["rows"], load["passed_over"], load["set_aside"]) == (1, 1, 0) and stream.state() == {1: ("A", 3)}
+    send(key, None); stream.producer.flush(10); stream.nightly()
+    assert stream.state() == {}
+
+
+def test_json_of_a_database_and_of_an_api_keeps_its_digits(postgres, server, tmp_path):
+    """Kind 3: nested values in columns of text."""
+    nested = '{"lat": 40.70, "n": 3, "big": 12345678901234567.890}'
+    with psycopg.connect(postgres.url, autocommit=True) as link:
+        link.execute("drop table if exists loans")
+        link.execute("create table loans (loan bigint, place json, fees numeric(6,2)[])")
+        link.execute("insert into loans values (1, %s, array[1.50, null])", [nested])
+        source = Source(kind="database", where=postgres.url, table="loans", key="loan")
+        row, = rows_of_database("loans", source, tmp_path)
+        assert [cell_of(row[c]) for c in ("place", "fees")] == [nested, "[1.50, null]"]
+    server.rows = [{"loan": 1, "days_late": 0.5, "reader": json.loads(nested), "changed": 0}]
+    api = Source(kind="api", where=f"{server.home}/loans", rate=500)
+    row, = rows_of_api("loans", api, tmp_path)
+    assert cell_of(row["days_late"]) == "0.5" and cell_of(row["reader"]).startswith('{"lat": 40.7, "n": 3')

@@ -339,9 +339,8 @@ def test_each_row_is_typed_or_set_aside_and_none_is_lost(cells, kind):
 
 def test_a_copy_under_another_name_is_no_new_row(tmp_path):
     for name in ("a.csv", "b.csv"): (tmp_path / name).write_text(GOOD)
-    class Source: where = "*.csv"
     load = Load("loans")
-    rows = sum(map(len, parts_of(files_of(Source, tmp_path), COLUMNS["loans"], load)))
+    rows = sum(map(len, parts_of(files_of(Source(where="*.csv"), tmp_path), COLUMNS["loans"], load)))
     assert rows == len(read_file(tmp_path / "a.csv")[0]) == 3
     assert (load.pieces, load.copies) == (2, 1)
 

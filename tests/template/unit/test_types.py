@@ -11,7 +11,7 @@ from helpers import ROOT
 
 MODULES = [path for path in sorted((ROOT / "mlops_lifecycle").rglob("*.py")) if path.name != "_modidx.py"]
 ANYTHING = {  # parameters that take a value of any kind
-    "as_text(value)", "cell_of(value)", "harmless(cell)", "in_cell(value)", "with_unit(value)",  # what stands in a cell
+    "as_text(value)", "as_json(value)", "cell_of(value)", "harmless(cell)", "in_cell(value)", "with_unit(value)",  # what stands in a cell
     "prediction_row(row)", "Predictions.append(row)",  # columns by name, each of its own type
     "type_fault(value)", "type_fault(declared)", "spelled(declared)", "shown(value)",  # a hook's value, and any type
     "render(values)",  # what a template asks for

@@ -1557,6 +1557,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                         'mlops_lifecycle/core/operations/diagnosis.py'),
                                                            'mlops_lifecycle.core.operations.diagnosis.action_of': ( 'core/operations/diagnosis.html#action_of',
                                                                                                                     'mlops_lifecycle/core/operations/diagnosis.py'),
+                                                           'mlops_lifecycle.core.operations.diagnosis.as_alarm': ( 'core/operations/diagnosis.html#as_alarm',
+                                                                                                                   'mlops_lifecycle/core/operations/diagnosis.py'),
                                                            'mlops_lifecycle.core.operations.diagnosis.carry_out': ( 'core/operations/diagnosis.html#carry_out',
                                                                                                                     'mlops_lifecycle/core/operations/diagnosis.py'),
                                                            'mlops_lifecycle.core.operations.diagnosis.diagnose': ( 'core/operations/diagnosis.html#diagnose',

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['About', 'Check', 'DIAGNOSES', 'Severity', 'SEVERITY', 'STAGE', 'COMMANDS', 'Do', 'ASKED', 'INSTEAD', 'Finding',
-           'Diagnosis', 'action_of', 'diagnose', 'Acted', 'roll_back_stable', 'successor_refused', 'carry_out']
+           'Diagnosis', 'action_of', 'diagnose', 'Acted', 'roll_back_stable', 'successor_refused', 'carry_out',
+           'as_alarm']
 
 # %% ../../../nbs/core/operations/diagnosis.ipynb #dia-imports
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Literal, TypeAlias
 from ..foundation.errors import UsageError
 from ..foundation.settings import ActSettings, DiagnosisSettings, Mode
 from ..foundation.stages import Json
+from ..quality.alerts import Alarm
 from ..serving.ledger import Act, Ledger
 
 # %% ../../../nbs/core/operations/diagnosis.ipynb #dia-finding
@@ -149,3 +151,15 @@ def carry_out(
         number = ledger.ticket(found.action, release, act).number
         return Acted(found.action, mode, False, f"ticket {number} asks for a {found.action}, mlops tickets", COMMANDS[found.action], number)
     return Acted(found.action, mode, False, f"to do it: {command}", command)
+
+# %% ../../../nbs/core/operations/diagnosis.ipynb #dia-told
+def as_alarm(
+    found: Diagnosis, acted: Acted, release: str,
+    since: str,      # begin of the period: "2024-07-01"
+) -> list[Alarm]:    # one, or none
+    "A diagnosis as an alarm."
+    if found.about is None: return []
+    first, *others = [*found.findings, *found.company]
+    return [Alarm(table=release, column=first.column, figure=found.about, period=since, change=first.figure, limit=first.limit,
+                  stage=STAGE[acted.action], words=f"{found.severity}: {acted.action} {release}: {found.says}; {acted.words}",
+                  also=[one.words for one in others])]

@@ -198,11 +198,17 @@ def wanted_of(
         found = (part.get("parameters") or {}) if isinstance(part.get("parameters") or {}, Mapping) else {name: None}
         if type(found := found.get(name, usual)) is not bool: raise ApiError(422, "must be true or false", name)
         return found
-    every, listed = flag(asked, "binary_data_output", False), asked.get("outputs") or [{"name": name} for name in OUTPUTS]
+    every = flag(asked, "binary_data_output", False)
+    listed: Any = asked.get("outputs") or [{"name": name} for name in OUTPUTS]
     if not isinstance(asked.get("id", ""), str): raise ApiError(422, "must be a text", "id")
     names = [o.get("name") if isinstance(o, Mapping) else None for o in listed] if isinstance(listed, list) else [None]
     if any(not isinstance(n, str) or n not in OUTPUTS for n in names) or len(set(names)) < len(names):
         raise ApiError(422, f"may be some of {', '.join(OUTPUTS)}, each once", "outputs")
+    if any(not isinstance(output.get("parameters") or {}, Mapping) for output in listed):
+        raise ApiError(422, "must be an object", "parameters")
+    for output in listed:
+        for name in (output.keys() - {"name", "parameters"}) | ((output.get("parameters") or {}).keys() - {"binary_data"}):
+            raise ApiError(422, 'is not known; an output has a name, and "parameters": {"binary_data": true}', shown(name))
     return {output["name"]: flag(output, "binary_data", every) for output in listed}
 
 def answer_of(

@@ -9,6 +9,7 @@ from test_http import GOOD, PLAIN, add_model, ask, served, settings, trial
 from under_load import postgresql
 from slots import put_in_slots
 
+from mlops_lifecycle.core.serving import inference_protocol as protocol
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.serving import create_app
@@ -191,14 +192,33 @@ REFUSED = {  # status, method, path; content and headers
     "a length that is none": (400, "POST", INFER, b"{}", {"inference-header-content-length": "x"}),
     "a length in another script": (400, "POST", INFER, b"{}", {"inference-header-content-length": b"\xb2"}),
     "an unknown datatype": (422, "POST", INFER, tensors(datatype="FP8")),
+    "a datatype that is none": (422, "POST", INFER, tensors(datatype="FOO")),
     "no datatype": (422, "POST", INFER, tensors(datatype=None)),
     "an unknown output": (422, "POST", INFER, tensors() | {"outputs": [{"name": "secret"}]}),
+    "bytes that are asked for outside of parameters": (
+        422, "POST", INFER, tensors() | {"outputs": [{"name": "score", "binary_data": True}]}),
+    "an output of an unknown datatype": (422, "POST", INFER, tensors() | {"outputs": [{"name": "score", "datatype": "FOO"}]}),
     "an output twice": (422, "POST", INFER, tensors() | {"outputs": [{"name": "score"}] * 2}),
     "an id that is no text": (422, "POST", INFER, tensors() | {"id": 7}),
     "a flag that is none": (422, "POST", INFER, tensors() | {"parameters": {"binary_data_output": 1}}),
     "a stranger": (401, "GET", OWN, b"", {"host": "evil.example"}),
     "a stranger's rows": (401, "POST", INFER, tensors(), {"host": "evil.example"}),
 }
+
+
+def test_an_output_that_is_asked_for_as_bytes_stands_behind_the_json(canary):
+    """Kind 3: wire formats in full; each output, and two of which one is JSON."""
+    alone = canary.api.post(INFER, json=tensors() | {"outputs": [{"name": name} for name in OUTPUTS]})
+    values = {output["name"]: output["data"] for output in alone.json()["outputs"]}
+    assert "inference-header-content-length" not in alone.headers
+    for name, datatype in protocol.OUTPUTS.items():
+        wanted = [{"name": "threshold"}] * (name != "threshold") + [{"name": name, "parameters": {"binary_data": True}}]
+        answer = canary.api.post(INFER, json=tensors() | {"outputs": wanted})
+        length = int(answer.headers["inference-header-content-length"])
+        output, behind = json.loads(answer.content[:length])["outputs"][-1], answer.content[length:]
+        assert output["parameters"] == {"binary_data_size": len(behind)} and "data" not in output
+        assert len(found := protocol.from_bytes(datatype, behind)) == 1
+        assert name == "prediction_id" or found == values[name]
 
 
 def test_a_refusal_is_the_protocols_error(canary):

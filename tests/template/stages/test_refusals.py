@@ -35,7 +35,7 @@ REFUSED = {
     "a stage": (["run", "lend"], {}, ['unknown stage "lend"', "plan, formulate, collect"]),
     "a wheel": (["run", "--wheel", "cog"], {}, ['unknown wheel "cog"', "data, dev, ml, ops"]),
     "nothing in between": (["run", "--from", "train", "--to", "curate"], {}, ["train to curate"]),
-    "a parameter": (["run", "train", "plan", "-p", "sampel=10"], {}, ['"sampel"', "as_of, sample, seed"]),
+    "a parameter": (["run", "train", "plan", "-p", "sampel=10"], {}, ['"sampel"', "as_of, recipe, sample, seed"]),
     "a name that is code": (["run", "-p", "x=1; __import__('os').mkdir('here')=1"], {}, ['"x"']),
     "another name that is code": (
         ["run", "-p", "__import__('os').mkdir('here')=1"], {}, ["__import__('os').mkdir('here')"]),

@@ -95,7 +95,7 @@ class Running:
 @pytest.fixture(scope="module")
 def app(lived, tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("actions"), free_port()
-    settings = lived.copy(folder / "workspace") | {"MLOPS_RELEASE__ALLOW": ",".join(ALLOW)}
+    settings = lived.copy(folder / "workspace") | {"MLOPS_RELEASE__ALLOW": ",".join(ALLOW), "MLOPS_MONITOR__CALIBRATION_LIMIT": 0.02}
     url = f"http://127.0.0.1:{port}"
     serve = Started([*MLOPS, "serve", "--port", port], f"{url}/v2/health/live", folder / "app.log", cwd=ROOT, env=environment(**settings))
     with serve, closing((one := Running(Workspace(folder / "workspace"), settings, url)).log): yield one

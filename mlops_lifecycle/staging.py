@@ -235,9 +235,11 @@ def release_candidate(
     features: Mapping,      # the document of stage 04
     kind: str = "binary",   # of the problem
     allow: tuple[str, ...] = (),  # types of a model, as for `write_release`
+    judged: bool = False,   # the judged model itself, and not its refit
 ) -> str:                   # id of the release
     "Write the candidate that passed as a release, for staging only."
     verdict = workspace.load("verdict")
+    if judged: verdict = verdict | {"refit": None}
     candidate = to_release(workspace.load("candidates"), verdict)
     manifest = {
         "kind": "model", "name": candidate["name"], "decides": kind, "as_of": as_of, "threshold": verdict["threshold"],

@@ -60,7 +60,7 @@ class Refitted:
 
     def __str__(self) -> str:
         rows = f"fitted again on {self.candidate.parameters['rows']:,} rows, the judged period included"
-        which = "is released" if self.close else "is too far, the judged model is released"
+        which = "goes on to the tests" if self.close else "is too far, the judged model goes on"
         return f"{rows}: it turns {self.turned:.1%} of the judged decisions (at most {self.limit:.0%}) and {which}"
 
 def compare_refit(

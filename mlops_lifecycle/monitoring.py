@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['Bounds', 'health', 'cost_comparison', 'calibration_gap', 'quality', 'check_health', 'check_drift', 'categorical',
-           'check_outliers', 'check_quality', 'check_estimate', 'Around', 'check_all', 'check_sudden', 'monitor',
-           'enforce', 'drift_figure']
+           'check_outliers', 'check_quality', 'check_estimate', 'check_all', 'check_sudden', 'monitor', 'enforce',
+           'drift_figure']
 
 # %% ../nbs/15_monitor.ipynb #15-m-imports
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -32,6 +31,7 @@ from .core.quality.outliers import GoodRows, outside, rows_to_look_at
 from .core.operations.sequential_tests import significantly_more
 from .core.operations.groups import check_groups
 from .core.operations.promises import check_promises
+from .core.operations.watched import Around
 
 # %% ../nbs/15_monitor.ipynb #15-m-health-code
 def health(
@@ -170,20 +170,6 @@ def check_estimate(
     return vars(found) | {"says": str(found)}, [], ""
 
 # %% ../nbs/15_monitor.ipynb #15-m-call-monitor
-@dataclass(frozen=True)
-class Around:
-    "What is known beside the decisions of a period; what is missing is not judged."
-    plan: Mapping | None = None            # the document of stage 00
-    reactions: Mapping[str, int] = field(default_factory=dict)  # how often each was given
-    beside: pd.DataFrame | None = None     # of `decisions_beside`, where they say what the release's decisions cost
-    before: pd.DataFrame | None = None     # the release's decisions from before the period
-    good: GoodRows | None = None           # rows from before the release
-    groups: pd.DataFrame | None = None     # of `groups_of`
-    feedback: Check = ({}, [], "nothing is known of it")  # of `check_feedback`
-
-    def with_beside(self, rows: pd.DataFrame) -> pd.DataFrame: return pd.concat([rows, *[self.beside] * (self.beside is not None)])
-    def with_before(self, rows: pd.DataFrame) -> pd.DataFrame: return pd.concat([*[self.before] * (self.before is not None), rows])
-
 def check_all(rows: pd.DataFrame, release: Release, costs: Costs, settings: Settings, around: Around) -> dict[str, Check]:
     "All that is judged of a period as a whole."
     answered = rows[rows.error.isna()] if "error" in rows else rows

@@ -14,7 +14,7 @@ from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.serving import create_app
 
 
-@pytest.mark.parametrize("name", ["a%20b", "who?", "who?mode=ro", "x#y", "two words", "ü", "50%", "a:b", "sqlite:", "it's"])
+@pytest.mark.parametrize("name", ["who?", "who?mode=ro", "x#y", "two words", "ü", "50%", "a:b", "sqlite:", "it's"])
 def test_app_and_command_line_look_into_the_same_log(tmp_path, name):
     workspace = trial(tmp_path / name)
     with served(create_app(settings(), workspace)) as api:

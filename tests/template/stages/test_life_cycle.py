@@ -104,16 +104,18 @@ def content_of(workspace: Workspace, name: str):
 
 
 def test_plain_kernels_one_after_the_other_leave_what_warm_ones_side_by_side_leave(lived, tmp_path):
-    """Every table and document has the same content, and so the same version; one document names runs."""
+    """Every table and document has the same content, and so the same version; two documents name runs."""
     workspace = Workspace(tmp_path / "workspace")
     workspace.root.mkdir()
     shutil.copy(lived.workspace / "pseudonym.key", workspace.root)
     settings = lived.settings | {"MLOPS_WORKSPACE": workspace.root, "MLOPS_RUN__KERNELS": "plain", "MLOPS_RUN__JOBS": 1}
     run = json.loads(passed(mlops("run", "--json", *SAME, **settings)).stdout)
     plain, warm = ({s["stage"]: s["outputs"] for s in r["stages"]} for r in (run, lived.run))
-    assert plain.pop("train").keys() == warm["train"].keys() == {"candidates"}
-    assert plain == {stage: warm[stage] for stage in SAME if stage != "train"}
-    assert lasting(workspace.load("candidates")) == lasting(Workspace(lived.workspace).load("candidates"))
+    naming = {"train": "candidates", "evaluate": "verdict"}
+    for stage, document in naming.items():
+        assert plain.pop(stage).keys() == warm[stage].keys() == {document}
+        assert lasting(workspace.load(document)) == lasting(Workspace(lived.workspace).load(document))
+    assert plain == {stage: warm[stage] for stage in SAME if stage not in naming}
 
 
 def test_ten_runs_side_by_side_leave_the_same(sample, flights, tmp_path, monkeypatch):

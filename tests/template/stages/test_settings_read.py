@@ -19,7 +19,7 @@ def causes(settings: dict, **changed) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("variable, readers", [
     ("MLOPS_CANARY__MIN_LABELLED", {"operate", "monitor", "loop"}),
-    ("MLOPS_TRAIN__KEEP", {"explore", "train", "evaluate"}),  # the loop has nothing to train in one period
+    ("MLOPS_TRAIN__KEEP", {"explore", "train", "evaluate", "monitor"}),  # the loop has nothing to train in one period
     ("MLOPS_DRIFT__WARM_UP_DAYS", {"validate"}),
     ("MLOPS_RUN__STAGE_TIMEOUT", set()),  # the runner's own
 ])

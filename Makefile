@@ -21,6 +21,7 @@ run: $(READY)    ## the whole life cycle, through papermill
 test: export OMP_NUM_THREADS := 1
 test: $(READY) tracer browser database alerts clean-tree    ## everything: exported code, lessons, whole runs, browser
 	$(BIN)/ruff check mlops_lifecycle tests benchmarks
+	$(BIN)/ruff check --isolated --select F821 nbs    # cells that only a run executes, too, know their names
 	$(BIN)/nbdev-test
 	$(BIN)/python -m pytest tests/project/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
 	$(BIN)/python -m pytest tests --ignore=tests/project/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=95

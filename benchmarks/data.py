@@ -125,10 +125,10 @@ import sys
 from pathlib import Path
 import pandas as pd
 from mlops_lifecycle.core.foundation.settings import load_settings
-from mlops_lifecycle.core.foundation.workspace import outside
+from mlops_lifecycle.core.foundation.workspace import resolve_files
 settings, folder, years = load_settings("settings.ini", environ={}), Path(sys.argv[1]), int(sys.argv[2])
 for name in ("flights", "weather"):
-    table = pd.read_csv(outside(settings.source[name].where, settings.root)[0], dtype=str, keep_default_na=False)
+    table = pd.read_csv(resolve_files(settings.source[name].where, settings.root)[0], dtype=str, keep_default_na=False)
     for copy in range(years):
         moved = table.copy()
         if copy and name == "flights":  # the same wall clock in another year, whose clocks change on other days
@@ -157,6 +157,9 @@ for name, module in modules.items():
     parameters = next(c for c, tags in cells if "parameters" in tags)
     run = next(c for c, _ in cells if c.startswith("#| run") and "StageRun(" in c)
     names = vars(module) | {"StageRun": StageRun}; exec(parameters, names)
+    for cell, _ in cells:  # what only the notebook imports
+        if all(not line.strip() or line.startswith(("import ", "from ", "#", " ", ")")) for line in cell.splitlines()) and "import " in cell:
+            exec("\\n".join(line for line in cell.splitlines() if not line.startswith("%")), names)
     start = time.perf_counter(); exec(run, names); seconds[name] = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 print(json.dumps({"seconds": seconds, "all": sum(seconds.values()), "gigabytes": peak}))

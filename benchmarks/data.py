@@ -158,7 +158,8 @@ for name, module in modules.items():
     run = next(c for c, _ in cells if c.startswith("#| run") and "StageRun(" in c)
     names = vars(module) | {"StageRun": StageRun}; exec(parameters, names)
     for cell, _ in cells:  # what only the notebook imports
-        if all(not line.strip() or line.startswith(("import ", "from ", "#", " ", ")")) for line in cell.splitlines()) and "import " in cell:
+        kinds = "import ", "from ", "#", " ", ")"
+        if "import " in cell and all(not line.strip() or line.startswith(kinds) for line in cell.splitlines()):
             exec("\\n".join(line for line in cell.splitlines() if not line.startswith("%")), names)
     start = time.perf_counter(); exec(run, names); seconds[name] = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

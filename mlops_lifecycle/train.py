@@ -229,7 +229,9 @@ def train_again(
     "Fit the winner on the judged period as well, and say how far that takes it from what was judged."
     period, target, task = settings.clock.period, problem.target, costs_of(settings, problem.kind).task
     seed = int(winner.parameters.get("seed") or 0)
-    rows = training_rows(examples, target, as_of, period, sample or settings.train.sample, seed, task, judged=True)
-    again = before or refit(winner, rows, feature_set.features, target, estimators, task, allowed_types(settings))
+    def fitted() -> Candidate:
+        rows = training_rows(examples, target, as_of, period, sample or settings.train.sample, seed, task, judged=True)
+        return refit(winner, rows, feature_set.features, target, estimators, task, allowed_types(settings))
+    again = before or fitted()
     judged = split(examples, target, as_of, period, task)["test"]
     return compare_refit(winner, again, judged, threshold, task, settings.evaluate.refit_limit)

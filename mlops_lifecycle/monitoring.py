@@ -196,9 +196,10 @@ def monitor(
     rows: pd.DataFrame,   # of `decisions_of`, or any decisions with score, decision, outcome, decision_time and features
     release: Release,     # that made them
     costs: Costs, settings: Settings,
-    around: Around = Around(),
+    around: Around | None = None,  # None: nothing else is known
 ) -> dict:                # action, diagnosis, severity, says, alarms, figures, unknown
     "What the matter is with a release; `carry_out` acts on it."
+    around = around or Around()
     checks = check_all(rows, release, costs, settings, around)
     findings = [found for _, some, _ in checks.values() for found in some] + check_sudden(rows, release, costs, settings, around)
     diagnosis = diagnose(findings, release.kind, settings.diagnosis)

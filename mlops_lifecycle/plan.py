@@ -46,8 +46,8 @@ ETHICS = answered(
     consent="The warning says that a program made it, and names the service desk, which can look up its id.",
     misuse="It ranks flights, not people. Outcomes are measured by the airports and do not depend on whether a"
            " warning was sent.",
-    off="The operator on duty, with one command; the rule serves on, and without the rule the desk informs as it"
-        " always did.")
+    off="The operator on duty: mlops deploy rule-1.0 --share 1 --reason WHY lets the rule answer every request, whatever"
+        " served before. Without the app the desk informs as it always did.")
 
 # %% ../nbs/00_plan.ipynb #00-p-yours-plan
 plan = Plan(

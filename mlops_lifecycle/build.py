@@ -45,9 +45,12 @@ def copy_source(
     to: Path,    # an empty folder
 ) -> Path:       # `to`
     "Copy what a wheel is made of, and nothing else."
+    from mlops_lifecycle.core.projects.template_wheel import template_paths
     project, package = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"], package_of(root)
     named = [p for p in [project.get("readme"), *project.get("license-files", [])] if isinstance(p, str)]
-    for name in ["pyproject.toml", *named]: shutil.copyfile(root / name, to / name)
+    for name in {"pyproject.toml", *named, *template_paths(root)}:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, to / name)
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     shutil.copytree(package, to / package.name, ignore=ignored, copy_function=shutil.copyfile)
     return to

@@ -118,19 +118,22 @@ def pairs(
     return found
 
 # %% ../nbs/cli.ipynb #854f7190
-COLOURS = {"passed": "green", "skipped": "bright_black", "went_back": "yellow", "failed": "red", None: "bright_black"}
+COLOURS = {"passed": "green", "skipped": "bright_black", "not_proven": "magenta", "went_back": "yellow", "failed": "red",
+           None: "bright_black"}
 
 def stage_line(
     record: dict,  # of a stage that ended
 ) -> "Text":
     "A stage in one line."
     from rich.text import Text
+    from mlops_lifecycle.core.foundation.stages import verdict_of
     number, _, name = record["notebook"].removesuffix(".ipynb").partition("_")
     seconds = "" if record["status"] == "skipped" else f"  {record['seconds']:.1f} s"
     words = f"unchanged: {record['words']}" if record["status"] == "skipped" else record["words"]
-    status = f"{record['status'].replace('_', ' '):<10}"
+    verdict = verdict_of(record["status"], record.get("not_proven", ()))
+    status = f"{verdict.replace('_', ' '):<9} "
     shown = " ".join(words.split())[:300]
-    return Text.assemble(f"{number} {name:<10} ", (status, COLOURS[record["status"]]), shown, (seconds, "bright_black"))
+    return Text.assemble(f"{number} {name:<10} ", (status, COLOURS[verdict]), shown, (seconds, "bright_black"))
 
 # %% ../nbs/cli.ipynb #568e5fbe
 _Dry = Annotated[bool, typer.Option("--dry", help="Say what would run, and why; execute nothing.")]
@@ -277,14 +280,15 @@ def end(runner: "Runner | Matrix", status: str, show: "Console") -> "tuple[int, 
 
 def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # exit code
     "Build the report and say in plain words how the run ended."
+    from mlops_lifecycle.core.foundation.stages import verdict_of
     from mlops_lifecycle.core.reports.summary import in_plain_words
     code, site = end(runner, record["status"], show)
     owners = runner.settings.owners.by_stage()
     for sentence in in_plain_words(record, runner.workspace, [s.name for s in runner.chosen], owners):
         show.print(sentence, markup=False)
-    every = "passed", "skipped", "went_back", "failed"
-    count = {s: n for s in every if (n := sum(r["status"] == s for r in record["stages"]))}
-    counts = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in count.items())
+    found = [verdict_of(r["status"], r.get("not_proven", ())) for r in record["stages"]]
+    every = {"passed": "passed", "skipped": "skipped", "not_proven": "passed but not proven", "went_back": "went back", "failed": "failed"}
+    counts = ", ".join(f"{n} {words}" for status, words in every.items() if (n := found.count(status)))
     show.print(f"Run {record['run']}: {counts}, {record['seconds']:.0f} s.", markup=False)
     if site: show.print(f"Report: {site}", markup=False)
     return code
@@ -369,12 +373,14 @@ def map_table(
     "The life cycle as a table."
     from rich.table import Table
     from rich.text import Text
+    from mlops_lifecycle.core.foundation.stages import verdict_of
     table = Table("", "stage", "wheel", "last verdict", "age", "runs again because", box=None, pad_edge=False)
     for row in rows:
-        words = f"{(row['status'] or 'never run').replace('_', ' ')}" + (f": {row['words']}" if row["words"] else "")
+        verdict = verdict_of(row["status"], row["not_proven"]) if row["status"] else None
+        words = f"{(verdict or 'never run').replace('_', ' ')}" + (f": {row['words']}" if row["words"] else "")
         why = ", ".join(row["stale"]) or (f"perhaps, after {', '.join(row['after'])}" if row["after"] else "")
         table.add_row(f"{row['number']:02d}", row["stage"], row["wheel"],
-                      Text(words, COLOURS[row["status"]]), ago(row["age"]), Text(why))
+                      Text(words, COLOURS[verdict]), ago(row["age"]), Text(why))
     return table
 
 # %% ../nbs/cli.ipynb #731f4bb7

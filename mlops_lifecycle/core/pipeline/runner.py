@@ -460,7 +460,7 @@ def dry_run(
 # %% ../../../nbs/core/pipeline/runner.ipynb #2178a06a
 def status(
     settings: Settings,
-) -> list[dict[str, Any]]:  # a stage each: stage, number, wheel, status, words, run, started, age in seconds, stale, after, owner
+) -> list[dict[str, Any]]:  # a stage each: stage, number, wheel, status, words, not_proven, run, started, age, stale, after, owner
     "The map as it stands: `stale` says why a stage must run, `after` which stale stages it builds on."
     workspace, last, notebooks = open_workspace(settings.workspace_path), {}, Path(settings.root) / "nbs"
     runs = [json.loads(p.read_text(encoding="utf-8"))["stages"] for p in sorted(workspace.runs.glob("*/run.json"))]
@@ -474,6 +474,7 @@ def status(
         age = (now - datetime.fromisoformat(record["started"])).total_seconds() if record else None
         after = [r["stage"] for r in rows if r["stale"] and row.name in dependents(r["stage"])]
         rows.append({"stage": row.name, "number": row.number, "wheel": row.wheel, "status": record.get("status"),
-                     "words": record.get("words", ""), "run": record.get("run"), "started": record.get("started"),
+                     "words": record.get("words", ""), "not_proven": record.get("not_proven", []),
+                     "run": record.get("run"), "started": record.get("started"),
                      "age": age, "stale": reasons, "after": after, "owner": owners.get(row.name, "")})
     return rows

@@ -27,7 +27,7 @@ import pyarrow as pa
 from ..foundation.point_in_time import Availability, moment
 from ..foundation.errors import listed
 from ..foundation.settings import Settings, load_settings
-from ..foundation.stages import Document, GoBack, Json, Stage, card, covers, in_words, stage
+from ..foundation.stages import Document, GoBack, Json, NotProven, Stage, card, covers, in_words, stage, unproven_words
 from ..foundation.workspace import Events, Version, Workspace, atomic_write, release_memory, resolve_files
 from .notebook_sync import checkout, warn_of_imported
 from .code_versions import modules_loaded
@@ -64,6 +64,7 @@ class StageRecord(TypedDict):
     inputs: Mapping[str, Version]
     outputs: Mapping[str, Version]    # empty unless it passed
     verdict: Mapping[str, Json]       # figures behind the words
+    not_proven: NotRequired[list[NotProven]]  # what could not be judged, of a stage that passed; missing: noted by an older version
     edges: list[Edge]                 # none, or the one of a going back
     report: str | None                # the executed copy, below the workspace
 
@@ -353,14 +354,16 @@ class StageOutcome:
     status: str = "open"  # then passed, went_back or failed
     words: str = ""
     verdict: Mapping[str, Json] = field(default_factory=dict)
+    not_proven: list[NotProven] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
 
     def passed(self,
         words: str,       # what it left, in a few words: "5 tables, 336,776 rows"
+        not_proven: Iterable[NotProven] = (),  # what could not be judged
         **verdict: Json,  # figures behind it
     ) -> None:
         "The stage's verdict; without it the block cannot end well."
-        self.status, self.words, self.verdict = "passed", words, verdict
+        self.status, self.words, self.verdict, self.not_proven = "passed", words, verdict, list(not_proven)
 
     def close(self,
         error: BaseException | None,  # what the block ended with
@@ -421,7 +424,7 @@ class Execution:
                 "run": self.run, "parameters": self.parameters,
                 "settings": self.settings.plain.digest, "code": code, "modules": modules_loaded(), "as_of": self.as_of.isoformat(),
                 "inputs": lineage.inputs, "outputs": lineage.outputs if outcome.status == "passed" else {},
-                "verdict": outcome.verdict, "edges": outcome.edges,
+                "verdict": outcome.verdict, "not_proven": outcome.not_proven, "edges": outcome.edges,
                 "report": f"runs/{self.run}/{notebook.name}" if self.joined else None}
 
     def alone(self, record: StageRecord) -> RunRecord:
@@ -495,7 +498,9 @@ def _card(notebook: str, outcome: StageOutcome, outputs: Mapping[str, Version]) 
     "An execution of a stage as a card of HTML."
     figures = {name: _short(value) for name, value in outcome.verdict.items() if value not in (None, "", {}, [])}
     left = ", ".join(f"{name} (version {v})" for name, v in outputs.items())
-    return card(f"{notebook} {outcome.status}", outcome.words, figures, "#00727a", foot=f"left {left}")
+    unsure = {"not proven": "; ".join(unproven_words(one) for one in outcome.not_proven)} if outcome.not_proven else {}
+    colour, title = ("#5b4bb5", "passed, not proven") if unsure else ("#00727a", outcome.status)
+    return card(f"{notebook} {title}", outcome.words, unsure | figures, colour, foot=f"left {left}")
 
 def _short(value: Json) -> str:
     text = in_words(value)

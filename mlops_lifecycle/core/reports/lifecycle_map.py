@@ -130,10 +130,12 @@ def wheels(upright: bool = False) -> Markup:  # SVG
     return macro(_ROOM, _PIECES, "wheels")(words)
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-marks
-WORDS = {"passed": "passed", "skipped": "unchanged", "went_back": "went back", "failed": "failed", "": "not run yet"}
+WORDS = {"passed": "passed", "skipped": "unchanged", "not_proven": "passed, not proven", "went_back": "went back",
+         "failed": "failed", "": "not run yet"}
 MARKS = {
     "passed": "M-5 .5L-1.5 4.5L5.5 -4",
     "skipped": "M-5 -2.5H5M-5 2.5H5",
+    "not_proven": "M-5.5 1.5Q-2.8 -4.5 0 0T5.5 -1.5",
     "went_back": "M5 5V1Q5 -2.5 1 -2.5H-5M-1.5 -6L-5 -2.5L-1.5 1",
     "failed": "M-4 -4L4 4M4 -4L-4 4",
     "": "",
@@ -211,11 +213,11 @@ PALETTE = {
     "light": dict(paper="#fbfcfd", edge="#dfe4ea", ink="#1c2733", soft="#566373", hollow="#ffffff", ring="#7b8897",
                   data="#8ec5ee", ml="#c3a6e0", dev="#f0cd6b", ops="#8fd0b0",
                   data_ink="#1a629b", ml_ink="#6b3fa0", dev_ink="#7a5a00", ops_ink="#1d7049",
-                  passed="#00656d", back="#b35900", failed="#a3123a"),
+                  passed="#00656d", unsure="#5b4bb5", back="#b35900", failed="#a3123a"),
     "dark": dict(paper="#161b22", edge="#2c3540", ink="#e9eef4", soft="#a3afbd", hollow="#161b22", ring="#77859a",
                  data="#2b6797", ml="#6a4897", dev="#84681a", ops="#2b7352",
                  data_ink="#8cc8f5", ml_ink="#ccb0ee", dev_ink="#ecc965", ops_ink="#8ad9b3",
-                 passed="#2fa8b0", back="#f0913a", failed="#f2718f"),
+                 passed="#2fa8b0", unsure="#a99df0", back="#f0913a", failed="#f2718f"),
 }
 
 # %% ../../../nbs/core/reports/lifecycle_map.ipynb #knot-style-f

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Cell', 'SHOWN', 'STOPPED', 'EARLIER', 'ABOVE', 'ROOMS', 'KEPT', 'directives', 'is_setup', 'label', 'values',
            'outputs', 'at_home', 'relink', 'as_read', 'ways_in', 'page_of', 'with_prose', 'history', 'standings',
-           'ways_back', 'figure', 'mark', 'link', 'lead', 'origin', 'opening', 'table', 'landing', 'catalog_page',
-           'sources', 'how_page', 'write_sources', 'configuration', 'report_style', 'run_sphinx', 'front',
-           'put_in_place', 'take_over', 'build_report']
+           'ways_back', 'figure', 'mark', 'shown', 'link', 'lead', 'origin', 'opening', 'table', 'landing',
+           'catalog_page', 'sources', 'how_page', 'write_sources', 'configuration', 'report_style', 'run_sphinx',
+           'front', 'put_in_place', 'take_over', 'build_report']
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-imports
 import ast
@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,7 +31,7 @@ from markupsafe import Markup
 
 from .lifecycle_map import WORDS, State, badge, draw, style
 from ..foundation.settings import Settings
-from ..foundation.stages import STAGES, Json, Stage, stage
+from ..foundation.stages import STAGES, Json, Stage, stage, verdict_of
 from ..foundation.templating import macro, render
 from ..foundation.workspace import Workspace, atomic_write, digest
 from ..pipeline.code_versions import as_python, fingerprint
@@ -250,6 +251,10 @@ def mark(status: str) -> Markup:  # HTML
     "Mark and word of a verdict, for tables and text."
     return macro(_ROOM, "pieces.html", "verdict")(status, badge(status), WORDS[status])
 
+def shown(record: StageRecord) -> str:  # a key of `WORDS`
+    "The verdict of a stage, as it is marked."
+    return verdict_of(record["status"], record.get("not_proven", ()))
+
 def link(s: Stage) -> Markup:  # HTML
     "A link to the page of a stage."
     return macro(_ROOM, "pieces.html", "page")(s)
@@ -264,8 +269,9 @@ def lead(
     if record is None: return render(_ROOM, "lead.html", stage=s, record=None, mark=mark(""), owners=owners)
     figures = {name: text for name, value in record["verdict"].items() if (text := figure(value))}
     back = [stage(e["to"]) for e in record.get("edges", [])]
-    return render(_ROOM, "lead.html", stage=s, record=record, mark=mark(record["status"]), figures=figures, back=back,
-                  origin=origin(record), owners=owners)
+    verdict, unsure = shown(record), record.get("not_proven", [])
+    return render(_ROOM, "lead.html", stage=s, record=record, mark=mark(verdict), verdict=verdict, unsure=unsure, figures=figures,
+                  back=back, origin=origin(record), owners=owners)
 
 def origin(record: StageRecord) -> Markup:  # HTML
     "Run, clock, settings and versions of a record, as a table."
@@ -288,8 +294,9 @@ def opening(
     seconds, when = run["seconds"], datetime.fromisoformat(run["started"])
     took = f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
     stopped = [(stage(s["stage"]), s["words"]) for s in run["stages"] if s["status"] == run["status"] != "passed"]
-    many = {status: sum(s["status"] == status for s in run["stages"]) for status in WORDS}
-    return render(_ROOM, "opening.html", run=run, mark=mark(run["status"]), when=f"{when.day} {when:%B %Y, %H:%M}", took=took,
+    many = Counter(map(shown, run["stages"]))
+    verdict = "not_proven" if run["status"] == "passed" and many["not_proven"] else run["status"]
+    return render(_ROOM, "opening.html", run=run, mark=mark(verdict), when=f"{when.day} {when:%B %Y, %H:%M}", took=took,
                   counts=", ".join(f"{many[status]} {word}" for status, word in WORDS.items() if many[status]), stopped=stopped)
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-table
@@ -300,10 +307,10 @@ def table(
     "All stages, a line each."
     rows = []
     for s in STAGES:
-        record = standing.get(s.name, {})
-        status = record.get("status", "")
-        seconds = "" if status in ("", "skipped") else f"{record['seconds']:.1f}"
-        rows.append((s, mark(status), seconds, record.get("words") or s.does))
+        record = standing.get(s.name)
+        seconds = "" if record is None or record["status"] == "skipped" else f"{record['seconds']:.1f}"
+        unsure = record.get("not_proven", []) if record else []
+        rows.append((s, mark(shown(record) if record else ""), seconds, record["words"] if record else s.does, unsure))
     return render(_ROOM, "stages.html", rows=rows, owners=owners)
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-landing
@@ -319,7 +326,7 @@ def landing(
     standing = standings(workspace, runs)
     edges = ways_back(runs, standing)
     states: dict[str, State] = {s.name: {"href": f"{s.notebook}.html"} for s in STAGES}
-    for name, s in standing.items(): states[name].update(status=s["status"], words=s["words"])
+    for name, s in standing.items(): states[name].update(status=shown(s), words=s["words"])
     wide, tall = (draw(states, edges, upright).replace("\n", " ") for upright in (False, True))
     goal = workspace.load("plan").get("objective", "") if "plan" in workspace.published()["names"] else ""
     return str(render(

@@ -181,7 +181,7 @@ def test_unlabelled_flights_go_through_all_stages(flights, tmp_path):
     assert formulated["costs"] == {"missed": 5, "needless": 1, "capacity": 0.1}
     assert exploration["rates"] == [] and {r["order"] for r in exploration["ranking"]} == {None}
     assert verdict["passed"] and verdict["cost"] is None and verdict["known"] == 0 and 0 < verdict["acted"] < 0.2
-    assert verdict["words"]["ship"] == "Ship it as a trial."
+    assert verdict["words"]["ship"] == "Ship it as a trial." and "not evaluated" in verdict["words"]["unsure"]
     gates = [(g["gate"], g["passed"]) for g in verdict["gates"]]
     assert ("behaves: a storm, significantly higher", True) in gates and sum(held is None for _, held in gates) >= 4
     assert "unlike" in contract["openapi"]["components"]["schemas"]["Prediction"]["properties"]["score"]["description"]

@@ -1805,6 +1805,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                       'mlops_lifecycle/core/operations/logged_decisions.py'),
                                                                   'mlops_lifecycle.core.operations.logged_decisions.History.until': ( 'core/operations/logged_decisions.html#history.until',
                                                                                                                                       'mlops_lifecycle/core/operations/logged_decisions.py'),
+                                                                  'mlops_lifecycle.core.operations.logged_decisions._with_values': ( 'core/operations/logged_decisions.html#_with_values',
+                                                                                                                                     'mlops_lifecycle/core/operations/logged_decisions.py'),
                                                                   'mlops_lifecycle.core.operations.logged_decisions.decisions_beside': ( 'core/operations/logged_decisions.html#decisions_beside',
                                                                                                                                          'mlops_lifecycle/core/operations/logged_decisions.py'),
                                                                   'mlops_lifecycle.core.operations.logged_decisions.decisions_of': ( 'core/operations/logged_decisions.html#decisions_of',

@@ -220,7 +220,7 @@ def enforce(
     "Raise `GoBack` for what has to be done by another stage and must not wait."
     if acted.done or acted.mode != "auto": return
     called = found["diagnosis"].findings
-    words = f"{acted.action} {found['release']}: {found['says']}; to do it: {acted.command}"
+    words = f"{found['severity']}: {acted.action} {found['release']}: {found['says']}; to do it: {acted.command}"
     raise GoBack(STAGE[acted.action], words, evidence={f"{a.what} of {a.column}": {"figure": a.figure, "limit": a.limit} for a in called})
 
 # %% ../nbs/15_monitor.ipynb #15-m-figure-code

@@ -22,7 +22,7 @@ from ..problem.definition import Problem
 
 # %% ../../../nbs/core/operations/groups.ipynb #grp-groups-code
 def groups_of(
-    rows: pd.DataFrame,  # own decisions, of `decisions_of`
+    rows: pd.DataFrame,  # of `decisions_of` and `decisions_beside`
     problem: Problem,
     declared: Callable[[pd.DataFrame], pd.DataFrame] = no_groups,  # the project's, see `EvaluateHooks`
 ) -> tuple[pd.DataFrame, str]:  # one row a decision, one column a way to group; why the declared ones are missing, or ""

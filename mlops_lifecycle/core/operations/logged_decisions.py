@@ -29,30 +29,33 @@ def decisions_of(
     due = (answered | asked) & (answers["at"] >= start) & (answers["at"] <= end)
     rows = answers.assign(error=answers.error.where(asked & ~answered, None))[due].set_index("id")
     outcomes = feedback[(feedback.asks == "outcome") & (feedback["at"] <= end)].set_index("prediction_id").label
+    return _with_values(rows).assign(outcome=outcomes.reindex(rows.index).astype(float).where(rows.error.isna()))
+
+def _with_values(rows: pd.DataFrame) -> pd.DataFrame:
+    "Rows of the log with one column for each value in `features`."
     values = pd.DataFrame([json.loads(f) if f else {} for f in rows.features], index=rows.index)
-    known = rows.drop(columns=[c for c in values if c in rows])
-    return known.join(values).assign(outcome=outcomes.reindex(rows.index).astype(float).where(rows.error.isna()))
+    return rows.drop(columns=[c for c in values if c in rows]).join(values)
 
 # %% ../../../nbs/core/operations/logged_decisions.ipynb #lgd-shadow-code
 def decisions_beside(
     log: ServingLog, feedback: pd.DataFrame,  # the log, and its outcomes as `ServingLog.frames` gives them
     release: str,                             # id of the release
     start: pd.Timestamp, end: pd.Timestamp,   # as for `decisions_of`
-) -> pd.DataFrame:  # at, key, decision_time, request, score, decision, error (None) and outcome, by the prediction's id
+) -> pd.DataFrame:  # at, key, decision_time, request, score, decision, error (None), outcome and one column a feature, by id
     "What a release said to requests that another one answered."
     p, s, found = predictions.c, shadow.c, []
     for side, prefix in ((s.release, ""), (s.other, "other_")):
         said = (s[f"{prefix}{name}"].label(name) for name in ("score", "decision"))
-        wanted = sa.select(p.id, p.at, p.key, p.decision_time, p.request, *said).join(predictions, p.id == s.prediction_id).where(
+        wanted = sa.select(p.id, p.at, p.key, p.decision_time, p.request, p.features, *said).join(predictions, p.id == s.prediction_id).where(
             side == release, p.release != release, s[f"{prefix}fault"].is_(None), s[f"{prefix}score"].is_not(None),
             p.at >= microseconds(start), p.at <= microseconds(end))
         with log.database.read() as connection: found += connection.execute(wanted).all()
-    rows = pd.DataFrame(found, columns=["id", "at", "key", "decision_time", "request", "score", "decision"])
+    rows = pd.DataFrame(found, columns=["id", "at", "key", "decision_time", "request", "features", "score", "decision"])
     times = {name: pd.to_datetime(rows[name].astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]")
              for name in ("at", "decision_time")}
     rows = rows.assign(**times).drop_duplicates("id").set_index("id").astype({"score": float, "decision": float})
     outcomes = feedback[(feedback.asks == "outcome") & (feedback["at"] <= end)].set_index("prediction_id").label
-    return rows.assign(error=None, outcome=outcomes.reindex(rows.index).astype(float)).sort_values("at")
+    return _with_values(rows).assign(error=None, outcome=outcomes.reindex(rows.index).astype(float)).sort_values("at")
 
 # %% ../../../nbs/core/operations/logged_decisions.ipynb #lgd-settled-code
 def settled(

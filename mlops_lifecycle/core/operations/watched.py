@@ -67,7 +67,7 @@ def watched(
     alone = settings.canary.outcome_depends_on_decision == "yes"
     history: History = history_of(log, release.id, problem, first, now, examples, alone)
     rows, beside, finding = history.since(start)
-    groups, ungrouped = groups_of(rows, problem, declared)
+    groups, ungrouped = groups_of(pd.concat([rows[rows.error.isna()], beside]), problem, declared)
     lately = answers[answers["at"].between(first, now)].set_index("id")
     given = feedback[feedback["at"] <= now].reaction.value_counts()
     reactions = {str(reaction): int(count) for reaction, count in given.items()}

@@ -95,10 +95,10 @@ def of_monitor(monitoring: Mapping[str, Any]) -> str:
         low, middle, high = saves
         unknown = (f" On {quality['labelled']:,} outcomes a decision {'saves' if middle >= 0 else 'costs'} {abs(middle):.2f}"
                    f"{' more' * (middle < 0)} against the rule ({low:+.2f} to {high:+.2f}).{unknown}")
-    acted = monitoring.get("acted", {})
-    if acted.get("done") and acted.get("mode"): return f"The monitor acted: {acted['words']}{because}.{unknown}"
+    acted, hurry = monitoring.get("acted", {}), f" (severity: {monitoring['severity']})" if monitoring.get("severity") else ""
+    if acted.get("done") and acted.get("mode"): return f"The monitor acted{hurry}: {acted['words']}{because}.{unknown}"
     how = f" ({acted['words']})" if acted.get("mode") else ""
-    return f"The monitor advises {ADVICE.get(monitoring['action'], 'a ' + monitoring['action'])}{because}{how}.{unknown}"
+    return f"The monitor advises {ADVICE.get(monitoring['action'], 'a ' + monitoring['action'])}{hurry}{because}{how}.{unknown}"
 
 def of_loop(replay: Mapping[str, Any], unit: str) -> str:
     "What the loop was worth on the periods that followed."

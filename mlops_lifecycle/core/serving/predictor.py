@@ -852,7 +852,8 @@ class Upkeep:
         "How much is on its way."
         metrics = self.memory.metrics
         if self.middleware: metrics.inside.set(self.middleware.inside)
-        metrics.waiting.set(len(self.crowd.waiting) + len(self.crowd.group.waiting))
+        group = self.crowd.group
+        metrics.waiting.set(len(self.crowd.waiting) + len(group.waiting) + group.writing)
 
     def forget(self, now: datetime) -> None:
         "Drop the days that were kept long enough and that bronze holds, where the project collects them."

@@ -379,7 +379,7 @@ class GroupCommit:
         database: Database,
         after: Callable[[], None] = lambda: None,  # called when a group is on disk and its callers have their answers
     ):
-        self.database, self.after, self.busy = database, after, False
+        self.database, self.after, self.busy, self.writing = database, after, False, 0  # of a group that the disk has
         self.waiting: list[tuple[Mapping[str, Any] | Callable[[sa.Connection], Any], asyncio.Future[Any]]] = []
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="serving-log")
@@ -399,6 +399,7 @@ class GroupCommit:
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         group, self.waiting = self.waiting[:self.MOST], self.waiting[self.MOST:]
+        self.writing = len(group)
         if not group: self.busy = False; return
         self.thread.submit(self.database.commit, [item for item, _ in group]).add_done_callback(
             lambda done: loop.call_soon_threadsafe(self._answer, loop, group, done))

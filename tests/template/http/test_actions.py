@@ -129,6 +129,18 @@ def test_other_requests_than_before_ask_for_a_retrain(app):
     assert ticket.evidence["action"] == "retrain" and "mlops run -p recipe=stable" in passed(mlops("tickets", **app.settings)).stdout
 
 
+def test_a_retrain_that_was_rejected_is_not_tried_again_and_candidates_are_searched_anew(app):
+    serves = app.like_the_model(0.9985)
+    successor = faulty_release(app.workspace.releases / serves, "miscalibrated", app.rows[FIELDS], 0.5, allow=ALLOW).name
+    app.ledger.register(successor, WHY, WHY)
+    app.ledger.reject(successor, WHY)
+    app.decided(serves, app.rows[app.rows.carrier == app.rows.carrier.mode()[0]][:900])
+    found = app.monitor(search_again="auto")
+    assert (found["diagnosis"], found["action"], found["code"]) == ("input drift", "retrain", 2), found["says"]
+    assert (found["acted"]["action"], found["acted"]["command"]) == ("search again", "mlops run")
+    assert f"back to train: look: search again {serves}" in found["said"]
+
+
 def test_scores_that_are_too_low_are_recalibrated_on_the_spot(app):
     low = app.like_the_model(0.75)
     app.decided(low, app.rows)

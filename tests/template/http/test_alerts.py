@@ -1,17 +1,23 @@
 """What Prometheus sees of the running app, and what it raises an alarm for; a real one scrapes a real app."""
+import asyncio
 import json
 import re
+import sqlite3
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import httpx
+import pandas as pd
 import pytest
 import yaml
 from helpers import ROOT
 from slots import put_in_slots
-from test_http import PLAIN, add_model, ask, settings, trial
+from test_http import GOOD, PLAIN, add_model, ask, trial, with_
 
+from mlops_lifecycle.core.foundation.settings import load_settings
+from mlops_lifecycle.core.operations.fault_injection import ALLOW, faulty_release
 from mlops_lifecycle.core.serving.middleware import Metrics
 from mlops_lifecycle.core.serving.server import served
 from mlops_lifecycle.core.serving.store import ServingLog
@@ -77,15 +83,15 @@ def test_each_rule_fires_under_its_own_fault_and_none_does_without(tmp_path):
 
 
 class Watched:
-    """A real Prometheus that scrapes an app each second, with rules that wait for seconds where ours wait for minutes."""
+    """A real Prometheus that scrapes an app three times a second, with rules that look back on four seconds, and do not wait."""
     def __init__(self, folder, port: int):
         config, quick = yaml.safe_load((MONITORING / "prometheus.yaml").read_text()), (MONITORING / "rules.yaml").read_text()
         job, = config["scrape_configs"]
-        job |= {"scrape_interval": "1s", "scrape_timeout": "1s", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+        job |= {"scrape_interval": "300ms", "scrape_timeout": "300ms", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
         del job["authorization"]  # on this machine, and while no key exists, none is needed
-        quick = re.sub(r"for: \d+m", "for: 1s", re.sub(r"\[(\d+m|1h)\]", "[10s]", quick))
+        quick = re.sub(r"for: \d+m", "for: 300ms", re.sub(r"\[(\d+m|1h)\]", "[4s]", quick))
         (folder / "rules.yaml").write_text(quick)
-        config["global"] = config.get("global", {}) | {"evaluation_interval": "1s"}
+        config["global"] = config.get("global", {}) | {"evaluation_interval": "300ms"}
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config | {"rule_files": [str(folder / "rules.yaml")]}))
         there = f"127.0.0.1:{free_port()}"
         self.process = subprocess.Popen(
@@ -112,9 +118,21 @@ class Watched:
         self.process.wait(20)
 
 
-def test_a_real_prometheus_scrapes_the_running_app_and_its_rules_fire_under_faults(tmp_path):
+def waiting_callers(port: int, count: int) -> None:
+    """So many predictions at once."""
+    async def all_at_once():
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30,
+                                     limits=httpx.Limits(max_connections=count)) as api:
+            kind = {"content-type": "application/json"}
+            await asyncio.gather(*(api.post("/v1/predict", content=PLAIN, headers=kind) for _ in range(count)))
+    asyncio.run(all_at_once())
+
+
+def test_a_real_prometheus_scrapes_the_running_app_and_each_rule_fires_under_its_fault(tmp_path):
     workspace = trial(tmp_path / "workspace")
-    with (served(create_app(settings(), workspace)) as (port, server),
+    patient = {"MLOPS_RELEASE__ALLOW": ",".join(ALLOW), "MLOPS_SERVING__DECISION_LIMIT_MS": "60000"}  # a slow model is waited for
+    app = create_app(load_settings(environ=patient), workspace)
+    with (served(app) as (port, server), closing(ServingLog(workspace.serving_db)) as log, ThreadPoolExecutor(1) as aside,
           httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as api):
         assert ask(api, PLAIN).status_code == 200
         with closing(Watched(tmp_path, port)) as watched:
@@ -122,11 +140,26 @@ def test_a_real_prometheus_scrapes_the_running_app_and_its_rules_fire_under_faul
             assert waited(watched.asked, 'up{job="mlops"}') == "1"
             rules = watched.asked.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
             assert {rule["name"] for rule in rules} == set(HARM) and all(rule.get("lastError", "") == "" for rule in rules)
-            for _ in range(3): ask(api, PLAIN); time.sleep(1)
+            for _ in range(4): ask(api, PLAIN); time.sleep(0.5)
             assert watched.firing() == set()
-            with closing(ServingLog(workspace.serving_db)) as log: put_in_slots(log, stable=add_model(workspace, fed=False))
+            rule = log.deployment.get()["stable"]
+            put_in_slots(log, stable=add_model(workspace, fed=False))
             # nothing was ever looked up, so the rule decides in the model's place
             watched.fires("MlopsRuleDecides", "MlopsStaleLookups", meanwhile=lambda: ask(api, PLAIN))
+
+            def fault(name, size=None): return faulty_release(workspace.releases / model, name, pd.DataFrame([GOOD]), size, ALLOW).name
+            put_in_slots(log, stable=(model := add_model(workspace)))
+            put_in_slots(log, stable=fault("crash"))
+            watched.fires("MlopsReleaseFails", meanwhile=lambda: ask(api, PLAIN))
+            put_in_slots(log, stable=fault("slow", 1_100))
+            watched.fires("MlopsSlow", "MlopsUnknownCategories", meanwhile=lambda: ask(api, with_(destination="ZZZ")))
+            put_in_slots(log, stable=rule)  # which answers 150 callers at once
+            with closing(sqlite3.connect(workspace.serving_db, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")  # somebody else writes, and does not end
+                callers = aside.submit(waiting_callers, port, 150)
+                watched.fires("MlopsLogWaits")
+                other.execute("ROLLBACK")
+                callers.result()
             workspace.serving_db.rename(tmp_path / "away.db")         # the log is gone
             workspace.serving_db.mkdir()
             watched.fires("MlopsErrors", meanwhile=lambda: ask(api, PLAIN))

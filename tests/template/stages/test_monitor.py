@@ -119,7 +119,7 @@ def test_ignored_predictions_lead_back_to_the_plan(ledger):
     ignored = monitor(JULY, RELEASE, COSTS, SETTINGS, Around(PLAN, {"ignored": 18, "helped": 6, "came_late": 300}))
     assert ignored["action"] == "review"
     assert act(ignored, ledger).words == f"ticket {ledger.standing().tickets[0].number} asks for a review, mlops tickets"
-    with pytest.raises(GoBack, match="back to plan: review model-1: the product does not keep"): act(ignored, ledger, review="auto")
+    with pytest.raises(GoBack, match="back to plan: soon: review model-1: the product does not keep"): act(ignored, ledger, review="auto")
 
 
 def test_a_release_that_fails_is_rolled_back_and_the_rule_that_fails_leads_back_to_the_code(ledger):
@@ -128,7 +128,7 @@ def test_a_release_that_fails_is_rolled_back_and_the_rule_that_fails_leads_back_
     assert act(failing, ledger).words == "model-1 was rolled back, rule-1.0 serves"
     assert ledger.standing().of("model-1").state == "rejected"
     of_rule = monitor(JULY.assign(error="KeyError"), SimpleNamespace(id="rule-1.0", kind="rule", reference={}), COSTS, SETTINGS)
-    with pytest.raises(GoBack, match="back to code: hotfix rule-1.0"): act(of_rule, ledger)
+    with pytest.raises(GoBack, match="back to code: urgent: hotfix rule-1.0"): act(of_rule, ledger)
 
 
 @pytest.mark.parametrize("mode, tickets", [("ask", 1), ("tell", 0)])

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .project_commands import commands as project_commands
 from .release_commands import commands as release_commands
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
                   help="The life cycle of a machine learning product, from its plan to its monitor, and back.")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
-app.registered_commands += release_commands.registered_commands
+app.registered_commands += release_commands.registered_commands + project_commands.registered_commands
 
 @app.callback()
 def _program() -> None: ...

@@ -27,7 +27,7 @@ from .core.problem.costs import Costs, costs_of
 from .core.problem.definition import Problem
 from .monitoring import monitor
 from .core.operations.diagnosis import STAGE
-from .core.operations.policy_comparison import Span, costs_by_period, worth
+from .core.operations.policy_comparison import Span, costs_by_day, costs_by_period, worth
 from .core.operations.simulated_climb import rows_of_both, simulate_climb
 from .release import check_ethics, reference, release_model
 from .core.models.candidates import Candidate, write_candidates
@@ -247,7 +247,7 @@ def replay(
     costs: Costs,
     confidence: float = 0.9, draws: int = 500, seed: int = 0,
     search: Renew | None = None,  # as for `Loop`
-) -> dict:                # table (DataFrame), policies, worth, retrains
+) -> dict:                # table (DataFrame), policies, worth, retrains, by_day
     "Play the three policies; raises `GoBack` where there are no rows, and what `check_worth` raises."
     rows = rows[(rows.decision_time >= spans[0][0]) & (rows.decision_time < spans[-1][1])].reset_index(drop=True)
     if rows.empty:
@@ -261,4 +261,4 @@ def replay(
     table = costs_by_period(rows, decisions, spans, costs)
     by_period = lambda paid: {period: None if np.isnan(cost) else float(cost) for period, cost in paid.items()}
     policies = {name: by_period(table[name]) for name in decisions}
-    return {"table": table, "policies": policies, "worth": saved, "retrains": events}
+    return {"table": table, "policies": policies, "worth": saved, "retrains": events, "by_day": costs_by_day(rows, decisions, costs)}

@@ -69,7 +69,7 @@ def in_words(
     if verdict["cost"] is None: return _unknown_in_words(verdict, problem, month, missing)
     name, saving, best = verdict["candidate"].capitalize(), verdict["saving"], verdict["baseline"]
     says = f"{name} {'saves' if saving > 0 else 'loses'} about {money(abs(saving) * month)} {unit} a month"
-    says += f" against the cheapest way without a model ({way(best['name'], problem)})"
+    says += f" against the cheapest way without a model ({way(best['name'], problem.action)})"
     says += f", {abs(saving) / best['cost']:.0%} of what that costs." if best["cost"] else "."
     if saving > 0:
         low, high = (money(gain * month) for gain in verdict["gain"])
@@ -115,12 +115,12 @@ def _unknown_in_words(verdict: Mapping, problem: Problem, month: float, missing:
             "counted": f"{miss.capitalize()} counts {missed:g}, {alarm} {needless:g}."
                        " The first outcomes of the trial say more."}
 
-def way(name: str, problem: Problem) -> str:
+def way(name: str, action: str) -> str:  # action: of the problem, "send a reminder"
     "A way to decide without a model, in words."
     return {
-        "always": f"always {problem.action}", "never": f"never {problem.action}",
+        "always": f"always {action}", "never": f"never {action}",
         "rule": "the rule as it is", "rule, threshold renewed": "the rule at its best",
-        "as many at random": f"{problem.action} as often, at random"}.get(name, f"always {name}")
+        "as many at random": f"{action} as often, at random"}.get(name, f"always {name}")
 
 # %% ../../../nbs/core/models/verdict_words.ipynb #08-e-month-code
 def month_figure(verdict: Mapping, problem: Problem) -> Figure:
@@ -128,7 +128,7 @@ def month_figure(verdict: Mapping, problem: Problem) -> Figure:
     month, unit = verdict["rows"] / verdict["months"], CostUnit.parse(problem.unit).cost
     name, cost, acted = verdict["candidate"], verdict["cost"], verdict["acted"]
     if cost is None: ways = {"people can review": verdict["costs"]["capacity"] * month, name: acted * month}
-    else: ways = {way(n, problem): c * month for n, c in verdict["baseline"]["costs"].items()} | {name: cost * month}
+    else: ways = {way(n, problem.action): c * month for n, c in verdict["baseline"]["costs"].items()} | {name: cost * month}
     if verdict["review"]: ways[f"{name},\na person where in doubt"] = verdict["review"]["cost"] * month
     ordered = sorted(ways, key=lambda n: ways[n], reverse=True)
     ours = [n.startswith(name) for n in ordered]

@@ -138,4 +138,5 @@ def until_told_apart(
     half = middle - low if middle > 0 else high - middle
     more = seen * ((half / abs(middle)) ** 2 - 1) if middle else math.inf
     if more > year: return "more than a year"
-    return f"about {max(math.ceil(more), 1):,} more {unit}"
+    many = max(math.ceil(more), 1)
+    return f"about {many:,} more {unit.removesuffix('s') if many == 1 else unit}"

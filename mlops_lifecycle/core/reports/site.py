@@ -6,8 +6,8 @@
 __all__ = ['Cell', 'SHOWN', 'STOPPED', 'EARLIER', 'ABOVE', 'ROOMS', 'KEPT', 'directives', 'is_setup', 'label', 'values',
            'outputs', 'at_home', 'relink', 'as_read', 'ways_in', 'page_of', 'with_prose', 'history', 'standings',
            'ways_back', 'figure', 'mark', 'shown', 'link', 'lead', 'origin', 'opening', 'table', 'landing',
-           'catalog_page', 'sources', 'how_page', 'write_sources', 'configuration', 'report_style', 'run_sphinx',
-           'front', 'put_in_place', 'take_over', 'build_report']
+           'catalog_page', 'sources', 'how_page', 'card_of', 'write_sources', 'configuration', 'report_style',
+           'run_sphinx', 'front', 'put_in_place', 'take_over', 'build_report']
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-imports
 import ast
@@ -31,13 +31,15 @@ from markupsafe import Markup
 
 from .lifecycle_map import WORDS, State, badge, draw, style
 from ..foundation.settings import Settings
-from ..foundation.stages import STAGES, Json, Stage, stage, verdict_of
+from ..foundation.stages import STAGES, Json, Stage, stage, unproven_words, verdict_of
 from ..foundation.templating import macro, render
 from ..foundation.workspace import Workspace, atomic_write, digest
 from ..pipeline.code_versions import as_python, fingerprint
 from ..operations.gate_power import power_file, power_record
 from ..pipeline.matrix import matrix_record
 from ..pipeline.stage_run import Edge, RunRecord, StageRecord
+from .at_a_glance import changes, glance, ledger_of, pictures, serves
+from .card_page import card_page
 from .gate_power_page import gate_power_page
 from .matrix_page import matrix_page
 
@@ -320,7 +322,7 @@ def landing(
     pages: Mapping[str, list[str]],  # {heading of the sidebar: its pages}
     owners: Mapping[str, str] = {},  # who answers for a stage: {stage: name or address}
 ) -> str:  # Markdown
-    "The first page: map, plain words, ways back, table."
+    "The first page: what serves, what it does and saves, what is not proven; then map, pictures, words, table."
     from mlops_lifecycle.core.reports.summary import outcome
     runs = history(workspace)
     standing = standings(workspace, runs)
@@ -328,9 +330,17 @@ def landing(
     states: dict[str, State] = {s.name: {"href": f"{s.notebook}.html"} for s in STAGES}
     for name, s in standing.items(): states[name].update(status=shown(s), words=s["words"])
     wide, tall = (draw(states, edges, upright).replace("\n", " ") for upright in (False, True))
-    goal = workspace.load("plan").get("objective", "") if "plan" in workspace.published()["names"] else ""
+    published = workspace.published()["names"]
+    names = "plan", "problem", "verdict", "operation", "monitoring", "replay"
+    found = {name: workspace.load(name) for name in names if name in published}
+    serving, entries = ledger_of(workspace)
+    unproven = [(link(s), unproven_words(one)) for s in STAGES if s.name in standing
+                for one in standing[s.name].get("not_proven", ())]
     return str(render(
-        _ROOM, "landing.md", title=title, goal=goal, opening=opening(runs[-1] if runs else None), wide=wide, tall=tall,
+        _ROOM, "landing.md", title=title, goal=found.get("plan", {}).get("objective", ""),
+        opening=opening(runs[-1] if runs else None), wide=wide, tall=tall,
+        glance=glance(found, standing, runs, serving), unproven=unproven, pictures=pictures(found, serving, entries),
+        changed=[(link(s), now, before) for s, now, before in changes(runs)],
         summary=list(outcome(workspace, owners)), table=table(standing, owners),
         back=[(link(stage(e["from"])), link(stage(e["to"])), e["reason"], owners.get(e["to"])) for e in edges],
         earlier=Markup(EARLIER),
@@ -396,7 +406,7 @@ ROOMS = {  # folders of nbs/core, from the ground up
     "data": "From sources to curated tables.", "quality": "What must hold of tables, and what moved in them.",
     "models": "From features to a released model.", "serving": "From a request to a stored decision.",
     "operations": "What is done with a running app.", "pipeline": "From notebooks to a run.",
-    "reports": "What readers see."}
+    "reports": "What readers see.", "projects": "Projects made from the template, and kept up with it."}
 
 def how_page(
     notebooks: Mapping[str, Mapping[str, Any]],  # {page: its notebook}
@@ -411,10 +421,28 @@ def how_page(
     names = sorted(rooms, key=lambda name: list(ROOMS).index(name) if name in ROOMS else len(ROOMS))
     parts = ["# How it works", "The machinery under the stages, from the ground up, a notebook for each part."]
     for name in names:
-        if name: parts += [f"## {name.capitalize()}", *[ROOMS[name]] * (name in ROOMS)]
+        if name: parts += [f"## {name.capitalize()}", *filter(None, [ROOMS.get(name)])]
         else: parts.append("## On top")
         parts.append("\n".join(line for _, line in rooms[name]))
     return "\n\n".join([*parts, _sidebar([page for name in names for page, _ in rooms[name]])]) + "\n"
+
+# %% ../../../nbs/core/reports/site.ipynb #rep-card
+def card_of(
+    settings: Settings, workspace: Workspace,
+    standing: Mapping[str, StageRecord],
+) -> str:  # Markdown; "" where there is no verdict
+    "The page of the model card, from what was published."
+    published = workspace.published()["names"]
+    if not {"plan", "problem", "verdict"} <= published.keys() or "evaluate" not in standing: return ""
+    documents = {name: workspace.load(name) for name in ("plan", "problem", "verdict", "release") if name in published}
+    evaluated, serving = standing["evaluate"], ledger_of(workspace)[0]
+    data = ", ".join(f"{name} (version {version})" for name, version in evaluated["inputs"].items() if name.startswith("gold."))
+    owner = ", ".join(f"{name}: {who}" for name, who in settings.owners.by_stage().items() if name in ("plan", "train", "release"))
+    made = {"project": settings.project.title or settings.project.name, "owners": owner, "judged in run": evaluated["run"],
+            "data": data, "known up to": evaluated.get("as_of", "")[:10], "serves now": serving.stable or "nothing",
+            "approved by": serves(serving).get("approved", ""), "where it comes from, step by step": f"mlops trace {evaluated['run']}"}
+    words = [unproven_words(one) for s in STAGES if s.name in standing for one in standing[s.name].get("not_proven", ())]
+    return card_page(documents, made, words, settings.privacy.k)
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-write
 def write_sources(
@@ -441,6 +469,9 @@ def write_sources(
     core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in tops)}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
     more += ["how"] * bool(core)
+    if card := card_of(settings, workspace, standing):
+        more.insert(0, "card")
+        atomic_write(folder / "card.md", card)
     if power := power_record(workspace):
         more.insert(0, "gates")
         atomic_write(folder / "gates.md", gate_power_page(power))

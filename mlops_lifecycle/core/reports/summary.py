@@ -52,10 +52,10 @@ def _near(path: Path) -> str:
 
 # %% ../../../nbs/core/reports/summary.ipynb #runner-verdict-code
 def of_verdict(verdict: Mapping[str, Any], unit: str) -> list[str]:
-    "What rule and model cost, and what the evaluation says of it."
-    sentences, rule, words = [], verdict.get("baseline", {}).get("costs", {}).get("rule"), verdict.get("words")
-    model = "" if verdict["cost"] is None else f", the model {verdict['cost']:.3f}"
-    if rule is not None: sentences.append(f"The rule costs {rule:.3f} {unit}{model}.")
+    "What the model and the cheapest way without one cost, and what the evaluation says of it."
+    sentences, best, words = [], verdict.get("baseline", {}), verdict.get("words")
+    if verdict["cost"] is not None:
+        sentences.append(f"The model costs {verdict['cost']:.3f} {unit}, the cheapest way without one {best['cost']:.3f}.")
     if words: sentences.append(f"The evaluation says: {words['ship']} {words['says']}")
     return sentences
 
@@ -104,13 +104,13 @@ def of_loop(replay: Mapping[str, Any], unit: str) -> str:
     "What the loop was worth on the periods that followed."
     called = sum(e["action"] in ("recalibrate", "retrain", "search again") for e in replay["retrains"])
     taken = sum(bool(e["adopted"]) for e in replay["retrains"])
-    alone, rule = (replay["worth"][name] for name in ("never retrained", "rule only"))
+    alone = replay["worth"]["never retrained"]
     money, times = CostUnit.parse(unit).cost, lambda count: f"{count} time{'s' * (count != 1)}"
     saves = lambda found: f"{'saves' if found['saved'] >= 0 else 'costs'} {abs(found['saved']):,.0f} {money}"
     worth = f"{taken} passed all gates, and it {saves(alone)} against leaving the model alone" if taken else \
         "none passed all gates, so it saves nothing against leaving the model alone"
     return (f"Played on through {len(replay['periods'])} periods, the loop calls for a new model {times(called)}:"
-            f" {worth}. Against the rule it {saves(rule)}.")
+            f" {worth}.")
 
 # %% ../../../nbs/core/reports/summary.ipynb #sm-ledger-code
 def of_ledger(

@@ -33,6 +33,7 @@ from typer.core import TyperGroup
 
 from .project_commands import commands as project_commands
 from .release_commands import commands as release_commands
+from .developer_commands import commands as developer_commands
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,6 +101,8 @@ app.registered_commands += release_commands.registered_commands + project_comman
 
 @app.callback()
 def _program() -> None: ...
+
+app.registered_commands += developer_commands.registered_commands
 
 # %% ../nbs/cli.ipynb #cf895a17
 def console(as_json: bool = False) -> "Console":

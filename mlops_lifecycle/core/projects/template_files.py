@@ -36,8 +36,8 @@ def as_project(
     text = carried.get("pyproject.toml", b"").decode("utf-8")
     version, own = template_version(text), re.sub(r"^files = \[.*?\]\n", "", text, flags=re.M | re.S)
     if version is None or own == text:
-        of = f"a project made from version {version} of the template" if version else "neither a checkout of the template nor its wheel"
-        raise UsageError(f"{where} is {of}: a project is made from a checkout of the template, or from its wheel")
+        of = f"a project of version {version} of the template" if version else "neither a checkout of the template nor its wheel"
+        raise UsageError(f"{where} is {of}; name the template's checkout or wheel with --from")
     changelog = f"# Changelog\n\nOne line a change, newest first.\n\n## Unreleased\n\n- Made from version {version} of the template.\n"
     return Template(version, dict(carried) | {"pyproject.toml": own.encode(), "CHANGELOG.md": changelog.encode()})
 

@@ -749,6 +749,3 @@ def settings_(
     if as_json: typer.echo(json.dumps({"settings": rows, "fixed": [asdict(limit) for limit in fixed]}, indent=1)); return
     console().print(settings_table(rows))
     if fixed: console().print("", fixed_table(fixed), sep="\n")
-
-# %% ../nbs/cli.ipynb #cli-main
-if __name__ == "__main__" and "__file__" in globals(): app(prog_name="mlops")

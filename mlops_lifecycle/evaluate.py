@@ -42,7 +42,7 @@ from .core.foundation.stages import GoBack
 from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covered, build_case, reviewed, savings
 from .core.models.features import FeatureSet, columns_of
 from .core.models.hooks import no_groups
-from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, robustness
+from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, needs_columns, robustness
 from .core.models.slices import all_slices, fairness
 from .core.problem.costs import costs_of, mean_cost
 from .core.problem.definition import Problem
@@ -155,7 +155,7 @@ def _measure(
     rows = case.rows
     def saves(theirs: np.ndarray) -> list[float]: return case.bootstrap_interval(savings(case.y, case.decision, theirs, case.costs))
     theirs = None if champion is None else np.asarray(champion.decide(columns_of(rows)))
-    protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
+    with needs_columns("declared_groups"): protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
     names = [f.name for f in feature_set.features
              if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
     fair = fairness(

@@ -11,7 +11,7 @@ from mlops_lifecycle.core.foundation.stages import STAGES
 
 def test_each_stage_has_its_notebook_and_each_notebook_its_stage():
     found = {p.stem for p in (ROOT / "nbs").glob("*.ipynb")}
-    commands = {"cli", "developer_commands", "project_commands", "release_commands", "try_edit"}
+    commands = {"cli", "entry_point", "developer_commands", "project_commands", "release_commands", "try_edit"}
     assert found == {s.notebook for s in STAGES} | {"index"} | commands
 
 

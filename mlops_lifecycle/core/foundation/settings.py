@@ -22,12 +22,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import EllipsisType
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict, get_args, get_origin
 
 from pandas.tseries.frequencies import to_offset
 from pydantic import (
     AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, ValidationError,
-    model_validator,
+    ValidationInfo, field_validator, model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -85,9 +85,23 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(comma_list)]
 DottedNames = Annotated[CommaList, AfterValidator(dotted_names)]
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-section
+def _leaves(annotation: object) -> set[object]:
+    "The types that a type is made of: `{int, None}` for `int | None`."
+    inner = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    if not inner: return {None if annotation is type(None) else annotation}
+    return {kind for one in inner for kind in _leaves(one)}
+
 class Section(BaseModel):
     "A part of the settings: frozen, and closed to names it does not declare."
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_underscores(cls, value: object, info: ValidationInfo) -> object:
+        "Refuse 1_000, which Python takes for a number, and no source or request does."
+        kinds = _leaves(cls.model_fields[info.field_name or ""].annotation)
+        if kinds <= {int, float, None, ...} and isinstance(value, str) and "_" in value: raise ValueError("a number has no underscores")
+        return value
 
     @classmethod
     def allowed(cls, name: str) -> str:

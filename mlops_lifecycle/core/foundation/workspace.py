@@ -560,7 +560,7 @@ class EventStoring:
 class Pseudonyms:
     "A keyed pseudonym for each value; the key is made when it is first needed."
     def __init__(self, path: Path):  # of the key
-        self.path = path
+        self.path, self.check = path, path.with_suffix(".check")
         self.stored: list[Callable[[], str]] = []  # each says where there are pseudonyms: "silver.loans", or ""
         self._key: bytes | None = None
 
@@ -572,7 +572,7 @@ class Pseudonyms:
         values: pd.Series | str | float | None,  # names or numbers; a missing one stays missing
     ) -> pd.Series | str | None:                 # 16 hexadecimal digits each, in the same shape
         "The workspace's pseudonym for each value; raises `PseudonymKeyError`."
-        key = self._key = self._key or self.stored_key() or _new_key(self.path)
+        key = self._key = self._key or self._noted(self.stored_key() or _new_key(self.path))
         one: Callable[[object], str] = lambda value: hmac.digest(key, str(value).encode(), "sha256").hex()[:16]
         if isinstance(values, pd.Series):
             places, names = pd.factorize(values)
@@ -584,22 +584,35 @@ class Pseudonyms:
         "The key as it stands in its file; raises `PseudonymKeyError` where it is lost or cannot be read."
         try: key = self.path.read_bytes()
         except FileNotFoundError:
-            where = next(filter(None, (places() for places in self.stored)), "")
-            if not where: return None
-            raise PseudonymKeyError(f"{self.path} is gone, and {where} holds pseudonyms that were made with it: {PUT_BACK}; "
-                                    "to have other pseudonyms from now on, which match none of these, make a new key: "
-                                    f"head -c {KEY_BYTES} /dev/urandom > {self.path}") from None
+            if not (where := self._where()): return None
+            raise PseudonymKeyError(f"{self.path} is gone, and {where} holds pseudonyms that were made with it: {PUT_BACK}; {_OTHERS}: "
+                                    f"head -c {KEY_BYTES} /dev/urandom > {self.path} && rm -f {self.check}") from None
         except OSError as error:
             raise PseudonymKeyError(f"{self.path} cannot be read ({error.strerror}): let this user read it, or {PUT_BACK}") from None
         if len(key) < KEY_BYTES:
             raise PseudonymKeyError(f"{self.path} was cut off: it holds {len(key)} bytes, a key has {KEY_BYTES}; {PUT_BACK}")
+        if self._noted_mark() not in ("", _mark(key)) and (where := self._where()):
+            raise PseudonymKeyError(f"{self.path} is another key than the one with which the pseudonyms in {where} were made: {PUT_BACK}; "
+                                    f"{_OTHERS}, keep this one: rm {self.check}")
+        return key
+
+    def _where(self) -> str: return next(filter(None, (places() for places in self.stored)), "")
+
+    def _noted_mark(self) -> str: return self.check.read_text(encoding="utf-8") if self.check.is_file() else ""
+
+    def _noted(self, key: bytes) -> bytes:
+        "The key, after a note of which one it is, where one can be written."
+        if self._noted_mark() != _mark(key) and os.access(self.path.parent, os.W_OK): atomic_write(self.check, _mark(key))
         return key
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #ws-pseudonym-key
 KEY_BYTES, PUT_BACK = 32, "put it back from the backup"
+_OTHERS = "to have other pseudonyms from now on, which match none of these"
+
+def _mark(key: bytes) -> str: return hmac.digest(key, b"which key this is", "sha256").hex()[:16]
 
 class PseudonymKeyError(RuntimeError):
-    "The key of the pseudonyms is lost or cannot be read; the message names its file and what to do."
+    "The key of the pseudonyms is lost, another one or cannot be read; the message names its file and what to do."
 
 def _new_key(path: Path) -> bytes:
     "Make the key of a workspace."

@@ -46,7 +46,8 @@ def decisions_beside(
     p, s, found = predictions.c, shadow.c, []
     for side, prefix in ((s.release, ""), (s.other, "other_")):
         said = (s[f"{prefix}{name}"].label(name) for name in ("score", "decision"))
-        wanted = sa.select(p.id, p.at, p.key, p.decision_time, p.request, p.features, *said).join(predictions, p.id == s.prediction_id).where(
+        logged = p.id, p.at, p.key, p.decision_time, p.request, p.features
+        wanted = sa.select(*logged, *said).join(predictions, p.id == s.prediction_id).where(
             side == release, p.release != release, s[f"{prefix}fault"].is_(None), s[f"{prefix}score"].is_not(None),
             p.at >= microseconds(start), p.at <= microseconds(end))
         with log.database.read() as connection: found += connection.execute(wanted).all()

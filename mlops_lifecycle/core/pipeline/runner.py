@@ -13,6 +13,7 @@ import json
 import keyword
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -86,6 +87,7 @@ def typed(
     "A parameter's value as the notebook expects it; raises `UsageError`."
     kind, found = type(default), value
     try:
+        if isinstance(value, str) and kind is not str and "_" in re.sub(r"'[^']*'|\"[^\"]*\"", "", value): raise ValueError  # 1_000
         if isinstance(value, str) and kind is bool: found = {"true": True, "false": False}[value.lower()]
         elif isinstance(value, str) and kind is int: found = int(value)
         elif isinstance(value, str) and kind is float: found = float(value)

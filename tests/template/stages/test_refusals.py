@@ -160,7 +160,7 @@ def test_empty_delta_logs_and_long_ids_are_refused_in_one_line(tmp_path, monkeyp
 
 def test_the_module_does_what_the_command_does():
     """And a fault of our own still has its stack trace."""
-    command = [sys.executable, "-m", "mlops_lifecycle.cli", "trace", "nobody"]
+    command = [sys.executable, "-m", "mlops_lifecycle", "trace", "nobody"]
     done = subprocess.run(command, cwd=ROOT, env=environment(MLOPS_WORKSPACE="/nowhere"), capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1) and 'nothing is called "nobody"' in done.stderr
     with patch("mlops_lifecycle.core.reports.lineage.lookup", side_effect=ZeroDivisionError):

@@ -87,7 +87,13 @@ def _refused(words: str) -> Exception:
 
 # %% ../nbs/cli.ipynb #2c6ce027
 class _Commands(TyperGroup):
-    "The commands; an expected error of each is one line."
+    "The commands, in UTF-8 whatever the locale says; an expected error of each is one line."
+    def __call__(self, *words: Any, **more: Any) -> Any:
+        if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # names of files would be no text
+            again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+            os.execve(sys.executable, again, os.environ | {"PYTHONUTF8": "1"})
+        return super().__call__(*words, **more)
+
     def invoke(self, ctx: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):  # whatever the locale says: names are the user's
             if isinstance(stream, io.TextIOWrapper): stream.reconfigure(encoding="utf-8", errors="surrogateescape")

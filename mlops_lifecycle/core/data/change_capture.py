@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVENT_COLUMNS', 'LATEST_COLUMNS', 'OPS', 'PASSED_OVER', 'SLOT', 'MAKE', 'PEEK', 'ADVANCE', 'is_events', 'cell_of',
            'instant', 'event', 'unreadable', 'event_table', 'in_order', 'values_of', 'latest', 'states', 'Batch',
-           'Line', 'new_lines', 'lsn', 'position_of', 'events_of_change', 'batches_of', 'batches_of_lines',
+           'Line', 'new_lines', 'lsn', 'Place', 'place_of', 'events_of_change', 'batches_of', 'batches_of_lines',
            'changes_of_files', 'client', 'secret_of', 'connect', 'events_of_wal', 'slot_of', 'copy_of', 'slot_name',
            'changes_of_slot', 'ended', 'acknowledge_slot', 'reachable', 'quoted']
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .readers import Column, Json, SourceError, as_text, fit, object_of, opened, parse_json, plain_types, refuse_unseen
-from .wire_formats import is_change, is_notice, part_of, payload_of, row_of
+from .wire_formats import document_of, is_change, is_notice, part_of, payload_of, row_of
 from ..foundation.extras import install_hint
 from ..foundation.workspace import resolve_files
 from ..foundation.settings import Source
@@ -242,18 +242,39 @@ def lsn(text: str | int) -> int:
     high, slash, low = str(text).rpartition("/")
     return (int(high, 16) << 32) + int(low, 16) if slash else int(low)
 
-def position_of(place: Mapping) -> int:  # `source` of an envelope
-    "The position of a change in the log of PostgreSQL or MySQL; raises `ValueError` if it is missing."
-    if place.get("lsn") is not None: return lsn(place["lsn"])
-    if place.get("file") and place.get("pos") is not None:
-        return (int(place["file"].rpartition(".")[2]) << 40) + int(place["pos"])
-    raise ValueError("the change does not say where it stands: no lsn, and no file with pos")
+class Place(NamedTuple):
+    "Where a change stands in the log of its database."
+    position: int
+    step: int = 0   # orders changes of one position
+    name: str = ""  # that no other change has, where position, step, key and op are not enough
 
+def place_of(
+    told: Mapping,  # `source` of an envelope
+    message: str = "",  # names the message
+) -> Place:
+    "The place of a change of PostgreSQL, MySQL, SQL Server, Oracle or MongoDB; raises `ValueError` if it is missing."
+    if told.get("lsn") is not None: return Place(lsn(told["lsn"]))
+    if told.get("file") and told.get("pos") is not None:
+        return Place((int(told["file"].rpartition(".")[2]) << 40) + int(told["pos"]), int(told.get("row") or 0))
+    if told.get("commit_lsn"):
+        file, block, slot = (int(part, 16) for part in told["commit_lsn"].split(":"))
+        name = f"{told['commit_lsn']}/{told.get('change_lsn') or ''}/{told.get('event_serial_no') or ''}"
+        return Place((file << 32) + block, slot, name)
+    if told.get("scn"):
+        end = told.get("commit_scn") or told["scn"]
+        parts = (str(told.get(part) or "").strip() for part in ("scn", "rs_id", "ssn", "lcr_position"))
+        return Place(int(end), int(told["scn"]), "/".join([str(end), *parts]))
+    if told.get("ord") is not None: return Place((int(told["ts_ms"]) // 1000 << 32) + int(told["ord"]), name=message)
+    raise ValueError("the change does not say where it stands: no lsn, file with pos, commit_lsn, scn, and no ord")
+
+# %% ../../../nbs/core/data/change_capture.ipynb #changes-debezium-events
 def events_of_change(
     source: Source,     # its section of the settings
     message: Json,      # before, after, op, source; alone or with a schema
     columns: Mapping[str, Column] = {},  # declared columns
     position: int | None = None,  # None: that in the log of the database
+    named: Mapping[str, Any] = {},  # what the key of the message says of the row
+    message_id: str = "",  # names the message, where its place in the log does not
 ) -> list[dict]:        # one, two where the key changed, none for what changes no row; raises `ValueError` for anything else
     "Events from Debezium's message."
     body, schema = payload_of(message)
@@ -265,11 +286,14 @@ def events_of_change(
     happened = at(place["ts_ms"]) if place.get("ts_ms") else None
     known = at(body["ts_ms"]) if body.get("ts_ms") else happened
     if known is None: raise ValueError("no change: it has no ts_ms")
-    position = position_of(place) if position is None else position
-    if op == "truncate": return [_emptied(position, known, happened)]
-    before, after = (row_of(body.get(side) or {}, part_of(schema, side)) for side in ("before", "after"))
-    step = int(place.get("row") or 0)
-    def told(row, op): return event(source, row, op, position, known, happened, step=step, columns=columns)
+    found = place_of(place, message_id) if position is None else Place(position)
+    if op == "truncate": return [_emptied(found.position, known, happened)]
+    read = document_of if "collection" in place else row_of
+    before, after = (read(body.get(side) or {}, part_of(schema, side)) for side in ("before", "after"))
+    if op == "update" and not after: raise ValueError("an update without the row after it: let the connector send whole documents")
+    def told(row, op):
+        one = event(source, {**named, **row}, op, found.position, known, happened, step=found.step, columns=columns)
+        return one | {"event_id": f"{found.name}:{one['key']}:{op}"} if found.name else one
     one = told(before if op == "delete" else after, op)
     if op != "update" or not set(source.key) <= before.keys(): return [one]
     gone = told(before, "delete")
@@ -278,8 +302,9 @@ def events_of_change(
 def _of_table(source: Source, place: Mapping) -> bool:
     "Whether a change is one of the table that the settings name, if they do."
     schema, _, short = source.table.rpartition(".")
-    if not short or not place.get("table"): return True
-    return short == place["table"] and schema in ("", place.get("schema"), place.get("db"))
+    table = place.get("table") or place.get("collection")
+    if not short or not table: return True
+    return short == table and schema in ("", place.get("schema"), place.get("db"))
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-files
 PASSED_OVER = {"op": "passed over"}  # in the place of an event
@@ -325,7 +350,8 @@ def changes_of_files(
     columns: Mapping[str, Column] = {},  # declared columns
 ) -> Iterator[Batch]:
     "Debezium's envelopes from files to which lines are added."
-    return batches_of_lines(source, root, cursor, lambda line: events_of_change(source, parse_json(line.content), columns))
+    return batches_of_lines(source, root, cursor, lambda line: events_of_change(
+        source, parse_json(line.content), columns, message_id=line.id))
 
 # %% ../../../nbs/core/data/change_capture.ipynb #changes-client
 def client(

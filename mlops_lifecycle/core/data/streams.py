@@ -19,7 +19,7 @@ from mlops_lifecycle.core.data.change_capture import (
     PASSED_OVER, Batch, Line, batches_of, batches_of_lines, client, event, events_of_change, secret_of, unreadable,
 )
 from .readers import Column, Json, SourceError, object_of, parse_json
-from .wire_formats import decoded, is_change, is_notice, payload_of, row_of
+from .wire_formats import decoded, document_id, is_change, is_notice, payload_of, row_of
 from ..foundation.settings import Source
 
 if TYPE_CHECKING: from confluent_kafka import Consumer, Message
@@ -64,12 +64,13 @@ def events_of_message(
     "Events from a message."
     try:
         named = named_of(source, key)
+        if source.key == ("_id",) and named.keys() == {"id"}: named = document_id(named)
         keyed = {name: v for name, v in named.items() if name in source.key}
         sent = None if value is None else parse_json(value)
         body, schema = payload_of(sent)
         if is_notice(body, schema, key=named): return []
         if is_change(body):
-            found = events_of_change(source, sent, columns, offset)
+            found = events_of_change(source, sent, columns, offset, keyed)
             ids = [f"{place}:{one['op']}" for one in found[:-1]] + [place]  # a row whose key changed is two events
             return [one | {"event_id": id, "step": 0} for one, id in zip(found, ids)]
         if body is None: row, op = keyed, "delete"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOGICAL', 'NOT_SENT', 'NOTICE', 'payload_of', 'whole_of', 'bytes_of', 'decimal_of', 'clock_of', 'day_of', 'decoded',
-           'row_of', 'part_of', 'is_notice', 'is_change']
+           'row_of', 'part_of', 'document_of', 'document_id', 'is_notice', 'is_change']
 
 # %% ../../../nbs/core/data/wire_formats.ipynb #wire-imports
 import base64
@@ -14,7 +14,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeGuard, cast
 
-from .readers import Json, Number, as_text
+from .readers import Json, Number, as_text, parse_json
 
 # %% ../../../nbs/core/data/wire_formats.ipynb #wire-payload
 def payload_of(
@@ -118,6 +118,34 @@ def part_of(
 ) -> Mapping | None:
     "The schema of a field of a struct, None where there is none."
     return next((part for part in (schema or {}).get("fields") or [] if part.get("field") == field), None)
+
+# %% ../../../nbs/core/data/wire_formats.ipynb #wire-document
+def _plain(value: Json) -> Json:
+    if isinstance(value, list): return [_plain(one) for one in value]
+    if not isinstance(value, Mapping): return value
+    name, held = next(iter(value.items()), ("", None))
+    if name in ("$numberLong", "$numberInt", "$numberDecimal", "$numberDouble"): return Number(held)
+    if name in ("$oid", "$uuid"): return held
+    if name == "$binary": return bytes_of(held["base64"] if isinstance(held, Mapping) else held).hex()
+    if name == "$date" and (isinstance(held, Number) or not isinstance(held, str)): return clock_of(_plain(held), 10**3, day=False)
+    if name == "$date": return held
+    return {name: _plain(one) for name, one in value.items()}
+
+def document_of(
+    content: Json,  # a text of JSON
+    schema: Mapping | None = None,
+) -> dict[str, Any]:
+    "The fields of MongoDB's document, decoded; raises `ValueError` where it is none."
+    document = parse_json(content) if isinstance(content, str) else content
+    if not isinstance(document, Mapping): raise ValueError("a document is no JSON object")
+    try: return {name: _plain(value) for name, value in document.items()}
+    except (TypeError, KeyError, IndexError) as error: raise ValueError(f"no Extended JSON: {error}") from None
+
+def document_id(
+    named: Mapping[str, Any],  # the fields of a key
+) -> dict[str, Any]:           # {"_id": …}
+    "The id of MongoDB's document from the key of its message."
+    return document_of(f'{{"_id": {named["id"]}}}')
 
 # %% ../../../nbs/core/data/wire_formats.ipynb #wire-notice
 NOTICE = r"io\.debezium\..*\.(Heartbeat|(TransactionMetadata|SchemaChange|Message|Notification)(Key|Value)?)"  # names of schemas

@@ -355,8 +355,8 @@ def test_ops_a_drill_reads_a_ledger_on_a_database_server_and_writes_nothing_ther
 
 
 def test_kind_7_a_run_in_a_folder_with_an_odd_name_without_utf_8(tmp_path):
-    """Braces are no parameters; the language of the machine is C, and Python is not told to speak UTF-8."""
-    place = tmp_path / "a{b}c {{name}} #1" / ("l" * 200)
+    """Braces are no parameters, and umlauts no bytes; the language of the machine is C, and Python is not told to speak UTF-8."""
+    place = tmp_path / "a{b}c {{name}} #1 ü€" / ("l" * 200)
     place.mkdir(parents=True)
     speaks = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TMPDIR": place}
     where = {"MLOPS_WORKSPACE": place / "workspace", "MLOPS_REPORTS": place / "reports"}

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 from kinds import Debezium
 
-from mlops_lifecycle.core.data.change_capture import event_table, events_of_change, latest
+from mlops_lifecycle.core.data.change_capture import changes_of_files, event_table, events_of_change, latest
 from mlops_lifecycle.core.data.readers import Column, SourceError, as_text, read_file
 from mlops_lifecycle.core.data.streams import events_of_message
 from mlops_lifecycle.core.data.wire_formats import decoded
@@ -195,6 +195,59 @@ def test_a_message_in_another_format_is_set_aside_and_says_so():
     for value, reason in zip(values, reasons):
         one, = events_of_message(LOANS, "loans:0:1", 1, DAY, b"1", value)
         assert one["op"] == "unreadable" and reason in json.loads(one["row"])["reason"]
+
+
+def server(commit: str, change: str | None, serial: int | None = 1) -> dict:
+    return {"connector": "sqlserver", "db": "library", "schema": "dbo", "table": "loans", "ts_ms": 1709283600000,
+            "change_lsn": change, "commit_lsn": commit, "event_serial_no": serial}
+
+
+def oracle(scn: str, commit: str | None, rs_id: str | None, ssn: int = 0) -> dict:
+    return {"connector": "oracle", "db": "ORCL", "schema": "LIBRARY", "table": "loans", "ts_ms": 1709283600000, "scn": scn,
+            "commit_scn": commit, "lcr_position": None, "rs_id": rs_id, "ssn": ssn}
+
+
+def mongo(second: int, number: int) -> dict:
+    return {"connector": "mongodb", "db": "library", "rs": "rs0", "collection": "loans", "ts_ms": 1000 * second, "ord": number}
+
+
+PLACES = {  # made from the connectors' documentation: four places in the order of the log, the middle two of one transaction
+    "SQL Server": [server("00000027:00000758:0005", None, None), server("00000028:00000a00:0002", "00000027:00000900:0001"),
+                   server("00000028:00000a00:0002", "00000027:00000900:0003"), server("00000028:00000a00:0010", "00000027:00000800:0001")],
+    "Oracle": [oracle("500", None, None), oracle("510", "600", " 0x0001.3f4d.0010 "), oracle("510", "600", " 0x0001.3f4d.01a4 "),
+               oracle("505", "601", " 0x0001.3f00.0010 ")],
+    "MongoDB": [mongo(1709283600, 7), mongo(1709283601, 1), mongo(1709283601, 1), mongo(1709283601, 2)]}
+
+
+@pytest.mark.parametrize("arrival", [[0, 1, 2, 3], [3, 0, 1, 2], [0, 1, 2, 3, 2, 3]])
+@pytest.mark.parametrize("what", PLACES)
+def test_changes_of_other_databases_are_read_from_files_in_the_order_of_their_log(what, arrival, tmp_path):
+    """Kind 3: a row is read by a copy, changed twice in a transaction, A to B to A, and in a later one, which began before it."""
+    lines = []
+    for op, reader, place in zip("ruuu", "BABC", PLACES[what]):
+        row = {"loan": 1, "reader": reader}
+        after = json.dumps(row | {"_id": {"$oid": "596e"}}) if what == "MongoDB" else row
+        lines.append(json.dumps({"op": op, "before": None, "after": after, "source": place, "ts_ms": 1709283600500}))
+    (tmp_path / "loans.jsonl").write_text("\n".join(lines[n] for n in arrival) + "\n")
+    source = SimpleNamespace(**vars(LOANS) | {"where": "loans.jsonl", "table": "loans"})
+    events = pd.concat([batch.events for batch in changes_of_files("loans", source, tmp_path, {})])
+    assert not (events.op == "unreadable").any() and set(events.event_id.value_counts()) <= ({1} if len(arrival) == 4 else {1, 2})
+    ordered, _ = latest(events, {"loan": Column("integer", "number"), "reader": Column("text", "who")}, "loans")
+    assert ordered[["loan", "reader", "deleted"]].values.tolist() == [[1, "C", False]]
+    before = events[events.row.str.contains('"[AB]"')]
+    two, _ = latest(before, {"loan": Column("integer", "number"), "reader": Column("text", "who")}, "loans")
+    assert two.reader.tolist() == ["B"]
+
+
+def test_a_document_is_named_by_the_key_of_its_message_and_an_update_without_it_is_set_aside():
+    """Kind 3: MongoDB's connector sends no row before a deletion; without the whole document an update is not guessed."""
+    source, key = SimpleNamespace(**vars(LOANS) | {"key": ("_id",)}), json.dumps({"id": '{"$oid": "596e275826f08b2730779e1f"}'})
+    values = [{"op": "c", "after": '{"_id": {"$oid": "596e275826f08b2730779e1f"}, "reader": "007"}'},
+              {"op": "u", "after": None, "updateDescription": {"updatedFields": '{"reader": "8"}'}}, {"op": "d", "after": None}]
+    sent = [json.dumps(value | {"source": mongo(1709283600, n), "ts_ms": 1709283600500}) for n, value in enumerate(values)] + [None]
+    events = [one for found in events_of([{"key": key, "value": value} for value in sent], source) for one in found]
+    assert [one["op"] for one in events] == ["insert", "unreadable", "delete", "delete"]
+    assert {one["key"] for one in events} == {'["596e275826f08b2730779e1f"]', None} and "whole documents" in events[1]["row"]
 
 
 def test_a_key_that_changes_in_an_update_ends_the_old_row_and_another_table_is_passed_over():

@@ -419,6 +419,9 @@ def serve(
     if "plan" not in workspace.published()["names"]:
         first = "mlops run plan formulate code build test release deploy"
         raise Busy(f"nothing to serve in {workspace.root}; {first} makes a first product")
+    from mlops_lifecycle.core.problem.plan import rehearsal_words
+    if (words := rehearsal_words(workspace.load("plan"))) and host not in ("127.0.0.1", "localhost", "::1"):
+        raise _refused(f"{words}: until 00_plan answers them, the app listens on this machine only, not on {host}")
     from mlops_lifecycle.core.problem.hooks import FormulateHooks
     FormulateHooks.of_project()  # a project that lacks something is refused here, and not by each worker
     try: socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
@@ -430,7 +433,7 @@ def serve(
     try: log.marks()  # made before workers race to make it
     except NotStored as error: typer.echo(f"{error}; the answer is 503 until it can", err=True)
     log.close()
-    console().print(f"http://{host}:{port}, its documentation under /docs", markup=False)
+    console().print(f"http://{host}:{port}, its documentation under /docs" + f"; {words}" * bool(words), markup=False)
     run_server(APP, host, port, allowed, log.database.file)
 
 # %% ../nbs/cli.ipynb #keys-cli-code

@@ -43,6 +43,7 @@ from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covere
 from .core.models.features import FeatureSet, columns_of
 from .core.models.hooks import no_groups
 from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, needs_columns, robustness
+from .core.models.rule_alone import LESS, rule_alone
 from .core.models.slices import all_slices, fairness
 from .core.problem.costs import costs_of, mean_cost
 from .core.problem.definition import Problem
@@ -110,7 +111,7 @@ def _cost_gates(found: Mapping, problem: Problem, plan: Mapping, settings: Setti
     leak = found["leak"]
     no_leak = f"no single feature predicts the outcome (highest AUC: {leak.index[0]})"
     gates += [_at_most(no_leak, leak.iloc[0], settings.evaluate.leak_limit, "transform")]
-    gates += [gate(f"costs significantly less than {_BASELINES.get(name, name)}", low, limit, low > limit, "train")
+    gates += [gate(f"{LESS} {_BASELINES.get(name, name)}", low, limit, low > limit, "train")
               for name, (low, _, _) in found["against"].items()]
     if champion := found.get("champion"):
         no_worse = f"costs no more than {champion['name']}, which serves, but for the margin"
@@ -192,7 +193,8 @@ def evaluate(
     if case.unknown: return verdict_without_outcomes(case, feature_set, problem, months, behaviours)
     found = _measure(case, candidates, examples, feature_set, problem, champion, behaviours, declared)
     gates = gates_of(found, problem, plan, settings, formulated)
-    return _verdict(case, found, gates, months)
+    verdict = _verdict(case, found, gates, months)
+    return verdict | {"alone": rule_alone(verdict, settings.evaluate.worth, problem.unit, settings.evaluate.min_gain)}
 
 # %% ../nbs/08_evaluate.ipynb #08-e-judge-verdict
 def _verdict(case: EvaluationCase, found: Mapping, gates: list[dict], months: float) -> dict:
@@ -237,7 +239,7 @@ def verdict_without_outcomes(
     gates[1:1] = _behaviour_gates(moved)
     known = case.y[np.isfinite(case.y)]
     return {
-        "passed": all(g["passed"] is not False for g in gates), "candidate": case.winner.name,
+        "passed": all(g["passed"] is not False for g in gates), "alone": None, "candidate": case.winner.name,
         "threshold": case.threshold, "review": None, "cost": None, "saving": None, "gain": [None, None],
         "confidence": case.limits.confidence, "against": {},
         "baseline": {"name": case.best.name, "cost": None, "costs": dict.fromkeys(case.best.costs)},
@@ -251,7 +253,7 @@ def verdict_without_outcomes(
 def _gates_without_outcomes(case: EvaluationCase) -> list[dict]:
     "The gate on reviews, and those that wait for outcomes."
     waits = {
-        f"costs significantly less than {_BASELINES.get(case.best.name, case.best.name)}": "train",
+        f"{LESS} {_BASELINES.get(case.best.name, case.best.name)}": "train",
         "costs no more than the plan's target": "formulate", "no single feature predicts the outcome": "transform",
         "no group costs significantly more than without a model": "collect"}
     # the threshold comes from a period as short as the test period: its error counts as well

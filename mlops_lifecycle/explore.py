@@ -52,7 +52,7 @@ def check_features(
     past: pd.DataFrame,       # of `explorable`
     features: Iterable[str],
     target: str,
-    min_rows: int = 100,
+    min_rows: int = 10,
 ) -> None:
     "Raise `GoBack` where there are too few rows, or a feature from which nothing can be learned."
     if len(past) < min_rows:

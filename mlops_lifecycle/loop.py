@@ -218,13 +218,14 @@ def renew(
     with gate(gates, "train") as record:
         then = known(examples, clock, times)
         candidates = train(then, feature_set, problem, settings, clock, estimators, sample=settings.train.renew_sample)
+        if not candidates: raise GoBack("collect", candidates.missing, {})
         record["reason"] = f"{len(candidates)} kept, fitted on {candidates[0].parameters['rows']:,} rows"
     with gate(gates, "evaluate") as record:
         verdict = enforce(evaluate(then, candidates, feature_set, problem, plan, settings, clock, champion.source,
                                    None, behaviours, declared))
         record["reason"] = compared(verdict)
     with gate(gates, "release") as record:
-        check_ethics(plan)
+        check_ethics(plan, settings.release.open_questions)
         winner = next(candidate for candidate in candidates if candidate.name == verdict["candidate"])
         released = release_winner(winner, verdict, then, feature_set, problem, plan, settings, clock, Path(folder), estimators)
         record["reason"] = released.id

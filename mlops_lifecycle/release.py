@@ -25,6 +25,7 @@ from .core.models.release import write_release
 from .core.models.features import FeatureSet
 from .core.problem.costs import Costs
 from .core.problem.definition import Problem
+from .core.problem.plan import rehearsal_words
 from .core.foundation.stages import GoBack, Json
 from .core.serving.ledger import Act, Entry, Ledger
 
@@ -45,13 +46,15 @@ def reference(
 
 # %% ../nbs/12_release.ipynb #12-r-ethics-code
 def check_ethics(
-    plan: Mapping,  # the document of stage 00
-) -> None:
-    "Pass where every question of ethics is answered; raises `GoBack` to plan."
+    plan: Mapping,                   # the document of stage 00
+    open_questions: str = "refuse",  # of [release] of the settings
+) -> str:                            # "", or that this is a rehearsal
+    "Pass where every question of ethics is answered, or rehearsals are allowed; raises `GoBack` to plan."
     still = [e["question"] for e in plan["ethics"] if e["open"]]
-    if still:
+    if still and open_questions == "refuse":
         raise GoBack("plan", f"{len(still)} of {len(plan['ethics'])} ethics questions are open, at most 0 may be: "
                              f"{' '.join(still)}", evidence={"open": {"figure": len(still), "limit": 0}})
+    return rehearsal_words(plan)
 
 # %% ../nbs/12_release.ipynb #12-r-review-code
 def check_review(
@@ -158,10 +161,12 @@ def model_card(
 ) -> str:                               # Markdown
     "What the model is for, what it costs, and what was not evaluated."
     table, (found, saved), costs = _tables(manifest, verdict, problem), _findings(verdict, problem), manifest["costs"]
+    words = rehearsal_words(plan)
     missed, needless = problem.task.mistakes
     answers = [{"question": e["question"], "answer": e["answer"]} for e in plan["ethics"]]
     return "\n".join([
-        f"# {manifest['name']}, {problem.name}", f"\n{plan['objective']}\n",
+        f"# {manifest['name']}, {problem.name}", *[f"\n**{words.capitalize()}. It is not for use.**"] * bool(words),
+        f"\n{plan['objective']}\n",
         f"Decides whether to {problem.action}, for each {problem.entity}. {missed.capitalize()} costs "
         f"{costs['missed']:g}, {needless} {costs['needless']:g}.",
         f"\n## Cost\n\nOn the last period before {manifest['as_of'][:10]}, which was not used in training: "

@@ -49,6 +49,7 @@ from .core.foundation.settings import Settings, load_settings
 from .core.foundation.stages import GoBack
 from .core.foundation.workspace import Workspace
 from .core.problem.definition import Problem
+from .core.problem.plan import rehearsal_words
 from .core.problem.hooks import FormulateHooks
 
 # %% ../nbs/09_code.ipynb #09-c-page-code
@@ -75,7 +76,8 @@ def openapi_of(
 ) -> dict[str, Any]:
     "The contract as an OpenAPI document."
     routes = [*router.routes, *admin_routes.router.routes]
-    document = get_openapi(title=problem.name, version=version, description=f"{plan['objective']}\n\n{INTEGERS}", routes=routes)
+    about = "\n\n".join(filter(None, [rehearsal_words(plan).capitalize(), plan["objective"], INTEGERS]))
+    document = get_openapi(title=problem.name, version=version, description=about, routes=routes)
     bodies: dict[str, type[BaseModel]] = {
         "/v1/predict": problem.Request, "/v1/feedback": feedback_request(plan),
         "/v1/reviews/{prediction_id}": DecidedAmount if problem.task.amount else Decided, **admin_routes.BODIES}
@@ -123,8 +125,9 @@ def create_app(
     document = openapi_of(problem, serving.plan, version)
     app.state.serving, app.openapi = serving, lambda: document
     schema = serving.Request.model_json_schema()
+    about = ". ".join(filter(None, [rehearsal_words(plan).capitalize(), plan["objective"]]))
     app.state.page = web_form.page(
-        problem.name, plan["objective"], problem.action, schema, plan["reactions"], problem.task.amount,
+        problem.name, about, problem.action, schema, plan["reactions"], problem.task.amount,
         settings.serving.form == "sandbox")
     for routes in (router, admin_routes.router): app.include_router(routes)
     _serve_docs(app, problem.name)

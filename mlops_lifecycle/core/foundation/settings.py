@@ -260,6 +260,9 @@ class EvaluateSettings(Section):
     min_gain: float = number(
         0, "least significant saving against the baseline; below 0: the most that it may cost more",
         "cost units a decision", -1_000_000, 1_000_000)
+    worth: float = number(
+        0.1, "gain worth finding; where so few rows are judged that one of this size cannot be told, the rule ships alone",
+        "(share of the cost without a model)", 0, 10)
     successor_margin: float = number(
         0.1, "most that a successor may cost more than the model that serves, for sure; the canary judges it more sharply",
         "(share of what that one costs)", 0, 10)
@@ -287,6 +290,9 @@ class ReleaseSettings(Section):
     "Who approves a release."
     approval: Literal["automatic", "person"] = words(
         "automatic", "who approves a release that passed its gates", "automatic or person")
+    open_questions: Literal["refuse", "rehearse"] = words(
+        "refuse", "what becomes of a release while a question of ethics is open: 12 goes back to 00, or it is a rehearsal, which "
+        "everything says and which only this machine can reach", "refuse or rehearse")
     key_file: str = words(
         "", "file of the secret that signs releases; where one is named, nothing unsigned is loaded",
         "a path, relative to settings.ini, or nothing")

@@ -186,6 +186,14 @@ def _finish_as_it_is(
 class Candidates(list[Candidate]):
     "The candidates, and everything that was tried."
     trials: tuple[Trial, ...] = ()
+    missing: str = ""  # why there are none
+
+    @classmethod
+    def none(cls, why: str) -> "Candidates":
+        "No candidates, and why."
+        found = cls()
+        found.missing = why
+        return found
 
 def _pairs_of(
     rows: pd.DataFrame, target: str, end: pd.Timestamp, period: str, limits: TrainSettings, task: Task, seed: int,

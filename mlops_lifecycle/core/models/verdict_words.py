@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ..foundation.stages import NotProven, stage
 from ..foundation.templating import render
+from .rule_alone import unproven_alone
 from ..problem.costs import CostUnit, until_told_apart
 from ..problem.definition import Problem
 
@@ -48,7 +49,9 @@ def unproven(
     unit: str = "cost units a decision",
 ) -> list[NotProven]:
     "What an evaluation could not judge."
-    missing = [NotProven(what=f"not evaluated: {g['gate']}", until="") for g in verdict["gates"] if g["passed"] is None]
+    missing = [unproven_alone(verdict["alone"])] if verdict.get("alone") else []
+    if not verdict["candidate"]: return missing
+    missing += [NotProven(what=f"not evaluated: {g['gate']}", until="") for g in verdict["gates"] if g["passed"] is None]
     missing += _small_groups(verdict, least)
     if unequal := [f"{one['column']} {group}" for one in verdict["fairness"] for group in one["too_small"]]:
         missing.append(NotProven(what=f"whether cases are missed alike: too few cases of {', '.join(unequal[:6])}", until=""))
@@ -65,6 +68,7 @@ def in_words(
     missing: Sequence[NotProven] = (),  # of `unproven`
 ) -> dict[str, str]:  # ship, says, unsure, counted: plain sentences
     "The verdict for people."
+    if not verdict["candidate"]: return _alone_in_words(verdict, "", missing)
     unit, month = CostUnit.parse(problem.unit).cost, verdict["rows"] / verdict["months"]
     if verdict["cost"] is None: return _unknown_in_words(verdict, problem, month, missing)
     name, saving, best = verdict["candidate"].capitalize(), verdict["saving"], verdict["baseline"]
@@ -85,8 +89,13 @@ def in_words(
     miss, alarm = problem.task.mistakes
     counted = f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen."
     counted += f" {miss.capitalize()} counts {verdict['costs']['missed']:g}, {alarm} {verdict['costs']['needless']:g}"
+    if verdict.get("alone"): return _alone_in_words(verdict, f"{counted} {unit}.", missing)
     ship = "Do not ship it." if failed else "Ship it; not everything is proven." if missing else "Ship it."
     return {"ship": ship, "says": says, "unsure": _unsure(missing), "counted": f"{counted} {unit}."}
+
+def _alone_in_words(verdict: Mapping, counted: str, missing: Sequence[NotProven]) -> dict[str, str]:
+    says = f"Too few outcomes are known for a model: {verdict['alone']['says']}."
+    return {"ship": "Ship the rule alone.", "says": says, "unsure": _unsure(missing), "counted": counted}
 
 def _unsure(missing: Sequence[NotProven]) -> str:
     return f"Not proven: {'; '.join(one['what'] for one in missing)}." if missing else ""

@@ -103,11 +103,16 @@ def _examples(one: RequestField) -> list:
         else: found.append(str(value))
     return found
 
+def _bounds(one: RequestField) -> str:
+    "Limits far beyond what was seen, so that only what cannot be meant is refused."
+    low, high = one.low or 0.0, one.high or 0.0
+    most = 10 ** (int(np.ceil(np.log10(max(abs(low), abs(high), 1)))) + 2)
+    return f", ge={'0' if low >= 0 else f'-{most:_}'}, le={most:_}"
+
 def request_field(one: RequestField) -> str:
     "A field of the request, as a line of code."
     says = one.column.name if one.name == one.column.name else f'{one.name.replace("_", " ")}, the column "{one.column.name}"'
-    limits = {"flag": ", ge=0, le=1", "category": ", max_length=200", "date": ""}.get(
-        one.role, ", ge=0" if one.low is not None and one.low >= 0 else "")
+    limits = {"flag": ", ge=0, le=1", "category": ", max_length=200", "date": ""}.get(one.role, _bounds(one))
     start = "" if one.column.complete else "default=None, "
     return f"{one.name}: {_annotation(one)} = Field({start}description={says!r}{limits}, examples={_examples(one)!r})"
 
@@ -409,7 +414,9 @@ def settings_text(of: ProposedProject, data: str) -> str:  # data: path of the t
         f"arrival = {of.windows.every:.6f}    # seconds: the table has no time, its rows arrive in a drawn order\n"
         f"arrival_start = {of.windows.start:%Y-%m-%dT%H:%M:%SZ}")
     stratified = not of.time and of.target.kind != "anomaly"
+    still_open = any(not text.strip() for text in of.ethics.values())
     return _SETTINGS.format(
+        release="[release]\nopen_questions = rehearse    # until 00 answers the questions of ethics\n\n" * still_open,
         name=of.name, title=_title(of), prices=prices, as_of=f"{of.windows.as_of:%Y-%m-%dT%H:%M:%SZ}", period=of.windows.period,
         table=of.table, data=data, key=", ".join(of.key or (MADE_KEY,)), when=when,
         split=f"split = stratified\nfolds = {5 if rows < 2000 else 3}\n" * stratified, group=int(np.clip(judged // 20, 5, 30)),
@@ -461,7 +468,7 @@ keep = 3
 [evaluate]
 min_group = {group}
 
-[serving]
+{release}[serving]
 latency_limit_ms = 1000
 
 [canary]

@@ -396,7 +396,7 @@ def sources(
         found[s.notebook] = next((path for path in choice if path.exists()), None)
     if (nbs / "index.ipynb").exists(): found["about"] = nbs / "index.ipynb"
     machinery = [path for path in sorted((nbs / "core").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
-    tops = [nbs / f"{name}.ipynb" for name in ("cli", "release_commands", "try_edit")]
+    tops = [nbs / f"{name}.ipynb" for name in ("cli", "project_commands", "release_commands", "try_edit")]
     return found | {path.relative_to(nbs).with_suffix("").as_posix(): path for path in [*machinery, *tops]
                     if path.exists()}
 

@@ -26,7 +26,7 @@ FEATURES = FeatureSet(
     (Lookup("door", (), ("visitors",)),))
 LIMITS = SimpleNamespace(
     confidence=0.9, min_gain=0.0, bootstrap_draws=500, fairness_limit=0.25, leak_limit=0.99, min_group=30, metric_limit=0.5,
-    bad_day_limit=0.25, group_limit=0.1, successor_margin=0.1)
+    bad_day_limit=0.25, group_limit=0.1, successor_margin=0.1, worth=0.1)
 SETTINGS = SimpleNamespace(
     evaluate=LIMITS, clock=SimpleNamespace(period="MS"), costs=COSTS,
     train=SimpleNamespace(seed=0, split="time", group=""))

@@ -225,7 +225,7 @@ def _commit(root: Path, new: Template, merged: MergedFiles) -> str:  # the merge
     with tempfile.TemporaryDirectory() as folder:
         pure, project = Path(folder) / "template", Path(folder) / "project"
         write_files(new.files, pure)
-        theirs = commit_folder(root, pure, f"Template, {words}", git(root, "rev-parse", BRANCH))
+        theirs = commit_folder(root, pure, words.capitalize(), git(root, "rev-parse", BRANCH))
         env = {"GIT_INDEX_FILE": f"{folder}/index"}
         git(root, "read-tree", head, env=env)
         git(root, "checkout-index", "--all", f"--prefix={project}/", env=env)

@@ -84,7 +84,7 @@ def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: EvaluateSettin
     "Gates on groups: of `slices` and of `fairness`."
     increase = -by_group.high.astype(float) / by_group.other.clip(lower=1e-9)  # share of the group's cost without a model
     known = increase.notna().any()
-    names = [f"{column} {group}" for column, group in zip(by_group.column, by_group.group)]
+    names = [f"where {group}" if column == "found" else f"{column} {group}" for column, group in zip(by_group.column, by_group.group)]
     worst = ", ".join(name for name, is_weak in zip(names, by_group.weak) if is_weak)
     if known and not worst: worst = names[int(np.nanargmax(increase))]
     costs = "no group costs significantly more than without a model"
@@ -118,6 +118,9 @@ def _cost_gates(found: Mapping, problem: Problem, plan: Mapping, settings: Setti
         gates += [_at_least(no_worse, champion["saves"][0], -settings.evaluate.successor_margin * champion["cost"], "train")]
     saving = min(mean for _, mean, _ in found["against"].values())
     target = next(m["target"] for m in plan["metrics"] if m["name"] == "cost")
+    for name, limit in (("acted", plan.get("max_acted")), ("needless", plan.get("max_needless"))):
+        words = {"acted": "acts on no more than the plan allows", "needless": "of its actions no more are needless than the plan allows"}
+        if limit is not None: gates.append(_at_most(f"{words[name]} (share)", found.get(name), limit, "formulate"))
     return [*gates, _at_least("saves at least what the plan asks for", saving, plan["min_saving"], "train"),
             _at_most("costs no more than the plan's target", found["cost"], target, "formulate")]
 
@@ -164,7 +167,10 @@ def _measure(
     table, metrics = feature_importance(case, candidates, feature_set, problem)
     labelled = examples[examples[problem.target].notna()]
     some = labelled.iloc[:: max(1, len(labelled) // 8_000)]
+    acts, amount = case.decision > 0, case.costs.task.amount
     return {
+        "acted": None if amount else float(acts.mean()),
+        "needless": None if amount or not acts.any() else float((case.y[acts] == 0).mean()),
         "without": case.best.cost, "leak": single_feature_auc(some, feature_set, problem.target),
         "against": {case.best.name: saves(case.best.decision)},
         "champion": None if champion is None or theirs is None else {

@@ -172,7 +172,7 @@ def watch(
     score = np.asarray(release.score(columns_of(rows)), dtype=float)
     seen = rows.assign(score=score, decision=release.decision(score), rule=problem.rule.decide(columns_of(rows)))
     found = monitor(seen, release, costs_of(settings, problem.kind), settings)
-    return found["action"], [a["words"] for a in found["alarms"]] or ["all within their limits", *found["unknown"]]
+    return found["action"], [a["words"] for a in found["alarms"]] or [found["says"], *found["unknown"]]
 
 # %% ../nbs/16_loop.ipynb #16-l-winner-code
 def release_winner(

@@ -119,7 +119,7 @@ def check_drift(rows: pd.DataFrame, release: Release, limits: MonitorSettings) -
     judged, few = moved[moved.judged], len(moved) - moved.judged.sum()
     found = [Finding("drift", column, psi, limit, "input drift")
              for column, psi, limit in zip(judged.column, judged.psi, judged.limit) if psi > limit]
-    why = f"the usual variation of {few} of {len(moved)} columns was learnt from fewer than {limits.min_days} days" * bool(few)
+    why = f"{few} of {len(moved)} columns are not judged: fewer than {limits.min_days} days are too few to learn a limit from" * bool(few)
     return dict(zip(judged.column, judged.psi)), found, why
 
 def categorical(release: Release) -> list[str]:
@@ -206,9 +206,11 @@ def monitor(
     called = [(one, action_of(one.about, release.kind, settings.diagnosis)) for one in findings]
     alarms = [{**vars(one), "severity": SEVERITY[one.about], "words": one.words, "action": action, "command": COMMANDS[action]}
               for one, action in sorted(called, key=lambda one: list(SEVERITY).index(one[0].about))]
-    return {"action": diagnosis.action, "diagnosis": diagnosis, "severity": diagnosis.severity, "says": diagnosis.says,
+    unknown = [f"{name}: {why}" for name, (_, _, why) in checks.items() if why]
+    says = diagnosis.says if findings or not unknown else "what could be judged is within its limits"
+    return {"action": diagnosis.action, "diagnosis": diagnosis, "severity": diagnosis.severity, "says": says,
             "release": release.id, "alarms": alarms, "figures": {name: figures for name, (figures, _, _) in checks.items() if figures},
-            "unknown": [f"{name}: {why}" for name, (_, _, why) in checks.items() if why],
+            "unknown": unknown,
             "rows": len(rows) if "error" not in rows else int(rows.error.isna().sum())}
 
 

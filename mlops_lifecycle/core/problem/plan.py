@@ -119,6 +119,8 @@ class Plan(Part):
     ethics: tuple[Ethics, ...]
     revisit: Revisit
     min_saving: float = Field(ge=0, allow_inf_nan=False)  # cost units a decision, against the best way without a model
+    max_acted: float | None = Field(default=None, ge=0, le=1)     # share of the decisions that may act; None: any
+    max_needless: float | None = Field(default=None, ge=0, le=1)  # share of the actions that may be needless; None: any
 
     @model_validator(mode="after")
     def _parts_fit(self):
@@ -182,5 +184,7 @@ def _limits(plan: Plan) -> str:
     saves = f"A model must save at least {plan.min_saving:g} {unit} against the best way to decide without one."
     review = (f"The experience is reviewed when more than {rule.share_above:.0%} of at least {rule.at_least} answers"
               f" are “{rule.reaction}”.")
+    shares = {"acted on": plan.max_acted, "acted on needlessly, among those acted on": plan.max_needless}
+    saves += "".join(f" At most {share:.0%} may be {what}." for what, share in shares.items() if share is not None)
     if rule.blocks_release: review += " Until the review is done, nothing new is released."
     return f"<p>{escape(saves)} {escape(review)}</p>"

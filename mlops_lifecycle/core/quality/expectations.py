@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOG', 'ELSEWHERE', 'NOTHING', 'SCHEMA', 'OCCUR', 'MANY', 'FOUND', 'Expectation', 'limit_of', 'figure_of', 'fault_of',
-           'check', 'Checked']
+           'of_schema', 'check', 'Checked']
 
 # %% ../../../nbs/core/quality/expectations.ipynb #chk-imports
 import gc
@@ -191,6 +191,11 @@ SCHEMA = (  # said of columns, not of rows
 OCCUR = ("ExpectColumnDistinctValuesToEqualSet", "ExpectColumnDistinctValuesToContainSet")  # the values must be there
 MANY = 250_000  # rows from which on it is worth a search for what nobody can reach any more
 FOUND = ["table", "column", "expectation", "limit", "figure", "passed", "back_to", "why"]
+
+# %% ../../../nbs/core/quality/expectations.ipynb #chk-schema
+def of_schema(checked: pd.DataFrame) -> "pd.Series[bool]":  # of `check`, or of `validate`
+    "Which expectations are about the schema: columns and their types."
+    return checked["expectation"].isin([name.removeprefix("Expect") for name in SCHEMA])
 
 # %% ../../../nbs/core/quality/expectations.ipynb #chk-check
 def check(

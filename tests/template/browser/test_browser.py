@@ -5,12 +5,17 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from helpers import MLOPS, Started, copy_project, environment, free_port
 from lab import make_lab
 from playwright.sync_api import TimeoutError, expect
 from seen import Seen, chromium
 
 from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.models.price_table import hundred, own_prices
+from mlops_lifecycle.core.models.verdict_words import money, way
+from mlops_lifecycle.core.reports.at_a_glance import changes, ledger_of
+from mlops_lifecycle.core.reports.site import history, standings
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,155 @@ def test_the_map_shows_each_stage_and_leads_to_it(browser, lived):
         link = seen.page.locator(f'svg a[href*="{name}"]').first
         assert link.count() or seen.page.locator(f'svg a[*|href*="{name}"]').count(), f"the map does not link to {name}"
     assert not seen.elsewhere
+
+
+class Reader:
+    """Someone who did not write it, on the first page and one click away from it."""
+    def __init__(self, browser, lived):
+        self.seen, self.workspace, self.folder = Seen(browser), Workspace(lived.workspace), lived.site.parent / lived.run["run"]
+        self.page, self.lived = self.seen.page, lived
+        names = "plan", "problem", "verdict", "monitoring"
+        self.plan, self.problem, self.verdict, self.monitoring = map(self.workspace.load, names)
+        self.now, _ = ledger_of(self.workspace)
+        self.home()
+
+    def home(self): self.page.goto(self.lived.site.as_uri())
+
+    def text(self, where: str) -> str:
+        expect(self.page.locator(where).first).to_be_visible()
+        return " ".join(self.page.locator(where).first.inner_text().split())
+
+    def click(self, name: str) -> str:
+        self.home()
+        self.page.get_by_role("link", name=name).first.click()
+        return self.text("article")
+
+
+@pytest.fixture(scope="module")
+def reader(browser, lived): return Reader(browser, lived)
+
+
+def test_the_first_page_says_what_serves(reader):
+    reader.home()
+    assert reader.text("#serves") == reader.now.stable
+    assert reader.now.releases[reader.now.stable].last.by in reader.text(".glance")
+
+
+def test_the_first_page_says_whether_it_beats_the_rule_and_by_how_much_a_month(reader):
+    reader.home()
+    verdict, said = reader.verdict, reader.text("#saves")
+    month = verdict["rows"] / verdict["months"]
+    low, high = (money(gain * month) for gain in verdict["gain"])
+    assert f"{money(abs(verdict['saving']) * month)} cost units a month ({low} to {high}" in said
+    assert way(verdict["baseline"]["name"], reader.problem["action"]) in said
+
+
+def test_the_first_page_says_how_many_of_100_are_bothered_for_nothing(reader):
+    reader.home()
+    own = own_prices(reader.verdict["prices"])
+    right, needless, missed, _ = hundred(own["model"])
+    drawn = reader.page.locator("#hundred .hundred").first
+    assert drawn.locator("[data-count=needless]").inner_text() == str(needless)
+    shapes = ("circle.right", "circle.needless", "path.missed")
+    assert [drawn.locator(f"svg {shape}").count() for shape in shapes] == [right, needless, missed]
+    assert f"Of 100 actions {round(100 * own['model'][1] / sum(own['model'][:2]))} are needless" in reader.text("#burden")
+
+
+def test_the_first_page_says_what_is_not_proven(reader):
+    reader.home()
+    missing = [one for s in standings(reader.workspace, history(reader.workspace)).values() for one in s.get("not_proven", ())]
+    lines = [" ".join(line.split()) for line in reader.page.locator("#unproven li").all_inner_texts()]
+    assert missing and len(lines) == len(missing)
+    for one in missing: assert any(" ".join(one["what"].split()) in line for line in lines)
+    assert "passed, not proven" in reader.text("table.stages")
+
+
+def test_the_first_page_says_what_changed_since_the_last_run(reader):
+    reader.home()
+    changed = changes(history(reader.workspace))
+    assert reader.page.locator("#changed li").count() == len(changed)
+    if changed: assert " ".join(changed[0][1].split()) in reader.text("#changed")
+
+
+def test_one_click_says_whom_it_harms(reader):
+    said = reader.click("The model card")
+    harm = next(one["answer"] for one in reader.plan["ethics"] if "harmed" in one["question"])
+    assert harm in said
+    for group in reader.verdict["fairness"][0]["groups"]: assert group in reader.text("#fairness")
+
+
+def test_the_first_page_says_what_the_monitor_wants(reader):
+    reader.home()
+    assert "The monitor " in reader.text("#words") and (reader.monitoring["action"] == "nothing" or reader.monitoring["action"] in
+                                                        reader.text("table.stages"))
+
+
+def test_the_first_page_says_what_a_missed_case_costs(reader):
+    reader.home()
+    assert f"A missed case costs {reader.verdict['costs']['missed']:g} cost units" in reader.text("#saves")
+
+
+def test_one_click_says_where_the_data_came_from(reader):
+    said = reader.click("02 collect")
+    found = reader.page.locator("h2", has_text="What this run found")
+    assert found.count() == 1 and said.index("What this run found") < said.index("How it works")
+    tables = {name.removeprefix("bronze.") for name in reader.workspace.published()["names"] if name.startswith("bronze.")}
+    assert all(table in said for table in tables)
+
+
+def test_the_first_page_says_who_approved(reader):
+    reader.home()
+    assert reader.text("#approved").startswith(reader.now.releases[reader.now.stable].approval.by)
+
+
+def shown_prices(page) -> dict:
+    names = "threshold", "costs", "without", "saves", "verdict"
+    says = {name: page.locator(f"#prices [data-says={name}]").inner_text() for name in names}
+    counts = [int(text) for text in page.locator("#prices [data-hundred=model] [data-count]").all_inner_texts()]
+    return says | {"model": counts}
+
+
+def expected_prices(reader, miss: int, needless: int) -> dict:
+    """The same in Python, for so many steps of the two prices."""
+    verdict, table = reader.verdict, reader.verdict["prices"]
+    row, month = table["rows"][2 * table["reach"] + miss - needless], verdict["rows"] / verdict["months"]
+    missed, acted = verdict["costs"]["missed"] * table["step"] ** miss, verdict["costs"]["needless"] * table["step"] ** needless
+    cost = lambda counts: f"{money((counts[2] * missed + counts[1] * acted) / sum(counts) * month)} cost units"
+    low, middle, high = (money(saved * acted * month) for saved in row["saves"])
+    said = "Without a model it is cheaper: " + way(row["cheapest"], reader.problem["action"]) + "."
+    if row["saves"][2] >= 0: said = "The model is cheaper." if row["saves"][0] > 0 else "Not told apart: the interval holds zero."
+    return {"threshold": f"{row['threshold']:.3f}", "costs": cost(row["model"]), "without": cost(row["ways"][row["cheapest"]]),
+            "saves": f"{middle} cost units ({low} to {high})", "verdict": said, "model": hundred(row["model"])}
+
+
+def test_prices_can_be_moved_by_keyboard_and_say_what_python_computes(reader, browser, lived):
+    for size in ({"width": 1280, "height": 900}, {"width": 390, "height": 844}):
+        seen = Seen(browser, viewport=size)
+        seen.page.goto((reader.folder / "card.html").as_uri())
+        assert shown_prices(seen.page) == expected_prices(reader, 0, 0)
+        seen.page.focus("#price-miss")
+        for _ in range(6): seen.page.keyboard.press("ArrowLeft")
+        seen.page.focus("#price-needless")
+        for _ in range(8): seen.page.keyboard.press("ArrowRight")
+        assert shown_prices(seen.page) == expected_prices(reader, -6, 8)
+        seen.page.click("#price-reset")
+        assert shown_prices(seen.page) == expected_prices(reader, 0, 0)
+        seen.page.focus("#price-miss")
+        seen.page.keyboard.press("End")
+        assert shown_prices(seen.page) == expected_prices(reader, reader.verdict["prices"]["reach"], 0)
+        assert not seen.elsewhere and not seen.errors
+    k = 5  # [privacy] k
+    for row in reader.verdict["prices"]["rows"]:
+        assert all(count % k == 0 for counts in (row["model"], *row["ways"].values()) for count in counts)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(reader, browser, scheme):
+    seen, rules = Seen(browser, color_scheme=scheme), {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
+    for page in ("index", "08_evaluate", "card"):
+        seen.page.goto((reader.folder / f"{page}.html").as_uri())
+        found = Axe().run(seen.page, options=rules).response["violations"]
+        assert not found, f"{page}: " + "; ".join(f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found)
 
 
 def test_search_works_from_the_file_system(browser, lived):

@@ -221,7 +221,7 @@ def test_a_limit_that_was_learnt_from_a_few_days_is_not_judged_by():
     found = monitor(AUGUST, young, COSTS, SETTINGS)
     assert "score" not in found["figures"]["drift"]
     assert not any(one["column"] == "score" and one["what"] == "drift" for one in found["alarms"])
-    assert "drift: the usual variation of 1 of 3 columns was learnt from fewer than 14 days" in found["unknown"]
+    assert "drift: 1 of 3 columns are not judged: fewer than 14 days are too few to learn a limit from" in found["unknown"]
 
 
 def test_values_that_are_too_old_are_the_fault_of_a_source_and_roll_nothing_back(ledger):

@@ -267,7 +267,7 @@ def acknowledge(
     "Report the published position to sources that keep data until it is collected."
     for name, cursor in cursors_of(workspace, sources).items():
         if cursor and sources[name].kind == "stream": acknowledge_stream(sources[name], root, cursor)
-        if cursor and sources[name].kind == "changes" and "://" in sources[name].where:
+        if cursor and sources[name].has_slot:
             acknowledge_slot(sources[name], root, cursor)
     newest = [table["at"].max() for table in log_in_bronze(workspace, sources).values() if len(table)]
     if newest and workspace.has_log:

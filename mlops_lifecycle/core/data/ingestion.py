@@ -269,7 +269,7 @@ def batches_of_source(
 ) -> Iterator[Batch] | None:  # None for a source that is read whole
     "The events that are new at a source that changes."
     if source.kind == "changes":
-        changes_of = changes_of_slot if "://" in source.where else changes_of_files
+        changes_of = changes_of_slot if source.has_slot else changes_of_files
         return changes_of(name, source, root, cursor, columns)
     if source.kind == "stream": return batches_of_stream(name, source, root, cursor, columns)
     if source.kind == "log": return batches_of_log(name, source, root, cursor, columns)

@@ -222,6 +222,11 @@ class Source(Section):
     arrival_start: UtcTime | None = words(
         None, "when the first row of such a table arrives", "RFC 3339 time with an offset, year 1900 to 2199")
 
+    @property
+    def has_slot(self) -> bool:
+        "Whether it is read through a replication slot of a database, and not from files."
+        return self.kind == "changes" and "://" in self.where
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         _complete(self)
@@ -516,10 +521,17 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _named_groups(self) -> Self:
-        own = {"group": self.project.name.replace("-", "_")}
+        own, slots = self.project.name.replace("-", "_"), {name: one.where for name, one in self.source.items() if one.has_slot}
         for name, source in self.source.items():
+            alone = [*slots.values()].count(source.where) < 2 or not source.has_slot
             if not source.group:
-                self.source[name] = Source.model_construct(source.model_fields_set, **vars(source) | own)
+                group = own if alone else f"{own}_{name}"
+                self.source[name] = Source.model_construct(source.model_fields_set, **vars(source) | {"group": group})
+        taken: dict[tuple[str, str], str] = {}
+        for name, where in slots.items():
+            other = taken.setdefault((where, self.source[name].group), name)
+            if other != name: raise ValueError(f'[source.{name}] "group" must be another than that of [source.{other}], '
+                                               f'got {self.source[name].group}: a replication slot is read by one source')
         return self
 
     @property
@@ -603,6 +615,7 @@ GONE = {  # settings that are no longer there: what to do instead
 # %% ../../../nbs/core/foundation/settings.ipynb #set-explain
 def explain(error: ErrorDetails) -> str:
     "One of pydantic's errors as a line about the settings file."
+    if not error["loc"]: return error["msg"].removeprefix("Value error, ")
     where, value = [str(part) for part in error["loc"]], error["input"]
     in_source = where[0] == "source" and len(where) > 1
     section, rest = (f"[source.{where[1]}]", where[2:]) if in_source else (f"[{where[0]}]", where[1:])

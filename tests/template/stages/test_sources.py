@@ -29,7 +29,7 @@ from mlops_lifecycle.core.data.change_capture import cell_of, event_table, in_or
 from mlops_lifecycle.core.data.connectors import after_of, by_cursor, rows_of_api, rows_of_database
 from mlops_lifecycle.core.data.readers import Column, SourceError
 from mlops_lifecycle.core.serving.store import ServingLog, feedback, predictions
-from mlops_lifecycle.core.foundation.settings import Source, load_settings
+from mlops_lifecycle.core.foundation.settings import SettingsError, Source, load_settings
 from mlops_lifecycle.core.foundation.workspace import Published, new_events, resolve_files
 from mlops_lifecycle.core.pipeline.versions import open_workspace
 from mlops_lifecycle.curate import curate
@@ -168,6 +168,44 @@ def test_a_slot_with_the_default_name_of_an_earlier_version_is_read_on(postgres,
     path.write_text(path.read_text() + "group = named\n")  # who names one begins with a copy, as before
     slot.nightly()
     assert slot.state() == slot.truth() and len(slot.rows(made)) == 2
+
+
+VALUES = {  # of PostgreSQL's types, as SQL, and the text that stands in bronze
+    "t integer": ("3", "3"), "price numeric": ("12.50", "12.50"), "ratio double precision": ("0.1", "0.1"),
+    "flag boolean": ("true", "true"), "photo bytea": (r"'\x00ff10'", "00ff10"), "marks integer[]": ("'{1,2,NULL}'", "{1,2,NULL}"),
+    "tags text[]": ("""'{"a,b",c}'""", '{"a,b",c}'), "note json": ("""'{"n": 40.70}'""", '{"n": 40.70}'),
+    "extra jsonb": ("""'{"n": [1, null]}'""", '{"n": [1, null]}'), "lent timestamptz": ("'2024-03-01 09:00+00'", "2024-03-01 09:00:00+00"),
+    "due date": ("'2024-03-01'", "2024-03-01"), "address inet": ("'10.0.0.1'", "10.0.0.1"), "code uuid": (
+        "'123e4567-e89b-12d3-a456-426614174000'", "123e4567-e89b-12d3-a456-426614174000"),
+    "odd double precision": ("'NaN'", None), "nothing bytea": ("null", None), '"odd: ""name"" %" text': ("'x'", "x")}
+
+
+def test_a_copy_of_a_table_has_the_same_values_as_its_log(postgres, tmp_path):
+    """Kind 4: bytes, arrays, JSON and times, copied with the slot's first reading and told by wal2json later."""
+    slot = Slot(tmp_path, postgres, group="values")
+    slot.run(f"alter table loans add column {', add column '.join(VALUES)}")
+    for loan in (1, 2):
+        slot.run(f"insert into loans values ({loan}, '007', null, null, {', '.join(sql for sql, _ in VALUES.values())})")
+        slot.nightly()
+    events = slot.events[slot.events.op != "truncate"]
+    assert events.op.tolist() == ["read", "insert"]
+    wanted = {name.split(" ")[0]: text for name, (_, text) in VALUES.items() if name[0] != "\""} | {"odd: \"name\" %": "x"}
+    for number, row in enumerate(map(json.loads, events.row), 1):
+        assert row == wanted | {"loan": str(number), "reader": "007", "days_late": None, "changed": None}
+
+
+def test_two_tables_of_one_database_have_slots_of_their_own(tmp_path):
+    """A slot is told how far its one reader is; by default each gets its own, and the same one for two is refused."""
+    def read(loans="", readers="", other="postgresql://there/a"):
+        sources = {"loans": ("postgresql://there/a", loans), "readers": (other, readers)}
+        text = "".join(f"[source.{name}]\nkind = changes\nwhere = {where}\ntable = {name}\nkey = id\n{more}\n"
+                       for name, (where, more) in sources.items())
+        (tmp_path / "settings.ini").write_text(f"[project]\nname = library\n[clock]\nas_of = 2030-01-01T00:00Z\n{text}")
+        return [source.group for source in load_settings(tmp_path, environ={}).source.values()]
+    assert read() == ["library_loans", "library_readers"] and read(other="postgresql://there/b") == ["library", "library"]
+    assert read("group = desk") == ["desk", "library_readers"]
+    with pytest.raises(SettingsError, match=r'\[source.readers\] "group" must be another than that of \[source.loans\], got desk'):
+        read("group = desk", "group = desk")
 
 
 def test_a_slot_has_the_projects_name_by_default(postgres, tmp_path):

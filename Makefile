@@ -17,14 +17,16 @@ help:    ## this list
 run: $(READY)    ## the whole life cycle, through papermill
 	$(BIN)/mlops run
 
+# A project made from the template has neither its tests nor its benchmarks, and needs no server for them.
+TEMPLATE := $(wildcard tests/template)
 # Two workers share the cores, so each has one thread.
 test: export OMP_NUM_THREADS := 1
-test: $(READY) tracer browser database alerts clean-tree    ## everything: exported code, lessons, whole runs, browser
-	$(BIN)/ruff check mlops_lifecycle tests benchmarks
+test: $(READY) $(if $(TEMPLATE),tracer browser database alerts) clean-tree    ## everything: exported code, lessons, whole runs, browser
+	$(BIN)/ruff check mlops_lifecycle tests $(wildcard benchmarks)
 	$(BIN)/ruff check --isolated --select F821 nbs    # cells that only a run executes, too, know their names
 	$(BIN)/nbdev-test
 	$(BIN)/python -m pytest tests/project/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
-	$(BIN)/python -m pytest tests --ignore=tests/project/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=95
+	$(BIN)/python -m pytest tests --ignore=tests/project/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=$(if $(TEMPLATE),95,80)
 
 # Saving a notebook exports it (nbs/core/pipeline/export_on_save.ipynb). LAB takes further options of Jupyter.
 lab: $(READY)    ## JupyterLab on the notebooks; saving one exports it

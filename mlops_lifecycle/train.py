@@ -142,6 +142,7 @@ def too_few_labels(
     "Why nothing can be learned yet: too few outcomes of a sort."
     task = TASKS[kind]
     for name, least in LEAST.items():
+        if task.unsupervised and name == "train": least = 100  # the rows of both classes, and of each fold
         counts: Mapping[int | str, int] = (
             {"or without an outcome": len(parts[name])} if task.unsupervised else task.counts(parts[name][target]))
         way = how_to_learn(len(parts[name]), counts, least)

@@ -33,7 +33,7 @@ def rule_alone(
     if verdict["cost"] is None or not any(name.startswith(LESS) for name in failed): return None
     if any(name.startswith(FIRST) for name in failed): return None
     rows, without, (low, high) = verdict["rows"], verdict["baseline"]["cost"], verdict["gain"]
-    if without and (high - low) / 2 <= worth * without: return None
+    if without and ((high - low) / 2 <= worth * without or high <= min_gain): return None  # enough to tell
     if not without:
         return RuleAlone(says=f"without a model nothing is lost on {rows:,} judged: there is nothing to gain", judged=rows, needed=None)
     gain, half = verdict["saving"] - min_gain, verdict["saving"] - low

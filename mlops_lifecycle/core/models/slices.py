@@ -77,7 +77,7 @@ def fairness(
         case = task.case(y_true)
         return float(np.mean(np.asarray(y_true > y_pred)[case])) if case.any() else 0.0
     for column in groups:
-        group = groups[column].astype("str")
+        group = groups[column].astype("str").fillna("missing")
         decided = np.asarray(decision, task.outcome)
         frame = MetricFrame(metrics=missed, y_true=y, y_pred=decided, sensitive_features=group)
         cases = pd.Series(task.case(y)).groupby(group.to_numpy()).sum().to_dict()

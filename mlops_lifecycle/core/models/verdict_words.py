@@ -29,10 +29,11 @@ def _first_failure(failed: list[dict]) -> str:
     return f" Failed: {g['gate']} ({g['figure']:.3g}, the limit is {g['limit']:.3g}); go back to {back_to}."
 
 # %% ../../../nbs/core/models/verdict_words.ipynb #vw-unproven-code
-def _small_groups(verdict: Mapping, least: int) -> list[NotProven]:
+def _small_groups(verdict: Mapping, least: int, k: int) -> list[NotProven]:
     small = [one for one in verdict["slices"] if one["weak"] is None]
     declared = [one for one in small if one["column"] != "found"]
-    names = [f"{one['column']} {one['group']} ({one['rows']:,} decisions)" for one in declared[:6]]
+    many = lambda rows: f"{rows:,}" if rows >= k else f"fewer than {k}"
+    names = [f"{one['column']} {one['group']} ({many(one['rows'])} decisions)" for one in declared[:6]]
     more = f" and {len(declared) - 6} more" * (len(declared) > 6)
     found = f"{len(small) - len(declared)} groups that the tree found" if len(small) > len(declared) else ""
     if not small: return []
@@ -47,12 +48,13 @@ def unproven(
     verdict: Mapping,  # of `evaluate`
     least: int = 30,   # outcomes of each kind below which a group is not evaluated
     unit: str = "cost units a decision",
+    k: int = 5,        # rows from which on a group is counted where readers see it
 ) -> list[NotProven]:
     "What an evaluation could not judge."
     missing = [unproven_alone(verdict["alone"])] if verdict.get("alone") else []
     if not verdict["candidate"]: return missing
     missing += [NotProven(what=f"not evaluated: {g['gate']}", until="") for g in verdict["gates"] if g["passed"] is None]
-    missing += _small_groups(verdict, least)
+    missing += _small_groups(verdict, least, k)
     if unequal := [f"{one['column']} {group}" for one in verdict["fairness"] for group in one["too_small"]]:
         missing.append(NotProven(what=f"whether cases are missed alike: too few cases of {', '.join(unequal[:6])}", until=""))
     low, middle, high = (verdict.get("champion") or {}).get("saves", (1, 1, 1))

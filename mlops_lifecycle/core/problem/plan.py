@@ -96,7 +96,7 @@ def rehearsal_words(
     plan: "Plan | Mapping",  # the plan, or its document
 ) -> str:                    # "": every question of ethics is answered
     "That nothing of this is for use yet, in words."
-    ethics = plan["ethics"] if isinstance(plan, Mapping) else [item.model_dump() for item in plan.ethics]
+    ethics = plan.get("ethics", ()) if isinstance(plan, Mapping) else [item.model_dump() for item in plan.ethics]
     left = sum(item["open"] for item in ethics)
     return f"rehearsal: {left} question{'s' * (left != 1)} open" if left else ""
 

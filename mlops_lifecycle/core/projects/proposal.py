@@ -149,7 +149,10 @@ def left_out(profile: TableProfile, options: Options) -> dict[str, str]:  # {col
     found, seen = dict.fromkeys(options.leave_out, "you left it out"), {}
     for name, column in profile.columns.items():
         if name in found: continue
-        if not column.distinct: found[name] = "it has no value"
+        twin = next((other for other in profile.columns if other != name and other.lower() == name.lower() and other not in found), None)
+        if twin and list(profile.columns).index(twin) < list(profile.columns).index(name):
+            found[name] = f'its name differs from "{twin}" by case alone, and Delta Lake takes both for one'
+        elif not column.distinct: found[name] = "it has no value"
         elif column.distinct == 1 and column.complete: found[name] = f'it is always "{column.examples[0]}"'
         else:
             content = pd.util.hash_pandas_object(profile.rows[name].astype("str"), index=False).to_numpy().tobytes()

@@ -6,6 +6,7 @@
 __all__ = ['MADE_KEY', 'MIN_ROWS', 'ProposedProject', 'propose']
 
 # %% ../../../nbs/core/projects/proposed_project.ipynb #pp-imports
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -125,16 +126,17 @@ def propose(profile: TableProfile, options: Options | None = None, ask: Answers 
     table = next(iter(proper_names([profile.path.stem], set()).values()))
     entity = ask(Question("What is one row of it?", "case", "the table does not say"))
     ethics = {name: ask(Question(asks, "", "nobody was asked")) for name, asks in QUESTIONS.items()}
+    name, outcome = table.replace("_", "-")[:40].strip("-"), _outcome(target, fields, profile.columns)
     return ProposedProject(
-        profile, table.replace("_", "-")[:40].strip("-"), table, entity, target, _outcome(target, fields), key, time, windows,
-        tuple(fields), without, suspected, protected, costs, assumed, rule, ethics, list(getattr(ask, "assumed", [])))
+        profile, name, table, entity, target, outcome, key, time, windows, tuple(fields), without, suspected, protected, costs, assumed,
+        rule, ethics, list(getattr(ask, "assumed", [])))
 
 def _why(without: dict[str, str]) -> str: return "; ".join(f'"{name}": {why}' for name, why in without.items()) or "there is none"
 
 # %% ../../../nbs/core/projects/proposed_project.ipynb #pp-outcome
-def _outcome(target: Target, fields: list[RequestField]) -> str:
+def _outcome(target: Target, fields: list[RequestField], columns: Iterable[str]) -> str:
     "What gold calls what happened."
-    taken = {one.name for one in fields}
+    taken = {one.name for one in fields} | {name.lower() for name in columns if name != name.lower()}  # to Delta Lake a case is none
     if not target.column: return "unusual"
     asked = target.column if target.happened in (None, 1, True) else f"{target.column} {target.happened}"
     name = next(iter(proper_names([asked]).values()))

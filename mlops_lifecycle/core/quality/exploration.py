@@ -59,12 +59,20 @@ def order_alone(
 ) -> float:             # 0.5: nothing; NaN where a half has one class only
     "Share of pairs that one feature puts in the right order, learnt on the earlier half, tried on the later one."
     half = len(values) // 2
-    groups, y_true = binned(values), y_true.to_numpy(float)
-    if min(len(set(y_true[:half])), len(set(y_true[half:]))) < 2: return float("nan")
-    seen = pd.Series(y_true[:half]).groupby(groups[:half].to_numpy()).agg(["sum", "size"])
-    base = y_true[:half].mean()
+    groups, happened = binned(values), y_true.to_numpy(float)
+    if min(len(set(happened[:half])), len(set(happened[half:]))) < 2: return float("nan")
+    seen = pd.Series(happened[:half]).groupby(groups[:half].to_numpy()).agg(["sum", "size"])
+    base = happened[:half].mean()
     shares = (seen["sum"] + 20 * base) / (seen["size"] + 20)  # small groups are drawn to the mean
-    return right_order(y_true[half:], groups[half:].map(shares).astype(float).fillna(base))
+    by_groups = right_order(happened[half:], groups[half:].map(shares).astype(float).fillna(base))
+    return max(by_groups, _by_rank(values, happened, half)) if pd.api.types.is_numeric_dtype(values) else by_groups
+
+def _by_rank(values: pd.Series, y_true: np.ndarray, half: int) -> float:
+    "The same by the ranks of amounts, whose direction is learnt: groups blur an order that is exact."
+    known = values.to_numpy(float, na_value=np.nan)
+    known = np.nan_to_num(known, nan=float(np.nanmedian(known[:half])) if np.isfinite(known[:half]).any() else 0.0)
+    rises = right_order(y_true[:half], known[:half]) >= 0.5
+    return right_order(y_true[half:], known[half:] if rises else -known[half:])
 
 # %% ../../../nbs/core/quality/exploration.ipynb #ex-ranking
 def rank_features(

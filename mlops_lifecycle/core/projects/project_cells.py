@@ -250,9 +250,10 @@ DATE_PARTS = {
     "hour": ("Hour of the day, UTC.", '(times - times.astype("datetime64[D]")) / np.timedelta64(1, "h")', "dt.hour")}
 
 def date_parts(of: ProposedProject, one: RequestField) -> list[str]:
-    "The parts of a date that differ in the rows to learn from."
-    times = of.profile.rows[one.column.name].iloc[of.windows.learn].dropna()
-    return [part for part in DATE_PARTS if getattr(times.dt, part).nunique() > 1]
+    "The parts of a date that differ in the rows to learn from, and of which those hold every value: no month is new later."
+    times = of.profile.rows[one.column.name]
+    def seen(part: str, some: pd.Series) -> set[int]: return set(getattr(some.dropna().dt, part))
+    return [part for part in DATE_PARTS if 1 < len(seen(part, times.iloc[of.windows.learn])) == len(seen(part, times))]
 
 def _part_function(part: str) -> str:
     says, computed, _ = DATE_PARTS[part]

@@ -46,7 +46,7 @@ def test_all_seventeen_stages_pass_and_leave_what_the_table_says(lived):
 def test_a_run_says_in_plain_words_how_it_went(lived):
     said = " ".join(lived.said.split())
     assert all(f"{s.notebook}" in said or s.name in said for s in STAGES)
-    for words in ("The rule costs", "The evaluation says", "The canary was", "The monitor advises", "the loop calls", "index.html"):
+    for words in ("The model costs", "The evaluation says", "The canary was", "The monitor advises", "the loop calls", "index.html"):
         assert words in said
     assert lived.site.is_file()
 

@@ -230,6 +230,10 @@ from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component
 found['bom'] = len(Bom(components=[Component(name='pandas', version='3.0')]).components)
 
+# %% setuptools
+from setuptools import Distribution
+found['distribution'] = Distribution({'name': 'loans'}).get_name()
+
 # %% end
 import multiprocessing
 found_in = {"forked": multiprocessing.parent_process() is not None, "found": found}

@@ -68,7 +68,8 @@ def test_all_stages_pass_without_an_edit_and_no_page_speaks_of_another_problem(p
     expected = {"samples": ("binary", []), "patients": ("regression", ["sex"]), "visits": ("anomaly", [])}[name]
     assert (document["kind"], document["protected"]) == expected
     assert "rehearsal: 6 questions open" in ran.stdout
-    words = {"samples": "rows are numbered in 02", "patients": 'Left out: "again", it is the same as "bmi"', "visits": "Key: remark. Time: opened."}
+    words = {"samples": "rows are numbered in 02", "patients": 'Left out: "again", it is the same as "bmi"',
+             "visits": "Key: remark. Time: opened."}
     assert words[name] in said and "Assumed:" in said
 
 

@@ -2990,8 +2990,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                       'mlops_lifecycle/core/projects/new_project.py'),
                                                            'mlops_lifecycle.core.projects.new_project.create_project': ( 'core/projects/new_project.html#create_project',
                                                                                                                          'mlops_lifecycle/core/projects/new_project.py'),
-                                                           'mlops_lifecycle.core.projects.new_project.is_owned': ( 'core/projects/new_project.html#is_owned',
-                                                                                                                   'mlops_lifecycle/core/projects/new_project.py'),
                                                            'mlops_lifecycle.core.projects.new_project.with_cells': ( 'core/projects/new_project.html#with_cells',
                                                                                                                      'mlops_lifecycle/core/projects/new_project.py')},
             'mlops_lifecycle.core.projects.project_cells': { 'mlops_lifecycle.core.projects.project_cells.Cell': ( 'core/projects/project_cells.html#cell',

@@ -26,6 +26,7 @@ from ..models.verdict_words import money, way
 from ..operations.operation_figures import draw_moved, draw_policies, draw_saving, draw_shares
 from ..pipeline.stage_run import RunRecord, StageRecord
 from ..problem.costs import CostUnit
+from ..problem.plan import rehearsal_words
 from ..serving.ledger import Entry, Ledger, Standing
 from ..serving.store import ServingLog
 
@@ -75,7 +76,8 @@ def hundred_drawn(
 
 # %% ../../../nbs/core/reports/at_a_glance.ipynb #ag-money-code
 def saving_words(verdict: Document, problem: Document) -> list[str]:  # sentences
-    "What a month of decisions with the model saves, and what the mistakes cost."
+    "What a month of decisions with the model saves, and what the mistakes cost; or that the rule decides alone."
+    if alone := verdict.get("alone"): return [f"No model is released, the rule decides alone: {alone['says']}."]
     if verdict.get("cost") is None or not verdict.get("rows"): return []
     month, unit = verdict["rows"] / verdict["months"], CostUnit.parse(problem["unit"]).cost
     low, high = (money(gain * month) for gain in verdict["gain"])
@@ -157,5 +159,5 @@ def glance(
     html = render(
         _ROOM, "glance.html", clock=when(clock) if clock else "", wall=when(runs[-1]["started"]) if runs else "", serves=serves(now),
         burden=burden_words(verdict, plan), saves=saving_words(verdict, problem) if problem else [],
-        card=bool(verdict and problem and plan), **drawn)
+        card=bool(verdict and problem and plan), rehearsal=rehearsal_words(plan).capitalize(), **drawn)
     return Markup(re.sub(r"\n\s*\n+", "\n", str(html)))

@@ -20,6 +20,7 @@ from ..foundation.templating import render
 from ..models.price_table import hundred, own_prices
 from ..models.verdict_words import way
 from ..problem.costs import CostUnit
+from ..problem.plan import rehearsal_words
 from .at_a_glance import burden_words, hundred_drawn, saving_words
 
 _ROOM = "mlops_lifecycle.core.reports"
@@ -89,6 +90,7 @@ def card_page(
             + f"; the largest difference may be {one['limit']:.0%}"
             + (f"; too few cases to judge {', '.join(one['too_small'])}" if one["too_small"] else "") for one in verdict["fairness"]]
     return str(render(
-        _ROOM, "card.md", plan=plan, problem=problem, verdict=verdict, made=made, saves=saving_words(verdict, problem),
+        _ROOM, "card.md", rehearsal=rehearsal_words(plan).capitalize(),
+        plan=plan, problem=problem, verdict=verdict, made=made, saves=saving_words(verdict, problem),
         burden=burden_words(verdict, plan), prices=prices_part(verdict, problem), fair=fair, groups=group_rows(verdict, k),
         unproven=unproven, rows=f"{verdict['rows']:,}", rule=documents.get("release", {}).get("rule"))).rstrip() + "\n"

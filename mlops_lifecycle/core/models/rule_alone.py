@@ -24,7 +24,7 @@ class RuleAlone(TypedDict):
 
 def rule_alone(
     verdict: Mapping,    # of 08: gates, gain, saving, baseline, rows
-    worth: float,        # share of the cost without a model: a gain that the rows should be able to prove
+    worth: float,        # share of the cost without a model: a gain that would be worth having
     unit: str,           # of the cost: "euro a loan"
     min_gain: float = 0.0,
 ) -> RuleAlone | None:   # None where the gates decide
@@ -33,7 +33,7 @@ def rule_alone(
     if verdict["cost"] is None or not any(name.startswith(LESS) for name in failed): return None
     if any(name.startswith(FIRST) for name in failed): return None
     rows, without, (low, high) = verdict["rows"], verdict["baseline"]["cost"], verdict["gain"]
-    if without and ((high - low) / 2 <= worth * without or high <= min_gain): return None  # enough to tell
+    if without and high <= max(min_gain, worth * without): return None  # a gain worth having is ruled out
     if not without:
         return RuleAlone(says=f"without a model nothing is lost on {rows:,} judged: there is nothing to gain", judged=rows, needed=None)
     gain, half = verdict["saving"] - min_gain, verdict["saving"] - low

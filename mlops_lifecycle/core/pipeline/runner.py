@@ -26,7 +26,7 @@ from typing import Any, TypeAlias, TypedDict
 from ..foundation.errors import UsageError
 from ..foundation.point_in_time import moment
 from .stage_run import Edge, Progress, RunRecord, StageRecord, new_run, write_run
-from .code_versions import CodeFiles, Fingerprint, cells_of, libraries_used, library_versions
+from .code_versions import CodeFiles, Fingerprint, cells_of, libraries_used, library_versions, parsed
 from .notebook_execution import Execute, KernelExecution, Progressed, StageFailed
 from .side_by_side import SideBySide, places_for, thread_variables
 from .staleness import project_code, sections_of, stale
@@ -64,7 +64,7 @@ def declared(
     tagged = [c for c in cells_of(notebook, ("cell_type", "source", "metadata")) if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1: raise UsageError(f'{notebook.name} must have one cell tagged "parameters", it has {len(tagged)}')
     text = "".join(tagged[0]["source"])
-    try: return {name: value for line in ast.parse(text).body for name, value in _assigned(line)}
+    try: return {name: value for line in parsed(text).body for name, value in _assigned(line)}
     except (SyntaxError, ValueError):
         raise UsageError(f'{notebook.name}: its cell tagged "parameters" may hold only lines like seed = 0') from None
 

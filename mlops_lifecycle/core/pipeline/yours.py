@@ -22,7 +22,7 @@ from ..foundation.stages import stage
 from ..foundation.workspace import atomic_write
 from ..models.feature_hooks import TransformHooks
 from ..models.hooks import EvaluateHooks, TrainHooks
-from .code_versions import cells_of
+from .code_versions import cells_of, parsed
 from .notebook_sync import StaleError
 from ..problem.hooks import FormulateHooks, PlanHooks
 from ..quality.hooks import ValidateHooks
@@ -65,7 +65,7 @@ def lines_of(
     for name, text in yours_cells(notebook):
         if name not in hooks:
             raise UsageError(f'{notebook.name}: "#| yours {name}" names no hook of this stage; it has {", ".join(hooks) or "none"}')
-        for statement in ast.parse(text).body:
+        for statement in parsed(text).body:
             bound = [hook for hook in hooks if hook in _bound(statement)]
             defined.update(bound)
             counts[bound[0] if bound else name] += (statement.end_lineno or 0) - statement.lineno + 1

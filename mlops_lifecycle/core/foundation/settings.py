@@ -7,9 +7,9 @@ __all__ = ['UtcTime', 'CommaList', 'DottedNames', 'NEEDS', 'Action', 'Mode', 'SE
            'words', 'as_utc', 'comma_list', 'dotted_names', 'Section', 'ProjectSettings', 'CostSettings',
            'offset_alias', 'ClockSettings', 'Source', 'PrivacySettings', 'TrainSettings', 'EvaluateSettings',
            'ReleaseSettings', 'ServingSettings', 'growing_steps', 'CanarySettings', 'MonitorSettings', 'RunSettings',
-           'DiagnosisSettings', 'ActSettings', 'DriftSettings', 'OwnerSettings', 'Settings', 'SettingRow',
-           'setting_rows', 'value_text', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put', 'overrides',
-           'RecordedSettings', 'recorded', 'find_settings', 'load_settings']
+           'ReportSettings', 'DiagnosisSettings', 'ActSettings', 'DriftSettings', 'OwnerSettings', 'Settings',
+           'SettingRow', 'setting_rows', 'value_text', 'SettingsError', 'nearest', 'explain', 'read_ini', 'put',
+           'overrides', 'RecordedSettings', 'recorded', 'find_settings', 'load_settings']
 
 # %% ../../../nbs/core/foundation/settings.ipynb #set-imports
 import configparser
@@ -413,6 +413,10 @@ class RunSettings(Section):
     max_go_backs: int = number(2, "edges back that a run may follow", "edges", 0, 20)
     stage_timeout: int = number(1_800, "longest time for a stage", "seconds", 10, 604_800)
 
+class ReportSettings(Section):
+    "What readers find."
+    keep: int = number(20, "runs whose pages are kept; records and executed notebooks of all runs stay", "runs", 1, 1_000)
+
 # %% ../../../nbs/core/foundation/settings.ipynb #set-act
 Action: TypeAlias = Literal["roll back", "hotfix", "recalibrate", "retrain", "search again", "review"]
 _ACTION = "one of: roll back, hotfix, recalibrate, retrain, search again, review"
@@ -515,6 +519,7 @@ class Settings(Section):
     diagnosis: DiagnosisSettings = DiagnosisSettings()
     act: ActSettings = ActSettings()
     run: RunSettings = RunSettings()
+    reports: ReportSettings = ReportSettings()
     owners: OwnerSettings = OwnerSettings()
     root: Path = Field(Path("."), exclude=True, repr=False)
     workspace_path: Path = Field(Path("workspace"), exclude=True, repr=False)

@@ -158,6 +158,13 @@ def test_the_first_page_says_who_approved(reader):
     assert reader.text("#approved").startswith(reader.now.releases[reader.now.stable].approval.by)
 
 
+def test_one_click_shows_all_runs(reader):
+    said = reader.click("History")
+    assert reader.page.locator("table.history tbody tr").count() == len(history(reader.workspace))
+    assert f"{reader.verdict['cost']:.3g}" in reader.text("table.history") and reader.lived.run["run"] in said
+    assert reader.page.locator(".pictures figure svg").count() == 5
+
+
 def shown_prices(page) -> dict:
     names = "threshold", "costs", "without", "saves", "verdict"
     says = {name: page.locator(f"#prices [data-says={name}]").inner_text() for name in names}

@@ -37,9 +37,11 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from .core.foundation.point_in_time import moment
 from .core.foundation.settings import EvaluateSettings, Settings
 from .core.foundation.stages import GoBack
-from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covered, build_case, reviewed, savings
+from .core.models.cross_fit import PART, FitAgain, cross_fit
+from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covered, build_case, pick, reviewed, savings
 from .core.models.features import FeatureSet, columns_of
 from .core.models.hooks import no_groups
 from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, needs_columns, robustness
@@ -48,16 +50,23 @@ from .core.models.slices import all_slices, fairness
 from .core.problem.costs import costs_of, mean_cost
 from .core.problem.definition import Problem
 from .core.problem.metrics import choose_metric
-from .train import split, temporal_split
+from .train import labelled_before, split, temporal_split
 
 # %% ../nbs/08_evaluate.ipynb #08-e-judged-let
 def evaluation_case(
     examples: pd.DataFrame,  # gold.examples
     candidates: Iterable[Scorer], problem: Problem, settings: Settings, as_of: pd.Timestamp | str,
+    fit: FitAgain | None = None,  # fits a candidate on other rows; None: the test set is judged, however small
 ) -> EvaluationCase:
-    "Let the best candidate decide the test set."
-    parts = split(examples, problem.target, as_of, settings.clock.period, costs_of(settings, problem.kind).task)
-    return build_case(parts["validation"], parts["test"], candidates, problem, settings)
+    "Let the best candidate decide the test set, or all known rows out of fold."
+    task, candidates = costs_of(settings, problem.kind).task, list(candidates)
+    parts = split(examples, problem.target, as_of, settings.clock.period, task)
+    judged, drawn = parts["test"], settings.train.split != "time" and not task.unsupervised
+    if fit and candidates and drawn and len(judged) < settings.evaluate.out_of_fold:
+        known = labelled_before(examples, problem.target, moment(as_of), task)
+        crossed, judged = cross_fit(pick(candidates)[0], known, problem.target, fit, settings.train)
+        candidates = [crossed]
+    return build_case(parts["validation"], judged, candidates, problem, settings)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gate-code
 def gate(name: str, figure: float | None, limit: float | None, passed: bool, stage: str) -> dict:
@@ -156,15 +165,18 @@ def _measure(
     champion: Decider | None,
     behaviours: Iterable[Behaviour], declared: Callable,
 ) -> dict:  # by name: all that `gates_of` compares with its limits, and the importance of each feature
-    rows = case.rows
-    def saves(theirs: np.ndarray) -> list[float]: return case.bootstrap_interval(savings(case.y, case.decision, theirs, case.costs))
+    rows, crossed = case.rows, PART in case.rows
+    def saves(theirs: np.ndarray, at: np.ndarray | slice = slice(None)) -> list[float]:
+        return case.bootstrap_interval(savings(case.y, case.decision, theirs, case.costs)[at], None if isinstance(at, slice) else at)
     theirs = None if champion is None else np.asarray(champion.decide(columns_of(rows)))
+    # the model in use has learned from the older rows
+    fresh = np.flatnonzero(rows.decision_time > case.before.decision_time.max()) if crossed else slice(None)
     with needs_columns("declared_groups"): protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
     names = [f.name for f in feature_set.features
              if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
     fair = fairness(
         protected, case.y, case.decision, case.limits.fairness_limit, case.limits.min_group, case.costs.task)
-    table, metrics = feature_importance(case, candidates, feature_set, problem)
+    table, metrics = feature_importance(case, [case.winner] if crossed else candidates, feature_set, problem)
     labelled = examples[examples[problem.target].notna()]
     some = labelled.iloc[:: max(1, len(labelled) // 8_000)]
     acts, amount = case.decision > 0, case.costs.task.amount
@@ -174,7 +186,7 @@ def _measure(
         "without": case.best.cost, "leak": single_feature_auc(some, feature_set, problem.target),
         "against": {case.best.name: saves(case.best.decision)},
         "champion": None if champion is None or theirs is None else {
-            "name": champion.name, "saves": saves(theirs), "cost": mean_cost(case.y, theirs, case.costs)},
+            "name": champion.name, "saves": saves(theirs, fresh), "cost": mean_cost(case.y[fresh], theirs[fresh], case.costs)},
         "cost": mean_cost(case.y, case.decision, case.costs), "fairness": fair, "metrics": metrics, "importance": table,
         "groups": all_slices(case, feature_set, protected.join(rows[names])),
         "robustness": robustness(case, feature_set),
@@ -190,11 +202,13 @@ def evaluate(
     formulated: Mapping | None = None,  # the document of stage 01
     behaviours: Iterable[Behaviour] = (),  # the project's
     declared: Callable[[pd.DataFrame], pd.DataFrame] = no_groups,  # the project's groups, one column a way to group
+    case: EvaluationCase | None = None,  # of `evaluation_case`, where it was made already
 ) -> dict:                        # the verdict, plain data
     "Evaluate the best candidate on the test set; `enforce` turns a failed verdict into a `GoBack`."
     candidates = list(candidates)
-    case = evaluation_case(examples, candidates, problem, settings, as_of)
+    case = case or evaluation_case(examples, candidates, problem, settings, as_of)
     start, end = temporal_split(as_of, settings.clock.period)["test"]
+    if PART in case.rows: start = case.rows.decision_time.min()
     months = (end - start) / pd.Timedelta(days=365.25 / 12)
     if case.unknown: return verdict_without_outcomes(case, feature_set, problem, months, behaviours)
     found = _measure(case, candidates, examples, feature_set, problem, champion, behaviours, declared)
@@ -214,7 +228,7 @@ def _verdict(case: EvaluationCase, found: Mapping, gates: list[dict], months: fl
         "against": found["against"], "champion": found["champion"],
         "baseline": {"name": case.best.name, "cost": case.best.cost, "costs": case.best.costs},
         "costs": {"missed": case.costs.missed, "needless": case.costs.needless},
-        "rows": len(case.rows), "months": months,
+        "rows": len(case.rows), "months": months, "out_of_fold": PART in case.rows,
         "acted": float(case.decision.mean()), "happened": float(case.y.mean()), "gates": gates,
         "slices": plain(found["groups"]), "fairness": found["fairness"], "robustness": plain(found["robustness"]),
         "behaviour": plain(found["behaviour"]), "importance": plain(found["importance"]),

@@ -268,6 +268,8 @@ class EvaluateSettings(Section):
     worth: float = number(
         0.1, "gain worth finding; where so few rows are judged that one of this size cannot be told, the rule ships alone",
         "(share of the cost without a model)", 0, 10)
+    out_of_fold: int = number(
+        2000, "where rows have no time and fewer are in the test set, all known rows are judged, each by a fit without it", "rows", 0, 10**9)
     successor_margin: float = number(
         0.1, "most that a successor may cost more than the model that serves, for sure; the canary judges it more sharply",
         "(share of what that one costs)", 0, 10)

@@ -71,7 +71,8 @@ def compare_refit(
 ) -> Refitted:
     "How far a refit is from the judged candidate."
     before, after = (task.decide(np.asarray(one.score(rows), dtype=float), threshold) for one in (winner, again))
-    return Refitted(again, float(np.mean(before != after)) if len(rows) else 0.0, limit)
+    moved = abs(after - before) > (winner.metrics["mae"] if task.amount else 0)
+    return Refitted(again, float(np.mean(moved)) if len(rows) else 0.0, limit)
 
 # %% ../../../nbs/core/models/refit.ipynb #rft-shipped-code
 def keep_refit(

@@ -89,7 +89,8 @@ def in_words(
         says += f" Each answer has an interval that should hold the outcome in {kept['promised']:.0%} of the cases;"
         says += f" it did in {kept['held'][1]:.0%}."
     miss, alarm = problem.task.mistakes
-    counted = f"Counted on {verdict['rows']:,} {problem.entity}s of the last period, which no model had seen."
+    which = ", each by a fit that had not seen it" if verdict.get("out_of_fold") else " of the last period, which no model had seen"
+    counted = f"Counted on {verdict['rows']:,} {problem.entity}s{which}."
     counted += f" {miss.capitalize()} counts {verdict['costs']['missed']:g}, {alarm} {verdict['costs']['needless']:g}"
     if verdict.get("alone"): return _alone_in_words(verdict, f"{counted} {unit}.", missing)
     ship = "Do not ship it." if failed else "Ship it; not everything is proven." if missing else "Ship it."

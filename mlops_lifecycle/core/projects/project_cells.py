@@ -488,6 +488,7 @@ latency_limit_ms = 1000
 steps = {steps}
 min_labelled = {few}
 max_p99_ms = 1000
+max_added_ms = 250    # a model takes longer than a rule
 outcome_depends_on_decision = no    # it comes whether or not somebody acts: yes, where acting changes it
 
 [monitor]

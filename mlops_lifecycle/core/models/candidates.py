@@ -235,7 +235,7 @@ def find_candidates(
     evaluate = _evaluator(pairs, y, costs, lambda spec, train, validation, share: fold_scores(
         spec, rows, train, validation, features, target, seed, share, folder, data))
     specs = candidate_specs(estimators, search_space, seed)
-    trials = search(specs, evaluate, limits.candidates, limits.seconds, limits.keep, tell)
+    trials = search(specs, evaluate, limits.candidates, limits.seconds, limits.keep, tell, len(rows))
     kept, encoder = trials[:limits.keep], Encoder.fit(rows, features)
     tell(f"fitting the best {len(kept)} on {len(rows):,} rows")
     whole = {t.spec.name: fit_whole(t.spec, rows, encoder, target, seed, folder, data, allow) for t in kept}

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['REFUSALS', 'MENDABLE', 'app', 'COLOURS', 'keys', 'labels', 'refusal_of', 'one_line_errors', 'console', 'pairs',
            'stage_line', 'execute', 'run', 'dry_table', 'hotfix_stages', 'hotfix', 'export_edits', 'progress_line',
-           'take_edits', 'sigterm_is_ctrl_c', 'watch', 'end', 'finish', 'combination_words', 'combination_line',
-           'matrix_table', 'watch_matrix', 'matrix', 'ago', 'map_table', 'status', 'serve', 'make', 'list_', 'revoke',
-           'project_features', 'score', 'report', 'try_lines', 'refuse_if_loaded', 'try_', 'trace_lines', 'trace',
-           'label_queue', 'take_answers', 'moment_of', 'labels_next', 'labels_export', 'labels_import', 'yours_table',
-           'yours', 'settings_table', 'fixed_table', 'settings_']
+           'take_edits', 'sigterm_is_ctrl_c', 'watch', 'end', 'finish', 'recording', 'combination_words',
+           'combination_line', 'matrix_table', 'watch_matrix', 'matrix', 'ago', 'map_table', 'status', 'serve', 'make',
+           'list_', 'revoke', 'project_features', 'score', 'report', 'try_lines', 'refuse_if_loaded', 'try_',
+           'trace_lines', 'trace', 'label_queue', 'take_answers', 'moment_of', 'labels_next', 'labels_export',
+           'labels_import', 'yours_table', 'yours', 'settings_table', 'fixed_table', 'settings_']
 
 # %% ../nbs/cli.ipynb #a7069662
 import errno
@@ -111,10 +111,13 @@ def _program() -> None: ...
 app.registered_commands += developer_commands.registered_commands
 
 # %% ../nbs/cli.ipynb #cf895a17
-def console(as_json: bool = False) -> "Console":
+def console(
+    as_json: bool = False,
+    record: bool = False,  # what is printed is also kept, for `recording`
+) -> "Console":
     "Where messages for people are printed."
     from rich.console import Console
-    return Console(stderr=as_json, highlight=False, soft_wrap=True)
+    return Console(stderr=as_json, record=record, highlight=False, soft_wrap=True)
 
 # %% ../nbs/cli.ipynb #047b455f
 def pairs(
@@ -173,6 +176,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run also what did not change.")] = False,
     on_goback: Annotated[str, typer.Option(
         metavar="stop|retry", help="Where a gate sends back: stop, or follow it if that changes something.")] = "stop",
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also leave here what is printed, as a picture.")] = None,
     dry: _Dry = False,
     as_json: _Json = False,
 ):
@@ -181,11 +185,13 @@ def run(
     from mlops_lifecycle.core.pipeline.runner import Runner, choose
     from mlops_lifecycle.core.foundation.settings import load_settings
     if on_goback not in ("stop", "retry"): raise UsageError(f'"--on-goback" must be stop or retry, got "{on_goback}"')
-    settings, show = load_settings(), console(as_json)
+    if svg and not svg.absolute().parent.is_dir(): raise UsageError(f"{svg.absolute().parent} is not there")
+    settings, show = load_settings(), console(as_json, record=svg is not None)
     chosen, given = choose(stages or [], wheel, first, last), pairs(parameter or [])
     runner = Runner(settings, chosen, given, force, on_goback == "retry")
-    execute(runner, show, dry, as_json)
-
+    try: execute(runner, show, dry, as_json)
+    finally:
+        if svg: svg.write_text(recording(show, f"mlops run {' '.join(stages or [])}".rstrip()), encoding="utf-8")
 
 # %% ../nbs/cli.ipynb #cli-dry
 def dry_table(
@@ -291,7 +297,7 @@ def end(runner: "Runner | Matrix", status: str, show: "Console") -> "tuple[int, 
 def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # exit code
     "Build the report and say in plain words how the run ended."
     from mlops_lifecycle.core.foundation.stages import verdict_of
-    from mlops_lifecycle.core.reports.summary import in_plain_words
+    from mlops_lifecycle.core.reports.summary import cause_of, in_plain_words, near
     code, site = end(runner, record["status"], show)
     owners = runner.settings.owners.by_stage()
     for sentence in in_plain_words(record, runner.workspace, [s.name for s in runner.chosen], owners):
@@ -300,8 +306,29 @@ def finish(runner: "Runner", record: "RunRecord", show: "Console") -> int:  # ex
     every = {"passed": "passed", "skipped": "skipped", "not_proven": "passed but not proven", "went_back": "went back", "failed": "failed"}
     counts = ", ".join(f"{n} {words}" for status, words in every.items() if (n := found.count(status)))
     show.print(f"Run {record['run']}: {counts}, {record['seconds']:.0f} s.", markup=False)
-    if site: show.print(f"Report: {site}", markup=False)
+    if site: show.print(f"Report: {near(site)}", markup=False)
+    if cause := cause_of(record): show.print(cause, markup=False)
     return code
+
+# %% ../nbs/cli.ipynb #cli-svg
+_SVG = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>text {{ font: {char_height}px monospace; white-space: pre }} .{unique_id}-title {{ font: bold 18px sans-serif }} {styles}</style>
+{chrome}<g transform="translate({terminal_x}, {terminal_y})">{backgrounds}{matrix}</g></svg>
+"""
+
+def recording(
+    show: "Console",   # that records
+    title: str,        # the command
+    columns: int = 118,
+) -> str:  # SVG
+    "What a console has printed, as a picture."
+    from rich.console import Console
+    from rich.text import Text
+    page = Console(file=io.StringIO(), record=True, width=columns)
+    said = re.sub(r"^(\x1b\[[\d;]*m)*[\u2800-\u28ff].*\n", "", show.export_text(styles=True), flags=re.M)  # but for the spinner
+    page.print(Text.from_ansi(said.rstrip()))
+    drawn = page.export_svg(title=title, code_format=_SVG, unique_id="run")
+    return re.sub(r' clip-path="[^"]*"', "", drawn).replace("&#160;", "\N{NO-BREAK SPACE}")
 
 # %% ../nbs/cli.ipynb #cli-matrix-lines
 def combination_words(record: "CombinationRecord") -> str:

@@ -114,7 +114,7 @@ def check_drift(rows: pd.DataFrame, release: Release, limits: MonitorSettings) -
     "Drift, where there is a reference and enough rows."
     if not release.reference: return {}, [], f"{release.id} has no reference to compare with"
     if len(rows) < limits.min_rows:
-        return {}, [], f"{len(rows):,} predictions, at least {limits.min_rows:,} are needed"
+        return {}, [], f"{len(rows):,} predictions, at least {limits.min_rows:,} are needed ([monitor] min_rows)"
     moved = drift(rows, release.reference, limits.psi_limit, limits.min_days)
     judged, few = moved[moved.judged], len(moved) - moved.judged.sum()
     found = [Finding("drift", column, psi, limit, "input drift")
@@ -126,7 +126,6 @@ def categorical(release: Release) -> list[str]:
     "The inputs that have names for values."
     return [name for name, cut in release.reference.get("features", {}).items() if "names" in cut]
 
-
 # %% ../nbs/15_monitor.ipynb #15-m-outliers-code
 def check_outliers(
     rows: pd.DataFrame, good: GoodRows | None,  # None: nothing is known of good times
@@ -134,14 +133,14 @@ def check_outliers(
 ) -> Check:
     "Rows unlike those of good times."
     if good is None: return {}, [], "too few rows from before the release are known"
-    if len(rows) < limits.min_rows: return {}, [], f"{len(rows):,} predictions, at least {limits.min_rows:,} are needed"
+    if len(rows) < limits.min_rows:
+        return {}, [], f"{len(rows):,} predictions, at least {limits.min_rows:,} are needed ([monitor] min_rows)"
     outliers, limit = good.outliers(rows).astype(float), max(2 * good.share, good.most)
     low, _ = day_interval(outliers, rows.decision_time.dt.floor("D").to_numpy())
     figures = {"share": float(outliers.mean()), "usual": good.share, "limit": limit, "learnt from": good.rows,
                "outside the range": outside(good, rows), "look at": rows_to_look_at(good, rows, hidden=hidden)}
     found = Finding("share of outliers", "rows", figures["share"], limit, "input drift")
     return figures, [found] * (low > limit), ""
-
 
 # %% ../nbs/15_monitor.ipynb #15-m-call-quality
 def check_quality(rows: pd.DataFrame, release: Release, costs: Costs, settings: Settings) -> Check:
@@ -150,9 +149,9 @@ def check_quality(rows: pd.DataFrame, release: Release, costs: Costs, settings: 
     labelled = rows[rows.outcome.notna()]
     days = labelled.decision_time.dt.floor("D").nunique()
     if len(labelled) < limits.min_labelled:
-        return {}, [], f"{len(labelled):,} outcomes have arrived, at least {limits.min_labelled:,} are needed"
+        return {}, [], f"{len(labelled):,} outcomes have arrived, at least {limits.min_labelled:,} are needed ([monitor] min_labelled)"
     if days < limits.min_days:
-        return {}, [], f"outcomes of {days} days, at least {limits.min_days} are needed to compare costs"
+        return {}, [], f"outcomes of {days} days, at least {limits.min_days} are needed to compare costs ([monitor] min_days)"
     return *quality(labelled, release.kind, costs, limits.calibration_limit, evaluation.confidence,
                     evaluation.bootstrap_draws, settings.train.seed), ""
 

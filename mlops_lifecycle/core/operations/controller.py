@@ -132,7 +132,7 @@ class Looks:
         "The verdict on what both releases have scored so far."
         self.climb = climb_of(self.log, now, pair, outcomes, self.sticky)
         columns = [name for name in self.problem.Request.model_fields if name in self.climb.decisions]
-        return judge(self.climb, percent(now.share), self.costs, self.limits, columns, self.person)
+        return judge(self.climb, percent(now.share), self.costs, self.limits, columns, self.person, self.problem.cost_unit.cost)
 
     def following(self,
         pair: Pair,

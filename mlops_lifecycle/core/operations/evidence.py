@@ -55,8 +55,9 @@ class Evidence:
     "What is known of the extra cost of a decision by the new release."
     interval: Interval
     requests: int  # with an outcome
-    cost: float    # of a decision by the stable release, in cost units
+    cost: float    # of a decision by the stable release
     paired: bool   # whether both releases are priced on the same requests
+    unit: str = "cost units"  # of the costs, "euro"
 
     def __str__(self) -> str:
         low, middle, high = self.interval.low, self.interval.middle, self.interval.high
@@ -68,10 +69,11 @@ class Evidence:
         if low is None and high is None: return f"nothing is known of the extra cost {counted}"
         between = " to ".join("any" if bound is None else f"{bound:+.3f}" for bound in (low, high))
         more = "more" if middle > 0 else "less"
-        return f"a decision costs {abs(middle):.3f} {more} ({between}) than the stable release's {self.cost:.3f}, {counted}"
+        return f"a decision costs {abs(middle):.3f} {self.unit} {more} ({between}) than the stable release's {self.cost:.3f}, {counted}"
 
 def cost_evidence(
     climb: Climb, costs: Costs, limits: CanarySettings,
+    unit: str = "cost units",
 ) -> Evidence | None:  # None while no outcome counts
     "The extra cost of a decision by the new release, however often one looks."
     paired = limits.outcome_depends_on_decision == "no"
@@ -84,7 +86,7 @@ def cost_evidence(
     interval, before = limits_of(found.total, found.weight), found.stable
     if before is not None and before.sum():
         interval = replace(interval, high=found.cost * (limits_of(found.total + before, before).high - 1))
-    return Evidence(interval, int(found.rows.sum()), found.cost, paired)
+    return Evidence(interval, int(found.rows.sum()), found.cost, paired, unit)
 
 # %% ../../../nbs/core/operations/evidence.ipynb #evi-finding-code
 Finding: TypeAlias = Literal["better", "no worse", "not told apart", "worse"]
@@ -134,13 +136,14 @@ def lacking(
     now, canary = climb.numbers("share") == share, (climb.decisions.arm == "canary").to_numpy()
     if share == 0:
         seen, what = int(climb.asked.sum()), "requests were put to the new release"
-        return "" if seen >= limits.min_labelled else f"{seen} of {limits.min_labelled} {what}"
+        return "" if seen >= limits.min_labelled else f"{seen} of {limits.min_labelled} {what} ([canary] min_labelled, 14_operate)"
     if not (now & canary).any(): return f"the canary has answered nobody at {share:g} % yet"
     known = now & ~np.isnan(climb.numbers("outcome"))
     if limits.outcome_depends_on_decision == "no": arms = {"": known & ~np.isnan(climb.numbers("canary_decision"))}
     else: arms = {" in the canary's arm": known & canary} | ({" in the stable arm": known & ~canary} if share < 100 else {})
     for arm, rows in arms.items():
-        if rows.sum() < limits.min_labelled: return f"{rows.sum()} of {limits.min_labelled} outcomes known at {share:g} %{arm}"
+        if rows.sum() >= limits.min_labelled: continue
+        return f"{rows.sum()} of {limits.min_labelled} outcomes known at {share:g} %{arm} ([canary] min_labelled, 14_operate)"
     return ""
 
 # %% ../../../nbs/core/operations/evidence.ipynb #evi-judge-code
@@ -163,10 +166,11 @@ def judge(
     costs: Costs, limits: CanarySettings,
     columns: Sequence[str] = (),  # of the request, in whose groups failures are counted
     person: bool = False,        # whether somebody can answer what could not be told apart
+    unit: str = "cost units",    # of the costs, "euro"
 ) -> Verdict:
     "Whether to raise the share, promote, wait, or roll back; may be asked at any time."
     if not climb.asked.any(): return Verdict("hold", "not told apart", "the new release was not asked yet")
-    evidence = cost_evidence(climb, costs, limits)
+    evidence = cost_evidence(climb, costs, limits, unit)
     found = finding(evidence, limits, scores_moved(climb, limits, costs.task))
     if fault := check_guards(climb, limits, costs.task, columns):
         return Verdict("roll back", found, fault.reason, fault.back_to, fault.guard, evidence)
@@ -175,6 +179,7 @@ def judge(
     words = "no guard found anything" if evidence is None else f"{found}: {evidence}"
     if share >= max((s for s in limits.steps if s < 100), default=100):
         days = evidence.interval.days if evidence else 0
-        if found in ("better", "no worse") and days < limits.min_days: words = f"{words}; {limits.min_days} days are needed"
+        if found in ("better", "no worse") and days < limits.min_days:
+            words = f"{words}; {limits.min_days} days are needed ([canary] min_days)"
         if found == "not told apart" or days < limits.min_days: return Verdict("hold", found, words, "", "", evidence)
     return Verdict("promote" if share >= 100 else "next", found, words, "", "", evidence)

@@ -94,10 +94,11 @@ def test_august_is_worse_than_never_than_the_rule_and_than_its_own_probabilities
 def test_what_cannot_be_evaluated_is_unknown():
     assert monitor(AUGUST, RELEASE, COSTS, SETTINGS)["action"] == "retrain"
     week = monitor(JULY.head(360), RELEASE, COSTS, SETTINGS)
-    assert {"drift: 360 predictions, at least 500 are needed", "quality: outcomes of 7 days, at least 14 are needed to compare costs",
+    assert {"drift: 360 predictions, at least 500 are needed ([monitor] min_rows)",
+            "quality: outcomes of 7 days, at least 14 are needed to compare costs ([monitor] min_days)",
             "estimated cost: every outcome is known"} < {*week["unknown"]}
     few = monitor(JULY.head(150), RELEASE, COSTS, SETTINGS)["unknown"]
-    assert "quality: 150 outcomes have arrived, at least 200 are needed" in few
+    assert "quality: 150 outcomes have arrived, at least 200 are needed ([monitor] min_labelled)" in few
     rule = SimpleNamespace(id="rule-1.0", kind="rule", reference={})
     assert {"drift: rule-1.0 has no reference to compare with", "estimated cost: every outcome is known"} < {
         *monitor(JULY, rule, COSTS, SETTINGS)["unknown"]}

@@ -28,10 +28,13 @@ test: $(READY) $(if $(TEMPLATE),tracer browser database alerts) clean-tree    ##
 	$(BIN)/python -m pytest tests/project/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
 	$(BIN)/python -m pytest tests --ignore=tests/project/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=$(if $(TEMPLATE),95,80)
 
-# Saving a notebook exports it (nbs/core/pipeline/export_on_save.ipynb). LAB takes further options of Jupyter.
-lab: $(READY)    ## JupyterLab on the notebooks; saving one exports it
+# Saving a notebook exports it (nbs/core/pipeline/export_on_save.ipynb), and nbs/jp_app_launcher*.yaml are entries of the launcher,
+# whose package brings a proxy to this machine's ports that nothing here needs. LAB takes further options of Jupyter.
+lab: export JUPYTER_APP_LAUNCHER_PATH := nbs
+lab: $(READY)    ## JupyterLab on the notebooks, a tutorial first; saving one exports it
 	$(BIN)/jupyter lab --ServerApp.jpserver_extensions=mlops_lifecycle.core.pipeline.export_on_save=True \
-	  --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
+	  --ServerApp.jpserver_extensions=jupyter_server_proxy=False \
+	  --LabApp.default_url=/lab/tree/$(firstword $(wildcard nbs/tutorial.ipynb) nbs/index.ipynb) $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 # One request is one row: more threads than one only wait for each other.
 serve: export OMP_NUM_THREADS := 1

@@ -8,6 +8,7 @@ __all__ = ['TEMPLATE_FOLDER', 'template_paths', 'BuildWithTemplate']
 # %% ../../../nbs/core/projects/template_wheel.ipynb #tw-imports
 import glob
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 from setuptools.command.build_py import build_py
@@ -19,9 +20,12 @@ def template_paths(
     "The files that `[tool.mlops.template]` of a checkout lists."
     tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("tool", {})
     patterns = tools.get("mlops", {}).get("template", {}).get("files", [])
-    found = {path for pattern in patterns for path in glob.glob(pattern, root_dir=root, recursive=True)}
+    def matching(patterns: Iterable[str]) -> set[str]:
+        return {path for pattern in patterns for path in glob.glob(pattern, root_dir=root, recursive=True)}
+    found = matching(pattern for pattern in patterns if not pattern.startswith("!"))
+    own = matching(pattern[1:] for pattern in patterns if pattern.startswith("!"))
     drafts = {path for path in found if any(part.startswith("_") for part in Path(path).parts)}
-    return sorted(Path(path).as_posix() for path in found - drafts if (root / path).is_file())
+    return sorted(Path(path).as_posix() for path in found - own - drafts if (root / path).is_file())
 
 # %% ../../../nbs/core/projects/template_wheel.ipynb #tw-build
 TEMPLATE_FOLDER = "project_template"  # in the installed package

@@ -299,3 +299,20 @@ def test_an_edit_in_jupyterlab_takes_effect(browser, lived, tmp_path):
         assert "flight" in workspace.load("candidates")["candidates"][0]["encoder"]["names"]
         assert not seen.page.locator(".jp-OutputArea-output", has_text="StaleModuleWarning").count()
         assert not [url for url in seen.elsewhere if not re.match(r"wss?://127", url)]
+
+
+def test_make_lab_opens_the_tutorial_and_the_launcher_leads_to_it(browser, tmp_path):
+    project, port = copy_project(tmp_path / "project"), free_port()
+    with make_lab(project, port, tmp_path):
+        seen = Seen(browser, f"127.0.0.1:{port}")
+        page, home = seen.page, f"http://127.0.0.1:{port}/"
+        def launch(card: str, title: str):
+            page.keyboard.press("Control+Shift+L")
+            page.locator(".jp-LauncherCard:visible", has_text=card).click(timeout=60_000)
+            expect(page.locator(".jp-RenderedMarkdown h1:visible", has_text=title)).to_be_visible(timeout=60_000)
+        page.goto(home)
+        expect(page.locator(".jp-RenderedMarkdown h1:visible", has_text="Tutorial")).to_be_visible(timeout=60_000)
+        launch("00 Plan", "Plan")
+        launch("Tutorial", "Tutorial")
+        assert page.request.get(f"{home}proxy/{port}/api").status == 404  # a proxy that comes along is off
+        assert not seen.errors and not [url for url in seen.elsewhere if not re.match(r"wss?://127", url)]

@@ -412,9 +412,9 @@ def sources(
         found[s.notebook] = next((path for path in choice if path.exists()), None)
     if (nbs / "index.ipynb").exists(): found["about"] = nbs / "index.ipynb"
     machinery = [path for path in sorted((nbs / "core").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
-    tops = [nbs / f"{name}.ipynb" for name in ("cli", "project_commands", "release_commands", "try_edit")]
-    return found | {path.relative_to(nbs).with_suffix("").as_posix(): path for path in [*machinery, *tops]
-                    if path.exists()}
+    names = "tutorial", "cli", "project_commands", "release_commands", "try_edit"
+    more = [*(nbs / f"{name}.ipynb" for name in names), *sorted((nbs / "examples").glob("*.ipynb")), *machinery]
+    return found | {path.relative_to(nbs).with_suffix("").as_posix(): path for path in more if path.exists()}
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-how
 ROOMS = {  # folders of nbs/core, from the ground up
@@ -506,7 +506,8 @@ def write_sources(
         atomic_write(folder / "catalog.md", catalog_page(workspace.load("catalog")))
         atomic_write(folder / "_static" / "catalog.json", json.dumps(workspace.load("catalog"), indent=1) + "\n")
     if core: atomic_write(folder / "how.md", how_page({page: json.loads(path.read_text(encoding="utf-8")) for page, path in core.items()}))
-    sidebar = {"The life cycle": [s.notebook for s in STAGES], "More": more}
+    examples = [page for page in pages if page == "tutorial" or page.startswith("examples/")]
+    sidebar = {"The life cycle": [s.notebook for s in STAGES], "Tutorial and examples": examples, "More": more}
     atomic_write(folder / "index.md", landing(title, workspace, sidebar, owners))
     atomic_write(folder / "conf.py", configuration(title, settings.project.name))
     atomic_write(folder / "_static" / "report.css", report_style() + "\n")

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Bounds', 'health', 'cost_comparison', 'calibration_gap', 'quality', 'check_health', 'check_drift', 'categorical',
-           'check_outliers', 'check_quality', 'check_estimate', 'check_all', 'check_sudden', 'monitor', 'enforce',
-           'drift_figure']
+           'check_outliers', 'check_quality', 'check_estimate', 'check_all', 'check_sudden', 'monitor', 'enforce']
 
 # %% ../nbs/15_monitor.ipynb #15-m-imports
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from .core.foundation.settings import CanarySettings, MonitorSettings, Settings
 from .core.foundation.stages import GoBack
@@ -223,21 +221,3 @@ def enforce(
     called = found["diagnosis"].findings
     words = f"{found['severity']}: {acted.action} {found['release']}: {found['says']}; to do it: {acted.command}"
     raise GoBack(STAGE[acted.action], words, evidence={f"{a.what} of {a.column}": {"figure": a.figure, "limit": a.limit} for a in called})
-
-# %% ../nbs/15_monitor.ipynb #15-m-figure-code
-def drift_figure(
-    moved: Mapping[str, float],  # population stability index by column
-    limits: Mapping[str, float],  # by column
-    ax: Axes, most: int = 12,    # columns shown
-    unjudged: int = 0,           # columns whose limit was learnt from too few days
-) -> Axes:
-    "How far the columns moved; those furthest over their limits are on top."
-    far = pd.Series(moved)
-    allowed = pd.Series(limits)[far.index]
-    top = far[(far / allowed).sort_values().tail(most).index]
-    over = far.index[far > allowed]
-    ax.barh(top.index, top, color=["#d55e00" if c in over else "#0072b2" for c in top.index])
-    ax.plot(allowed[top.index], range(len(top)), "|", color="0.2", markersize=12)
-    ax.set(title=f"{len(over)} of {len(far)} columns moved further than they may" + f", {unjudged} not judged" * bool(unjudged),
-           xlabel="population stability index (upright line: the limit)")
-    return ax

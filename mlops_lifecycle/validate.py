@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPECTATIONS', 'Catalog', 'Reader', 'RANGES', 'TYPES', 'expected_of_bronze', 'expected_of_silver',
            'expected_of_feature', 'expected_of_lookup', 'expected_of_gold', 'gate', 'profile_table', 'hidden_columns',
-           'drift_alerts', 'explain', 'enforce', 'as_alarms', 'validate']
+           'judge_log', 'explain', 'enforce', 'as_alarms', 'validate']
 
 # %% ../nbs/05_validate.ipynb #val-yours
 from .core.quality.expectations import Expectation
@@ -59,8 +59,7 @@ from .core.foundation.settings import DriftSettings, Source
 from .core.foundation.stages import GoBack, stage
 from .core.problem.definition import Problem
 from .core.problem.tasks import BINARY, Task
-from .core.quality.alerts import Alarm
-from .core.quality.drift import ZONES, alarms, changes, judge
+from .core.quality.drift import ZONES, changes, judge
 from .core.quality.expectations import Expectation, check
 from .core.quality.hooks import ValidateHooks
 from .core.quality.profiles import describe_table, entries
@@ -193,12 +192,13 @@ def hidden_columns(catalog: Catalog, personal: Collection[str]) -> set[str]:  # 
                          for column, entry in columns.items() if entry["personal"] != "no")}
 
 # %% ../nbs/05_validate.ipynb #val-moved
-def drift_alerts(
+def judge_log(
     log: pd.DataFrame,  # of core.quality.profiles, this run's entries among them
     limits: DriftSettings,
-) -> list[Alarm]:       # the oldest first
-    "Which tables changed more than they do."
-    return alarms(judge(changes(log, limits.min_rows), limits.false_alarms, f"{limits.warm_up_days}D"))
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # how far each column moved in each period; what could be judged of it, with limits
+    "Hold how far columns moved against what their past allows."
+    moves = changes(log, limits.min_rows)
+    return moves, judge(moves, limits.false_alarms, f"{limits.warm_up_days}D")
 
 # %% ../nbs/05_validate.ipynb #val-explained
 def explain(

@@ -159,6 +159,8 @@ def in_words(
     if isinstance(value, Mapping): return ", ".join(f"{name} {in_words(one)}" for name, one in value.items())
     if isinstance(value, float): return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
     if type(value) is int: return f"{value:,}"
+    if isinstance(value, list | tuple): return ", ".join(map(in_words, value)) or "none"
+    if value is None or isinstance(value, bool): return {None: "none", True: "yes", False: "no"}[value]
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 # %% ../../../nbs/core/foundation/stages.ipynb #0133de7f
@@ -169,8 +171,9 @@ def card(
     colour: str = "#b35900",  # of the border
     link: str = "",           # a notebook that the title ends with: "02_collect"
     foot: str = "",           # what stands below in small type
+    left: str = "",           # what it left, folded away
 ) -> str:                     # HTML
     "How a stage ended, as a card."
     from mlops_lifecycle.core.foundation.templating import render
     return render("mlops_lifecycle.core.foundation", "card.html", title=title, words=words, colour=colour, link=link,
-                  foot=foot, figures={name: in_words(value) for name, value in figures.items()})
+                  foot=foot, left=left, figures={name: in_words(value) for name, value in figures.items()})

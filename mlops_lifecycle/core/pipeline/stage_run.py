@@ -496,11 +496,18 @@ class StageRun(StageAccess):
 # %% ../../../nbs/core/pipeline/stage_run.ipynb #ba45e445
 def _card(notebook: str, outcome: StageOutcome, outputs: Mapping[str, Version]) -> str:
     "An execution of a stage as a card of HTML."
-    figures = {name: _short(value) for name, value in outcome.verdict.items() if value not in (None, "", {}, [])}
+    worth = {name: _told(value) for name, value in outcome.verdict.items()}
+    figures = {name.replace("_", " "): _short(value) for name, value in worth.items() if value not in (None, "", {}, [])}
     left = ", ".join(f"{name} (version {v})" for name, v in outputs.items())
     unsure = {"not proven": "; ".join(unproven_words(one) for one in outcome.not_proven)} if outcome.not_proven else {}
     colour, title = ("#5b4bb5", "passed, not proven") if unsure else ("#00727a", outcome.status)
-    return card(f"{notebook} {title}", outcome.words, unsure | figures, colour, foot=f"left {left}")
+    return card(f"{notebook} {title}", outcome.words, unsure | figures, colour, left=left)
+
+def _told(value: Json) -> Json:
+    "What a card says of a figure: of many, those that are not nothing; a record of records is for programs."
+    if not isinstance(value, Mapping) or {"figure", "limit"} <= value.keys(): return value
+    if any(isinstance(one, Mapping) for one in value.values()): return None
+    return {name: one for name, one in value.items() if one not in (None, "", 0, [])}
 
 def _short(value: Json) -> str:
     text = in_words(value)

@@ -51,11 +51,10 @@ def drift(
     reference: Mapping,    # of the release
     limit: float,          # population stability index
     min_days: int = 0,     # from which the usual variation was learnt, at least; releases of old do not say it
-) -> pd.DataFrame:         # column, psi, limit, judged; the largest psi first
+) -> pd.DataFrame:         # column, psi, limit, days (that it was learnt from), judged; the largest psi first
     "How far each column moved from the release's reference."
     cuts = {name: cut for name, cut in reference["features"].items() if name in rows} | {"score": reference["score"]}
     days = effective_days(rows.decision_time)
     moved = [{"column": name, "psi": psi(cut["shares"], shares(cut, rows[name])), "limit": usual_limit(cut["usual"], days, limit),
-              "judged": cut.get("days", inf) >= min_days} for name, cut in cuts.items()]
+              "days": cut.get("days", inf), "judged": cut.get("days", inf) >= min_days} for name, cut in cuts.items()]
     return pd.DataFrame(moved).sort_values("psi", ascending=False, ignore_index=True)
-

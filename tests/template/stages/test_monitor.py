@@ -13,11 +13,12 @@ from mlops_lifecycle.core.problem.costs import Costs
 from mlops_lifecycle.core.foundation.settings import ActSettings, DiagnosisSettings, EvaluateSettings, MonitorSettings, PrivacySettings
 from mlops_lifecycle.core.operations.diagnosis import COMMANDS, DIAGNOSES, SEVERITY, STAGE, Finding, carry_out, diagnose
 from mlops_lifecycle.core.operations.feedback import check_feedback
+from mlops_lifecycle.core.operations.operation_figures import draw_moved
 from mlops_lifecycle.core.serving.ledger import Ledger
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.quality.input_drift import drift, effective_days
 from mlops_lifecycle.core.quality.outliers import good_rows
-from mlops_lifecycle.monitoring import Around, check_health, drift_figure, enforce, health, monitor, quality
+from mlops_lifecycle.monitoring import Around, check_health, enforce, health, monitor, quality
 from mlops_lifecycle.core.problem.plan import answered
 from mlops_lifecycle.release import reference
 
@@ -155,12 +156,10 @@ def test_decisions_beside_another_release_count_for_quality_alone():
 
 
 def test_the_figure_has_what_is_furthest_over_its_limit_on_top():
-    import matplotlib.pyplot as plt
-    _, ax = plt.subplots()
     moved, allowed = {"score": 3.0, "branch": 0.3, "renewals": 0.1}, {"score": 4.0, "branch": 0.25, "renewals": 0.25}
-    drift_figure(moved, allowed, ax, most=2)
+    ax = draw_moved(moved, allowed, unjudged=1, most=2).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["score", "branch"]
-    plt.close("all")
+    assert ax.get_title(loc="left") == "1 of 3 columns moved further than their limit, 1 not judged"
 
 
 def test_every_finding_says_how_much_it_hurries_and_what_to_type():

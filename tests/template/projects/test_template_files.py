@@ -24,8 +24,12 @@ def test_the_wheel_carries_what_the_checkout_has(tmp_path):
 
 def test_a_project_takes_everything_but_what_is_of_the_template_alone():
     files = read_template(ROOT).files
-    left = {path.split("/")[0] if path[0] != "t" else "/".join(path.split("/")[:2]) for path in set(tracked()) - files.keys()}
-    assert left == {"README.md", "benchmarks", "mlops_lifecycle", "tests/template"}  # README and package are made from the notebooks
+    left = set(tracked()) - files.keys()
+    notebooks = {path for path in left if path.startswith("nbs/") and not path.startswith("nbs/examples/")}
+    assert notebooks == {"nbs/images/first_run.svg", "nbs/jp_app_launcher_tutorial.yaml", "nbs/tutorial.ipynb"}
+    tops = {"/".join(path.split("/")[:2]) if path.startswith("tests/") else path.split("/")[0] for path in left}
+    # README and package are made from the notebooks
+    assert tops == {"README.md", "benchmarks", "mlops_lifecycle", "nbs", "tests/template"}
 
 
 def test_a_wheel_of_a_project_carries_no_notebooks(tmp_path):

@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
-from fairlearn.metrics import MetricFrame
+from fairlearn.metrics import MetricFrame, count
 from numpy.typing import ArrayLike
 
 from .evaluation import cluster_bootstrap, find_slices
@@ -67,24 +67,32 @@ def all_slices(
 def fairness(
     groups: pd.DataFrame,  # the protected columns
     y_true: ArrayLike, decision: ArrayLike,
-    limit: float,          # largest difference in the share of missed cases
-    least: int = 30,       # cases that a group needs to be compared
+    limit: float,          # largest difference in a share between groups
+    least: int = 30,       # cases, or others, that a group needs to be compared
     task: Task = BINARY,
-) -> list[dict]:           # one a column: groups, too_small, difference (None: not compared), limit, fair
-    "The share of missed cases in each protected group."
-    y, found = np.asarray(y_true, dtype=task.outcome), []
-    def missed(y_true, y_pred):
-        case = task.case(y_true)
-        return float(np.mean(np.asarray(y_true > y_pred)[case])) if case.any() else 0.0
+) -> list[dict]:           # one a column: groups, too_small, difference (None: not compared), needless (groups, difference), limit, fair
+    "The share of missed cases, and of needless actions among the others, in each protected group."
+    y, decided, found = np.asarray(y_true, dtype=task.outcome), np.asarray(decision, task.outcome), []
+    case = np.asarray(task.case(y), dtype=bool)
     for column in groups:
-        group = groups[column].astype("str").fillna("missing")
-        decided = np.asarray(decision, task.outcome)
-        frame = MetricFrame(metrics=missed, y_true=y, y_pred=decided, sensitive_features=group)
-        cases = pd.Series(task.case(y)).groupby(group.to_numpy()).sum().to_dict()
-        shares = {str(g): float(share) for g, share in frame.by_group.to_dict().items()}
-        enough = {g: share for g, share in shares.items() if cases[g] >= least}
-        difference = max(enough.values()) - min(enough.values()) if len(enough) > 1 else None
+        group = groups[column].astype("str").fillna("missing").to_numpy()
+        missed, small = _by_group(group[case], y[case] > decided[case], least)
+        needless, _ = _by_group(group[~case], y[~case] < decided[~case], least)
+        differences = [_difference(shares) for shares in (missed, needless)]
+        known = [one for one in differences if one is not None]
         found.append({
-            "column": column, "groups": enough, "too_small": [g for g in shares if cases[g] < least],
-            "difference": difference, "limit": limit, "fair": None if difference is None else difference <= limit})
+            "column": column, "groups": missed, "too_small": sorted({*small, *(set(group) - set(group[case]))}),
+            "difference": differences[0], "needless": {"groups": needless, "difference": differences[1]},
+            "limit": limit, "fair": max(known) <= limit if known else None})
     return found
+
+def _by_group(group: np.ndarray, wrong: np.ndarray, least: int) -> tuple[dict[str, float], list[str]]:
+    "The share of wrong decisions in each group that has enough rows, and the groups that have not."
+    if not len(group): return {}, []
+    share = lambda y_true, y_pred: float(np.mean(y_pred))
+    frame = MetricFrame(metrics={"share": share, "rows": count}, y_true=wrong, y_pred=wrong, sensitive_features=pd.Series(group)).by_group
+    large = frame["rows"] >= least
+    return {str(g): float(s) for g, s in frame.share[large].items()}, [str(g) for g in frame.index[~large]]
+
+def _difference(shares: dict[str, float]) -> float | None:
+    return max(shares.values()) - min(shares.values()) if len(shares) > 1 else None

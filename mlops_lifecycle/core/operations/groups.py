@@ -49,7 +49,7 @@ def _unequal(labelled: pd.DataFrame, groups: pd.DataFrame, costs: Costs, limits:
         if some.empty: continue
         one, = fairness(named, some.outcome, some.decision, limits.fairness_limit, limits.min_group, costs.task)
         fair.append(one)
-        if one["fair"] is not False: continue
+        if (one["difference"] or 0) <= limits.fairness_limit: continue
         case = pd.Series(costs.task.case(some.outcome.to_numpy(costs.task.outcome)), named.index)
         cases = {str(group): int(count) for group, count in case.groupby(named[column]).sum().items()}
         best, worst, low = _apart(cases, one["groups"], limits.confidence)
@@ -78,6 +78,6 @@ def check_groups(
     for one in table[table.weak == True].to_dict("records"):  # noqa: E712 -- None is neither
         more, group = -one["high"] / max(one["other"], 1e-9), f"{one['column']} {one['group']}"
         if more > limits.group_limit: found.append(Finding("cost above that without a model", group, more, limits.group_limit, "fairness"))
-    unjudged = [one["column"] for one in fair if one["fair"] is None]
+    unjudged = [one["column"] for one in fair if one["difference"] is None]
     why = f"too few cases to compare the groups of {', '.join(unjudged)}" * bool(unjudged)
     return {"missed": fair, "cost": table.astype(object).where(table.notna(), None).to_dict("records")}, found, why

@@ -89,6 +89,8 @@ def card_page(
     fair = [f"Cases missed, by {one['column']}: " + ", ".join(f"{group} {share:.0%}" for group, share in one["groups"].items())
             + f"; the largest difference may be {one['limit']:.0%}"
             + (f"; too few cases to judge {', '.join(one['too_small'])}" if one["too_small"] else "") for one in verdict["fairness"]]
+    fair += [f"Acted on in vain, by {one['column']}: " + ", ".join(f"{group} {share:.0%}" for group, share in needless.items())
+             for one in verdict["fairness"] if (needless := one.get("needless", {}).get("groups"))]  # not in older verdicts
     return str(render(
         _ROOM, "card.md", rehearsal=rehearsal_words(plan).capitalize(),
         plan=plan, problem=problem, verdict=verdict, made=made, saves=saving_words(verdict, problem),

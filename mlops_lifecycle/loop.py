@@ -20,7 +20,7 @@ from .core.foundation.point_in_time import known
 from .core.models.features import FeatureSet, columns_of
 from .core.models.release import Release, allowed_types
 from .core.foundation.settings import CanarySettings, Settings
-from .core.foundation.stages import GoBack
+from .core.foundation.stages import GoBack, NotYet
 from .core.models.model_tests import Behaviour
 from .evaluate import evaluate, enforce
 from .core.problem.costs import Costs, costs_of
@@ -252,8 +252,9 @@ def replay(
     "Play the three policies; raises `GoBack` where there are no rows, and what `check_worth` raises."
     rows = rows[(rows.decision_time >= spans[0][0]) & (rows.decision_time < spans[-1][1])].reset_index(drop=True)
     if rows.empty:
-        raise GoBack("collect", f"nothing was decided from {spans[0][0]} to {spans[-1][1]}",
-                     evidence={"rows": {"figure": 0, "limit": 1}})
+        nothing = f"nothing was decided from {spans[0][0]} to {spans[-1][1]}"
+        if spans[-1][1] > pd.Timestamp.now("UTC"): raise NotYet(f"what the loop is worth: {nothing}", until="these periods are over")
+        raise GoBack("collect", nothing, evidence={"rows": {"figure": 0, "limit": 1}})
     with_loop, events = play(rows, spans, champion, watch, renew, admit, rule, search)
     decisions = {"rule only": rule.decide(rows), "never retrained": champion.decide(rows), "with the loop": with_loop}
     saved = {name: worth(rows.outcome.to_numpy(), with_loop, decisions[name], costs, confidence, draws, seed)

@@ -91,7 +91,7 @@ class SampledTransform:
         rows: int = 10_000,      # most decisions of a period
     ):
         self.settings, self.workspace, self.hooks, self.rows = settings, workspace, hooks, rows
-        self.problem, self.as_of = hooks.problem, moment(pd.Timestamp(settings.clock.as_of)).tz_convert("UTC")
+        self.problem, self.as_of = hooks.problem, moment(pd.Timestamp(settings.clock.at())).tz_convert("UTC")
         self.names = workspace.published()["names"]
         if absent := [name for name in ("plan", "problem", "catalog") if name not in self.names]:
             raise UsageError(f"{', '.join(absent)} is not there yet; mlops run --to curate makes it")

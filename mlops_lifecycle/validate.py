@@ -135,6 +135,7 @@ def expected_of_lookup(lookup: Mapping[str, Any]) -> Expectation:  # an entry of
 def expected_of_gold(
     features: Mapping[str, Any],  # the document of 04: features and lookups
     target: str, task: Task = BINARY,  # of the problem
+    brought: bool = True,  # whether a source brings outcomes; otherwise they come as callers report them
 ) -> list[Expectation]:
     "What the features' declarations promise of gold."
     found = []
@@ -143,8 +144,9 @@ def expected_of_gold(
     about("ExpectColumnValuesToBeUnique", "key", why="one row a decision")
     about("ExpectColumnValuesToNotBeNull", "decision_time", why="every decision has its moment")
     def outcome(kind: str, why: str, **arguments): about(kind, target, "curate", why, **arguments)
-    if task.amount: outcome("ExpectColumnUniqueValueCountToBeBetween", "amounts must differ", min_value=3)
-    elif task.unsupervised: outcome("ExpectColumnDistinctValuesToBeInSet", "an outcome, where there is one", value_set=[0, 1])
+    if task.amount: outcome("ExpectColumnUniqueValueCountToBeBetween", "amounts must differ", min_value=3 if brought else 0)
+    elif task.unsupervised or not brought:
+        outcome("ExpectColumnDistinctValuesToBeInSet", "an outcome, where there is one", value_set=[0, 1])
     else: outcome("ExpectColumnDistinctValuesToEqualSet", "both outcomes must occur", value_set=[0, 1])
     about("ExpectColumnPairValuesAToBeGreaterThanB", back_to="curate",
           why="an answer known before its question is a leak",
@@ -248,7 +250,7 @@ def validate(
     wanted = [
         *expected_of_bronze(catalog, brought, events),
         *expected_of_silver(catalog, {name: tuple(source.key) for name, source in sources.items()}),
-        *expected_of_gold(features, problem.target, problem.task),
+        *expected_of_gold(features, problem.target, problem.task, bool(brought)),
         *hooks.EXPECTATIONS,
     ]
     absent = sorted({e.table for e in wanted} - set(published))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'Json', 'Document', 'Stage', 'stage', 'covers', 'overlap', 'dependents', 'GoBack', 'NotProven', 'verdict_of',
-           'unproven_words', 'in_words', 'card']
+           'unproven_words', 'NotYet', 'in_words', 'card']
 
 # %% ../../../nbs/core/foundation/stages.ipynb #6dae9c9c
 import json
@@ -148,6 +148,20 @@ def verdict_of(
 def unproven_words(one: NotProven) -> str:
     "What is not proven, and how long until it can be known, in one line."
     return one["what"] + (f" (can be known after {one['until']})" if one["until"] else "")
+
+# %% ../../../nbs/core/foundation/stages.ipynb #stages-not-yet
+class NotYet(Exception):
+    "There is nothing to work on yet: the stage passes, not proven, and the rest of its notebook is left out."
+    def __init__(self,
+        what: str,        # as of `NotProven`
+        until: str = "",
+    ):
+        self.unproven = NotProven(what=what, until=until)
+        super().__init__(unproven_words(self.unproven))
+
+    def _repr_html_(self) -> str: return card("Nothing to do yet", str(self), {}, "#5b4bb5")
+
+    def _render_traceback_(self) -> list[str]: return [str(self)]
 
 # %% ../../../nbs/core/foundation/stages.ipynb #58234c8b
 def in_words(

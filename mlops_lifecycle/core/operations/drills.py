@@ -199,7 +199,7 @@ class DrillCopy:
         self.releases = Releases(copy, problem.rule, features, signing_key(settings), self.allow)
         self.ledger = Ledger(self.log, self.releases.load_error)
         self.known, self.say = now or self.ledger.standing(), say
-        self.begins = moment(pd.Timestamp(settings.clock.as_of)).tz_convert("UTC")
+        self.begins = moment(pd.Timestamp(settings.clock.at())).tz_convert("UTC")
 
     @contextmanager
     def app(self) -> Iterator[Outside]:

@@ -33,7 +33,7 @@ from .staleness import project_code, sections_of, stale
 from .versions import open_workspace
 from ..foundation.section_reads import NOTES
 from ..foundation.settings import Settings
-from ..foundation.stages import STAGES, Json, Stage, covers, dependents, overlap, stage
+from ..foundation.stages import STAGES, Json, NotYet, Stage, covers, dependents, overlap, stage
 from ..foundation.workspace import Workspace, digest
 
 # %% ../../../nbs/core/pipeline/runner.ipynb #edfb5c72
@@ -275,7 +275,7 @@ class StageExecutor:
         record = self.blank(row, parameters)
         if own.exists(): record.update(json.loads(own.read_text(encoding="utf-8")))
         elif not problem: problem = f'left no record: its run cell must open StageRun("{row.name}")'
-        if problem and record["status"] != "went_back":
+        if problem and record["status"] != "went_back" and not problem.startswith(f"{NotYet.__name__}: "):
             record.update({"status": "failed", "words": problem, "outputs": {}})
         if (read := sections_of(notes, self.settings, record["settings"])) is not None: record["sections"] = read
         modules = record.pop("modules", [])

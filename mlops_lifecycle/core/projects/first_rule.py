@@ -20,16 +20,17 @@ from .proposal import RequestField
 @dataclass(frozen=True)
 class FirstRule:
     "A score by one column, and the threshold."
-    field: RequestField | None          # None: the same for every row
+    field: RequestField | None          # None: the same for every row, or of several fields
     says: str                           # for people
-    expression: str                     # Python, of `value`, an array of floats, or of `shares`
+    expression: str                     # Python, of `value`, an array of floats; without a field, of `columns`
     threshold: float
     shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of a category
     usual: float = 0.0                  # where the value is missing or new
 
     def score(self, rows: pd.DataFrame) -> np.ndarray:  # of the file, shape (n,)
         "As the function in 01 scores."
-        if self.field is None: return np.full(len(rows), self.usual)
+        if self.field is None and not self.expression: return np.full(len(rows), self.usual)
+        if self.field is None: return np.asarray(eval(self.expression, {"np": np, "columns": rows}), dtype=float)
         values = rows[self.field.column.name]
         if self.shares: return values.astype("str").map(dict(self.shares)).fillna(self.usual).to_numpy(float)
         value = np.nan_to_num(values.to_numpy(float, na_value=np.nan), nan=self.usual)

@@ -48,7 +48,9 @@ def _index_of(notebook: Mapping, of: ProposedProject) -> dict:
     what = {"binary": f"decides for each {of.entity} whether {of.outcome} will happen",
             "regression": f"says beforehand how much {of.outcome} a {of.entity} will have",
             "anomaly": f"finds each {of.entity} that is unlike the others"}[of.target.kind]
-    words = (f"This project {what}. It was made by `mlops new` from {of.profile.path.name}, {len(of.profile.rows):,} rows. A rule ships "
+    made = "before there were data: its app logs what it is asked, and learns from what callers report" if of.without_data else (
+        f"from {of.profile.path.name}, {len(of.profile.rows):,} rows")
+    words = (f"This project {what}. It was made by `mlops new` {made}. A rule ships "
              f"first: {of.rule.says}. A model has to cost less in mistakes than the rule.")
     texts = {"idx-title": f"# {of.name}\n\n> {what[0].upper()}{what[1:]}.", "idx-what": words, "idx-run": _RUN, "idx-yours": _RIGHT}
     cells = [{**cell, "source": texts[cell["id"]].splitlines(keepends=True)} for cell in notebook["cells"] if cell["id"] in texts]
@@ -81,14 +83,19 @@ def _written(template: Template, of: ProposedProject, to: Path) -> Path:  # an e
     write_files(template.files, to)
     notebooks = {f"{name}.ipynb": partial(with_cells, own=cells) for name, cells in project_cells(of).items()}
     for name, change in {**notebooks, "index.ipynb": partial(_index_of, of=of)}.items(): _rewrite(to / "nbs" / name, change)
+    data = "" if of.without_data else _copied(of, to)
+    (to / "settings.ini").write_text(settings_text(of, data), encoding="utf-8")
+    _python(to, "-P", "-c", _EXPORT)  # by the package that runs, not by the one that is being written
+    _python(to, "-c", _README, PYTHONPATH=str(to))
+    return to
+
+def _copied(of: ProposedProject, to: Path) -> str:  # its path below the project
+    "Copy the table into the project."
     data = Path("data") / (f"{of.table}.parquet" if is_delta(of.profile.path) else of.profile.path.name)
     (to / "data").mkdir()
     if is_delta(of.profile.path): as_parquet(of.profile.path, to / data)
     else: shutil.copyfile(of.profile.path, to / data)
-    (to / "settings.ini").write_text(settings_text(of, data.as_posix()), encoding="utf-8")
-    _python(to, "-P", "-c", _EXPORT)  # by the package that runs, not by the one that is being written
-    _python(to, "-c", _README, PYTHONPATH=str(to))
-    return to
+    return data.as_posix()
 
 _EXPORT = "from nbdev.clean import nbdev_clean; from nbdev.doclinks import nbdev_export; nbdev_clean(); nbdev_export()"
 _README = ("from mlops_lifecycle.core.pipeline import notebook_sync, yours; notebook_sync.write_readme('.'); yours.write_hook_table('.')")

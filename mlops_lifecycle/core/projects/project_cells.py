@@ -56,9 +56,9 @@ def listed_lines(lines: Iterable[str], start: str, end: str) -> str:
 def plan_cells(of: ProposedProject) -> list[Cell]:
     "Objective, people, reactions and limits."
     answers = {name: text for name, text in of.ethics.items() if text.strip()}
-    happened, did_not = f"{of.outcome} happened", f"{of.outcome} did not happen"
-    outcome = [f'Reaction(name="happened", asks="outcome", label=1, meaning={happened!r}),',
-               f'Reaction(name="did_not", asks="outcome", label=0, meaning={did_not!r}),']
+    happened, did_not = of.reactions
+    outcome = [f'Reaction(name="{happened}", asks="outcome", label=1, meaning="{of.outcome} happened"),',
+               f'Reaction(name="{did_not}", asks="outcome", label=0, meaning="{of.outcome} did not happen"),']
     if of.target.kind == "regression":
         outcome = ['Reaction(name="measured", asks="outcome", label="value", meaning="the amount that came"),']
     lines = [f"    {name}={text!r}," for name, text in answers.items()]
@@ -68,7 +68,8 @@ def plan_cells(of: ProposedProject) -> list[Cell]:
         objective=f"{of.outcome.capitalize().replace('_', ' ')} is known before it happens, and fewer mistakes are made.",
         target=_target_cost(of), unit=_unit(of), asks=f"asks about a {of.entity}", outcome="\n        ".join(outcome),
         ethics=listed_lines(lines, "answered(", "    )") if lines else "answered()")
-    words = (f"Written by `mlops new` from {of.profile.path.name}, and to be put right by you: what the product is for, who gains or loses "
+    origin = "without data" if of.without_data else f"from {of.profile.path.name}"
+    words = (f"Written by `mlops new` {origin}, and to be put right by you: what the product is for, who gains or loses "
              f"by it, and what people may answer.{left_open}")
     return [prose(f"## Yours: what it is for\n\n{words}"), code("plan", text)]
 
@@ -146,15 +147,17 @@ def formulate_cells(of: ProposedProject) -> list[Cell]:
     lines = [*key_field(of), *map(request_field, of.fields)]
     request = listed_lines([f'"What is known of a {of.entity} when it is decided."', *lines], "class Request(Entity):", "")
     imports = "from pydantic import Field\n\nfrom mlops_lifecycle.core.problem.definition import Entity" + ", Moment" * dated
-    words = (f"The rule that ships before any model: {of.rule.says}. It is the best single column with its cheapest threshold, of the "
-             f"{len(of.windows.learn):,} rows to learn from. Replace it by what somebody knows who does this for a living.")
+    found = f"It is the best single column with its cheapest threshold, of the {len(of.windows.learn):,} rows to learn from. "
+    words = (f"The rule that ships before any model: {of.rule.says}. " + found * (not of.without_data)
+             + "Replace it by what somebody knows who does this for a living.")
     return [prose("## Yours: what is asked"), code("Request", f"{imports}\n\n{request}".rstrip()), prose(words),
             code("rule", _rule_code(of)), code("problem", _problem_code(of))]
 
 def _rule_code(of: ProposedProject) -> str:
     rule, more = of.rule, "" if of.target.kind == "binary" else f', kind="{of.target.kind}"'
     takes = f'columns["{rule.field.name}"]' if rule.field else f'columns["{of.key_names[0]}"]'
-    if rule.field is None:
+    if rule.field is None and rule.expression: body = f"    return np.asarray({rule.expression}, dtype=float)"
+    elif rule.field is None:
         body = f"    return np.full(np.shape({takes}), {rule.usual!r})"
     elif rule.shares:
         body = f"    return np.vectorize(lambda value: SHARES.get(value, {rule.usual!r}), otypes=[float])({takes})"
@@ -186,6 +189,10 @@ problem = Problem(
 # %% ../../../nbs/core/projects/project_cells.ipynb #pc-tables
 def collect_cells(of: ProposedProject) -> list[Cell]:
     "The columns of the source, and when they are known."
+    if of.without_data:
+        words = ("## Yours: no table yet\n\nThe requests that the app logs are the data, and what callers report came of them. To read a "
+                 "table as well, declare its columns here and name it in `settings.ini`.")
+        return [prose(words), code("COLUMNS", "COLUMNS = {}")]
     kept = [*of.key, *(one.column.name for one in of.fields), *filter(None, (of.time, of.target.column))]
     lines = []
     for name in dict.fromkeys(kept):
@@ -215,6 +222,9 @@ AVAILABILITY = {{"{of.table}": {{"known_at": "*", "outcome_at": {target!r}}}}}''
 # %% ../../../nbs/core/projects/project_cells.ipynb #pc-curate
 def curate_cells(of: ProposedProject) -> list[Cell]:
     "Who answers for the table, and what happened."
+    if of.without_data:
+        return [prose("## Yours: what happened\n\nCallers report it, so nothing is computed here."), code("TABLES", "TABLES = {}"),
+                code("QUESTION", "QUESTION = None  # nobody is asked beside the callers")]
     tables = f'''from mlops_lifecycle.core.data.catalog import Table
 
 TABLES = {{"{of.table}": Table("whoever keeps {of.profile.path.name}", ("features", "labels", "monitoring", "reports"))}}'''
@@ -251,6 +261,7 @@ DATE_PARTS = {
 
 def date_parts(of: ProposedProject, one: RequestField) -> list[str]:
     "The parts of a date that differ in the rows to learn from, and of which those hold every value: no month is new later."
+    if of.without_data: return ["weekday", "hour"]
     times = of.profile.rows[one.column.name]
     def seen(part: str, some: pd.Series) -> set[int]: return set(getattr(some.dropna().dt, part))
     return [part for part in DATE_PARTS if 1 < len(seen(part, times.iloc[of.windows.learn])) == len(seen(part, times))]
@@ -265,6 +276,16 @@ def _part_function(part: str) -> str:
 # %% ../../../nbs/core/projects/project_cells.ipynb #pc-transform
 def transform_cells(of: ProposedProject) -> list[Cell]:
     "The examples and the features."
+    logged = '''from collections.abc import Mapping
+
+import pandas as pd
+
+from mlops_lifecycle.core.models.reported_outcomes import logged_examples
+from mlops_lifecycle.formulate import problem
+
+def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    "Each logged request; its outcome is what callers report."
+    return logged_examples(silver, problem)'''
     renamed = {column: name for column, name in zip(of.key, of.key_names) if column != name}
     renamed |= {one.column.name: one.name for one in of.fields if one.column.name != one.name}
     names = listed_lines([f"{column!r}: {name!r}," for column, name in renamed.items()], "NAMES = {", "}") + "\n\n" if renamed else ""
@@ -295,14 +316,14 @@ def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 from mlops_lifecycle.formulate import problem
 
 assert check_inputs(FEATURES, problem)'''
-    return [prose("## Yours: what a model learns from"), code("examples", examples),
+    return [prose("## Yours: what a model learns from"), code("examples", logged if of.without_data else examples),
             code("FEATURES", functions + listed_lines(lines, "FEATURES = FeatureSet((", "))")), code("FEATURES", check, exported=False)]
 
 # %% ../../../nbs/core/projects/project_cells.ipynb #pc-expect
 def validate_cells(of: ProposedProject) -> list[Cell]:
     "What must hold of the table."
     lines = []
-    for one in of.fields:
+    for one in () if of.without_data else of.fields:
         if one.role in ("amount", "count") and one.low is not None and one.high is not None:
             slack = (one.high - one.low) / 2
             low = 0.0 if one.low >= 0 > one.low - slack else one.low - slack
@@ -313,6 +334,7 @@ def validate_cells(of: ProposedProject) -> list[Cell]:
                          f'value_set={list(one.values)!r}, mostly=0.9), "collect"),')
     body = listed_lines(lines, "EXPECTATIONS = [", "]")
     words = "The ranges of the file, half as wide again on both sides. Narrow them as you learn what is possible."
+    if of.without_data: words = "Nothing yet beside what the request's fields allow. Add what you learn is possible."
     return [prose(f"## Yours: what must hold\n\n{words}"),
             code("EXPECTATIONS", f"from mlops_lifecycle.core.quality.expectations import Expectation\n\n{body}"),
             code("EXPLAINED", "EXPLAINED = {}")]
@@ -322,9 +344,10 @@ def train_cells(of: ProposedProject) -> list[Cell]:
     "Estimators that fit the size of the table."
     if of.target.kind == "anomaly": return [prose("## Yours: unlike the others"), code("estimators", _DETECTORS)]
     kind = "Regressor" if of.target.kind == "regression" else "Classifier"
-    leaf = int(np.clip(len(of.windows.learn) // 60, 2, 40))
-    words = (f"A linear model, boosted and random trees; a leaf of a boosted tree holds at least {leaf} of {len(of.windows.learn):,} rows."
-             " `search_space` says what is varied.")
+    rows = len(of.windows.learn)
+    leaf = 5 if of.without_data else int(np.clip(rows // 60, 2, 40))
+    words = (f"A linear model, boosted and random trees; a leaf of a boosted tree holds at least {leaf}"
+             + (" rows." if of.without_data else f" of {rows:,} rows.") + " `search_space` says what is varied.")
     families = _ESTIMATORS.format(kind=kind, leaf=leaf, linear=_LINEAR[kind], model=_LINEAR[kind].split("(")[0])
     return [prose(f"## Yours: three families\n\n{words}"), code("estimators", families), code("search_space", _SPACE[kind])]
 
@@ -390,7 +413,7 @@ search_space = {}'''
 # %% ../../../nbs/core/projects/project_cells.ipynb #pc-evaluate
 def evaluate_cells(of: ProposedProject) -> list[Cell]:
     "How the score must behave, and groups."
-    spread = [one for one in of.fields if one.name in of.protected and one.role in ("amount", "count")]
+    spread = [one for one in of.fields if one.name in of.protected and one.role in ("amount", "count") and not of.without_data]
     if spread:
         cuts = [f'"{one.name}": pd.cut(rows["{one.name}"], {_edges(of, one)!r}).astype("str").fillna("missing"),' for one in spread]
         body = listed_lines(cuts, "    return pd.DataFrame({", "    }, index=rows.index)")
@@ -416,25 +439,31 @@ def _edges(of: ProposedProject, one: RequestField) -> list[float]:
     return [float(known.min()) - 1, *(cut for cut in cuts if cut > known.min() - 1), float(known.max()) + 1]
 
 # %% ../../../nbs/core/projects/project_cells.ipynb #pc-settings
-def settings_text(of: ProposedProject, data: str) -> str:  # data: path of the table below the project
+def settings_text(of: ProposedProject, data: str = "") -> str:  # data: path of the table below the project
     "settings.ini of the project."
     rows, judged, costs = len(of.profile.rows), max(of.windows.judged, 1), of.costs
     default = "    # a default that follows from the table: nobody has said it" * of.assumed_costs
     prices = {"regression": f"under = {costs.missed:g}{default}\nover = {costs.needless:g}{default}",
               "anomaly": f"missed = 5{default}\nneedless = 1\ncapacity = {costs.capacity:g}    # share at which people can look",
               "binary": f"missed = {costs.missed:g}{default}\nneedless = {costs.needless:g}{default}"}[of.target.kind]
-    when = f"known_at = {of.time}" if of.time else (
-        f"arrival = {of.windows.every:.6f}    # seconds: the table has no time, its rows arrive in a drawn order\n"
-        f"arrival_start = {of.windows.start:%Y-%m-%dT%H:%M:%SZ}")
-    stratified = not of.time and of.target.kind != "anomaly"
+    stratified = not of.time and not of.without_data and of.target.kind != "anomaly"
     still_open = any(not text.strip() for text in of.ethics.values())
     return _SETTINGS.format(
         release="[release]\nopen_questions = rehearse    # until 00 answers the questions of ethics\n\n" * still_open,
-        name=of.name, title=_title(of), prices=prices, as_of=f"{of.windows.as_of:%Y-%m-%dT%H:%M:%SZ}", period=of.windows.period,
-        table=of.table, data=data, key=", ".join(of.key or (MADE_KEY,)), when=when,
+        name=of.name, title=_title(of), prices=prices, period=of.windows.period,
+        as_of="now    # when a run begins, for all up to deployment" if of.without_data else (
+            f"{of.windows.as_of:%Y-%m-%dT%H:%M:%SZ}    # now, for all up to deployment"),
+        source="" if of.without_data else _source_text(of, data),
         split=f"split = stratified\nfolds = {5 if rows < 2000 else 3}\n" * stratified, group=int(np.clip(judged // 20, 5, 30)),
         steps="50, 100" if judged < 1000 else "5, 25, 50, 100", few=int(np.clip(judged // 5, 5, 50)),
         least=int(np.clip(judged // 2, 20, 500)))
+
+def _source_text(of: ProposedProject, data: str) -> str:
+    "The source of the table."
+    when = f"known_at = {of.time}" if of.time else (
+        f"arrival = {of.windows.every:.6f}    # seconds: the table has no time, its rows arrive in a drawn order\n"
+        f"arrival_start = {of.windows.start:%Y-%m-%dT%H:%M:%SZ}")
+    return f"[source.{of.table}]\nwhere = {data}\nkey = {', '.join(of.key or (MADE_KEY,))}\n{when}\n\n"
 
 def _title(of: ProposedProject) -> str:
     what = {"binary": f"Know beforehand which {of.entity} will be {of.outcome}",
@@ -454,16 +483,11 @@ title = {title}
 {prices}
 
 [clock]
-as_of = {as_of}    # now, for all up to deployment
+as_of = {as_of}
 period = {period}
 periods = 1
 
-[source.{table}]
-where = {data}
-key = {key}
-{when}
-
-[source.predictions]
+{source}[source.predictions]
 kind = log
 where = predictions
 key = id

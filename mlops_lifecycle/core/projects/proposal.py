@@ -72,7 +72,10 @@ class Options:
     key: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
-
+    fields: tuple[str, ...] = ()     # of a request, where there is no table: "pages:integer"
+    amount: bool = False             # likewise: whether the target is an amount
+    rule: str = ""                   # likewise
+    reactions: tuple[str, ...] = ()  # likewise: what callers report when it happened, and when it did not
     def check(self, profile: TableProfile) -> None:
         "Raise `UsageError` for a column that is not in the table."
         named = {"--target": (self.target,), "--time": (self.time,), "--key": self.key, "--protect": self.protect,
@@ -81,6 +84,9 @@ class Options:
             if unknown := [c for c in columns if c and c not in profile.columns]:
                 raise UsageError(f'{option} names "{unknown[0]}", and {profile.path.name} has {listed(profile.columns)}')
         if self.happened and not self.target: raise UsageError("--happened needs --target: whose value is it?")
+        without = {"--field": self.fields, "--amount": self.amount, "--rule": self.rule, "--reactions": self.reactions}
+        for option in (name for name, said in without.items() if said):
+            raise UsageError(f"{option} is for a project without data, and {profile.path.name} is given")
 
 # %% ../../../nbs/core/projects/proposal.ipynb #pr-target
 Kind: TypeAlias = Literal["binary", "regression", "anomaly"]

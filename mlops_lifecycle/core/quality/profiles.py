@@ -183,7 +183,7 @@ def entries(
 ) -> pd.DataFrame:                          # what a run adds to the log
     "This run's descriptions, with its name and clock."
     found = [d.assign(table=name) for name, d in described.items() if len(d)]
-    if not found: return pd.DataFrame()
+    if not found: return pd.DataFrame(columns=LOG)
     found = pd.concat(found, ignore_index=True).assign(run=run, as_of=as_of)
     return found[LOG].astype({"period": "datetime64[us, UTC]", "as_of": "datetime64[us, UTC]"})
 

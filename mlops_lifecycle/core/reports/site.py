@@ -97,7 +97,7 @@ def outputs(cell: Cell) -> list[dict[str, Any]]:
     "The outputs of a cell that a reader should see."
     kept = []
     for out in cell.get("outputs", []):
-        if out.get("name") == "stderr" or out.get("ename") == "GoBack": continue
+        if out.get("name") == "stderr" or out.get("ename") in ("GoBack", "NotYet"): continue
         if "data" in out:
             data = {kind: "".join(text) for kind, text in out["data"].items() if kind in SHOWN}
             if not data: continue

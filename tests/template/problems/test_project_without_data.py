@@ -57,10 +57,10 @@ def test_the_rule_answers_over_http(project):
 
 @pytest.fixture(scope="module")
 def reported(project):
-    """Five weeks of requests and reports over HTTP, with their own clock: late is what came from the south, whatever the rule says."""
+    """Six weeks of requests and reports over HTTP, with their own clock: late is what came from the south, whatever the rule says."""
     rng, folder = np.random.default_rng(0), project[0]
     url, app = served(folder, MLOPS_REPLAY=1)
-    clocks = pd.date_range("2026-01-01", "2026-02-05", periods=901, tz="UTC")[:-1]
+    clocks = pd.date_range("2026-01-01", "2026-02-13", freq="1h", tz="UTC")
     with app, httpx.Client(base_url=url) as client:
         for number, clock in enumerate(clocks):
             at, branch = {"x-mlops-clock": clock.isoformat()}, rng.choice(["north", "south"])
@@ -87,4 +87,5 @@ def test_enough_outcomes_lead_to_a_model_that_costs_less_than_the_rule(reported)
     assert verdict["passed"] and not verdict["alone"] and verdict["cost"] < 0.2 < 0.4 < verdict["baseline"]["costs"]["rule"]
     assert workspace.load("release")["model"] and workspace.load("deployment")["canary"] == workspace.load("release")["model"]
     examples = workspace.read("gold.examples")
-    assert set(examples.label_origin.dropna()) == {"reported"} and examples.late.notna().sum() == 900
+    assert set(examples.label_origin.dropna()) == {"reported"} and examples.late.notna().sum() > 800
+    assert workspace.load("replay")["worth"]["rule only"]["saved"] > 0  # the week that followed, as the app logged it

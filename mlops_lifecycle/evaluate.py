@@ -47,7 +47,7 @@ from .core.models.hooks import no_groups
 from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, needs_columns, robustness
 from .core.models.rule_alone import LESS, rule_alone
 from .core.models.slices import all_slices, fairness
-from .core.problem.costs import costs_of, mean_cost
+from .core.problem.costs import costs_of, mean_cost, prices_of
 from .core.problem.definition import Problem
 from .core.problem.metrics import choose_metric
 from .train import labelled_before, split, temporal_split
@@ -98,18 +98,14 @@ def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: EvaluateSettin
     if known and not worst: worst = names[int(np.nanargmax(increase))]
     costs = "no group costs significantly more than without a model"
     if worst: costs += f" (highest share: {worst})"
-    missed, needless = (_most_unequal(fair, "false negative", lambda f: f), _most_unequal(fair, "false positive", lambda f: f["needless"]))
+    unequal = max(fair, key=lambda f: -1 if f["difference"] is None else f["difference"],
+                  default={"difference": None, "column": ""})
+    equal = "groups have similar false negative rates"
+    if unequal["difference"] is not None: equal += f" (largest difference: by {unequal['column']})"
     small = sorted({g for f in fair for g in f["too_small"]})
-    few = f"; too few cases: {', '.join(small[:6])}" if small else ""
+    if small: equal += f"; too few cases: {', '.join(small[:6])}"
     return [_at_most(costs, float(increase.max()) if known else None, limits.group_limit, "collect"),
-            _at_most(missed[0] + few, missed[1], limits.fairness_limit, "collect"),
-            *([_at_most(*needless, limits.fairness_limit, "collect")] if any(f["needless"]["groups"] for f in fair) else [])]
-
-def _most_unequal(fair: list[dict], rate: str, part: Callable[[dict], dict]) -> tuple[str, float | None]:
-    "The gate's name and figure: the largest difference of a rate between groups."
-    known = [(part(f)["difference"], f["column"]) for f in fair if part(f)["difference"] is not None]
-    largest, column = max(known, default=(None, ""))
-    return f"groups have similar {rate} rates" + f" (largest difference: by {column})" * bool(column), largest
+            _at_most(equal, unequal["difference"], limits.fairness_limit, "collect")]
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gates-code
 _BASELINES = {
@@ -231,7 +227,7 @@ def _verdict(case: EvaluationCase, found: Mapping, gates: list[dict], months: fl
         "cost": found["cost"], "saving": saving, "gain": [low, high], "confidence": case.limits.confidence,
         "against": found["against"], "champion": found["champion"],
         "baseline": {"name": case.best.name, "cost": case.best.cost, "costs": case.best.costs},
-        "costs": {"missed": case.costs.missed, "needless": case.costs.needless},
+        "costs": prices_of(case.costs),
         "rows": len(case.rows), "months": months, "out_of_fold": PART in case.rows,
         "acted": float(case.decision.mean()), "happened": float(case.y.mean()), "gates": gates,
         "slices": plain(found["groups"]), "fairness": found["fairness"], "robustness": plain(found["robustness"]),
@@ -267,7 +263,7 @@ def verdict_without_outcomes(
         "threshold": case.threshold, "review": None, "cost": None, "saving": None, "gain": [None, None],
         "confidence": case.limits.confidence, "against": {},
         "baseline": {"name": case.best.name, "cost": None, "costs": dict.fromkeys(case.best.costs)},
-        "costs": {"missed": case.costs.missed, "needless": case.costs.needless, "capacity": case.costs.capacity},
+        "costs": prices_of(case.costs) | {"capacity": case.costs.capacity},
         "rows": len(case.rows), "months": months, "acted": float(case.decision.mean()), "known": len(known),
         "happened": float(known.mean()) if len(known) else None, "gates": gates, "slices": [], "fairness": [],
         "robustness": plain(robustness(case, feature_set)), "behaviour": plain(moved), "importance": [],

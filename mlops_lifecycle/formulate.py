@@ -62,7 +62,7 @@ from collections.abc import Mapping
 
 from .core.foundation.source import source_of
 from .core.foundation.stages import GoBack
-from .core.problem.costs import Costs
+from .core.problem.costs import Costs, prices_of
 from .core.problem.definition import Problem, personal_fields
 
 # %% ../nbs/01_formulate.ipynb #01-f-call-code
@@ -76,7 +76,7 @@ def formulate(
     if named.get("cost") != problem.unit:
         message = f'the plan must name a metric "cost" in "{problem.unit}", it names {named}'
         raise GoBack("plan", message, evidence={"unit": problem.unit, "metrics": named})
-    rule, prices = problem.rule, {"missed": costs.missed, "needless": costs.needless}
+    rule, prices = problem.rule, prices_of(costs)
     if problem.task.unsupervised: prices["capacity"] = costs.capacity
     return {
         "name": problem.name, "kind": problem.kind, "entity": problem.entity, "target": problem.target,

@@ -23,7 +23,7 @@ import pandas as pd
 from .core.quality.input_drift import learnt
 from .core.models.release import write_release
 from .core.models.features import FeatureSet
-from .core.problem.costs import Costs
+from .core.problem.costs import Costs, assumed_words, prices_of
 from .core.problem.definition import Problem
 from .core.problem.plan import rehearsal_words
 from .core.foundation.stages import GoBack, Json
@@ -168,7 +168,7 @@ def model_card(
         f"# {manifest['name']}, {problem.name}", *[f"\n**{words.capitalize()}. It is not for use.**"] * bool(words),
         f"\n{plan['objective']}\n",
         f"Decides whether to {problem.action}, for each {problem.entity}. {missed.capitalize()} costs "
-        f"{costs['missed']:g}, {needless} {costs['needless']:g}.",
+        f"{costs['missed']:g}, {needless} {costs['needless']:g}{assumed_words(costs)}.",
         f"\n## Cost\n\nOn the last period before {manifest['as_of'][:10]}, which was not used in training: "
         f"{verdict['rows']:,} rows, {found}.\n", table["costs"], saved, *_fitted_again(verdict), "## Gates\n", table["gates"],
         f"## Groups\n\n`baseline` is the cost of {verdict['baseline']['name']} on the same rows.\n", table["groups"],
@@ -211,7 +211,7 @@ def release_model(
         "kind": "model", "name": candidate["name"], "decides": problem.kind, "as_of": as_of,
         "threshold": verdict["threshold"], "encoder": candidate["encoder"], "calibration": candidate["calibration"],
         "features": dict(features), "recipes": candidate.get("recipes", []), "problem": problem.name,
-        "costs": {"missed": costs.missed, "needless": costs.needless}, "review": band and [band["low"], band["high"]],
+        "costs": prices_of(costs), "review": band and [band["low"], band["high"]],
         "verdict": {k: verdict[k] for k in ("cost", "baseline", "gain", "saving", "rows")}, "lineage": dict(lineage),
         "environment": environment(),
     }

@@ -148,7 +148,8 @@ class CostSettings(Section):
     over: float | None = number(None, "where an amount is decided: a unit too much", "cost units", 0, 1_000_000)
     capacity: float | None = number(
         None, "where unusual rows are looked for: at how many people can look", "(share of the decisions)", 0.0001, 1)
-
+    assumed: Literal["yes", "no"] = words(
+        "no", "whether the prices are a default that nobody has said; then it is said wherever they are shown", "yes or no")
     @model_validator(mode="after")
     def _mistakes_cost_more(self) -> Self:
         for wrong, right in (("missed", "caught"), ("needless", "quiet")):

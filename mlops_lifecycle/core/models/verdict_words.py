@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ..foundation.stages import NotProven, stage
 from ..foundation.templating import render
 from .rule_alone import unproven_alone
-from ..problem.costs import CostUnit, until_told_apart
+from ..problem.costs import CostUnit, assumed_words, until_told_apart
 from ..problem.definition import Problem
 
 # %% ../../../nbs/core/models/verdict_words.ipynb #08-e-words-code
@@ -92,9 +92,10 @@ def in_words(
     which = ", each by a fit that had not seen it" if verdict.get("out_of_fold") else " of the last period, which no model had seen"
     counted = f"Counted on {verdict['rows']:,} {problem.entity}s{which}."
     counted += f" {miss.capitalize()} counts {verdict['costs']['missed']:g}, {alarm} {verdict['costs']['needless']:g}"
-    if verdict.get("alone"): return _alone_in_words(verdict, f"{counted} {unit}.", missing)
+    counted += f" {unit}{assumed_words(verdict['costs'])}."
+    if verdict.get("alone"): return _alone_in_words(verdict, counted, missing)
     ship = "Do not ship it." if failed else "Ship it; not everything is proven." if missing else "Ship it."
-    return {"ship": ship, "says": says, "unsure": _unsure(missing), "counted": f"{counted} {unit}."}
+    return {"ship": ship, "says": says, "unsure": _unsure(missing), "counted": counted}
 
 def _alone_in_words(verdict: Mapping, counted: str, missing: Sequence[NotProven]) -> dict[str, str]:
     says = f"Too few outcomes are known for a model: {verdict['alone']['says']}."
@@ -124,7 +125,7 @@ def _unknown_in_words(verdict: Mapping, problem: Problem, month: float, missing:
     miss, alarm = problem.task.mistakes
     return {"ship": "Do not ship it." if failed else "Ship it as a trial.", "says": says + _first_failure(failed),
             "unsure": _unsure(missing),
-            "counted": f"{miss.capitalize()} counts {missed:g}, {alarm} {needless:g}."
+            "counted": f"{miss.capitalize()} counts {missed:g}, {alarm} {needless:g}{assumed_words(verdict['costs'])}."
                        " The first outcomes of the trial say more."}
 
 def way(name: str, action: str) -> str:  # action: of the problem, "send a reminder"

@@ -66,7 +66,7 @@ def plan_cells(of: ProposedProject) -> list[Cell]:
     left_open = f" {left} questions of ethics are open: until they are answered, releases are rehearsals." * bool(left)
     text = _PLAN.format(
         objective=f"{of.outcome.capitalize().replace('_', ' ')} is known before it happens, and fewer mistakes are made.",
-        target=_target_cost(of), unit=_unit(of), asks=f"asks about a {of.entity}", outcome="\n        ".join(outcome),
+        target=_target_cost(of), unit=_unit(of), why=_why_target(of), asks=f"asks about a {of.entity}", outcome="\n        ".join(outcome),
         ethics=listed_lines(lines, "answered(", "    )") if lines else "answered()")
     origin = "without data" if of.without_data else f"from {of.profile.path.name}"
     words = (f"Written by `mlops new` {origin}, and to be put right by you: what the product is for, who gains or loses "
@@ -78,7 +78,7 @@ _PLAN = '''from mlops_lifecycle.core.problem.plan import Metric, Plan, Reaction,
 plan = Plan(
     objective={objective!r},
     stakeholders=(Stakeholder(who="whoever decides", wants="to be right", fears="to be blamed for what nobody could know"),),
-    metrics=(Metric(name="cost", target={target:.4g}, unit={unit!r}, why="no worse than the best that can be done for all alike"),),
+    metrics=(Metric(name="cost", target={target:.4g}, unit={unit!r}, why={why!r}),),
     journey=(Step(who="whoever decides", does={asks!r}, gets="an answer, and why"),),
     reactions=(
         {outcome}
@@ -89,6 +89,9 @@ plan = Plan(
     min_saving=0.0)'''
 
 # %% ../../../nbs/core/projects/project_cells.ipynb #pc-plan-cost
+def _why_target(of: ProposedProject) -> str:
+    return "no worse than the best that can be done for all alike" + ", at default prices" * of.assumed_costs
+
 def _unit(of: ProposedProject) -> str: return f"cost units a {of.entity}"
 
 def _target_cost(of: ProposedProject) -> float:
@@ -442,10 +445,10 @@ def _edges(of: ProposedProject, one: RequestField) -> list[float]:
 def settings_text(of: ProposedProject, data: str = "") -> str:  # data: path of the table below the project
     "settings.ini of the project."
     rows, judged, costs = len(of.profile.rows), max(of.windows.judged, 1), of.costs
-    default = "    # a default that follows from the table: nobody has said it" * of.assumed_costs
-    prices = {"regression": f"under = {costs.missed:g}{default}\nover = {costs.needless:g}{default}",
-              "anomaly": f"missed = 5{default}\nneedless = 1\ncapacity = {costs.capacity:g}    # share at which people can look",
-              "binary": f"missed = {costs.missed:g}{default}\nneedless = {costs.needless:g}{default}"}[of.target.kind]
+    prices = {"regression": f"under = {costs.missed:g}\nover = {costs.needless:g}",
+              "anomaly": f"missed = 5\nneedless = 1\ncapacity = {costs.capacity:g}    # share at which people can look",
+              "binary": f"missed = {costs.missed:g}\nneedless = {costs.needless:g}"}[of.target.kind]
+    prices += "\nassumed = yes    # nobody has said what a mistake costs: delete this line once somebody has" * of.assumed_costs
     stratified = not of.time and not of.without_data and of.target.kind != "anomaly"
     still_open = any(not text.strip() for text in of.ethics.values())
     return _SETTINGS.format(

@@ -25,7 +25,7 @@ from ..models.price_table import OUTCOMES, hundred, own_prices
 from ..models.verdict_words import money, way
 from ..operations.operation_figures import draw_moved, draw_policies, draw_saving, draw_shares
 from ..pipeline.stage_run import RunRecord, StageRecord
-from ..problem.costs import CostUnit
+from ..problem.costs import CostUnit, assumed_words
 from ..problem.plan import rehearsal_words
 from ..serving.ledger import Entry, Ledger, Standing
 from ..serving.store import ServingLog
@@ -85,7 +85,7 @@ def saving_words(verdict: Document, problem: Document) -> list[str]:  # sentence
     says = (f"The model {'saves' if saving > 0 else 'loses'} {money(abs(saving) * month)} {unit} a month ({low} to {high},"
             f" with {verdict['confidence']:.0%} confidence) against the cheapest way without a model,"
             f" which is {way(best['name'], problem['action'])}.")
-    priced = f"A missed case costs {prices['missed']:g} {unit}, a needless action {prices['needless']:g}."
+    priced = f"A missed case costs {prices['missed']:g} {unit}, a needless action {prices['needless']:g}{assumed_words(prices)}."
     return [says, f"A decision costs {verdict['cost']:.3f} {problem['unit']}, without a model {best['cost']:.3f}. {priced}"]
 
 def burden_words(verdict: Document, plan: Document) -> str:  # "" where no decision acts

@@ -16,7 +16,7 @@ from ..pipeline.runner import cut_off
 from ..pipeline.stage_run import RunRecord
 from ..foundation.stages import STAGES, in_words, stage, unproven_words
 from ..foundation.workspace import Workspace
-from ..problem.costs import CostUnit
+from ..problem.costs import CostUnit, assumed_words
 from ..serving.ledger import Ledger, Standing
 from ..serving.store import ServingLog
 
@@ -65,7 +65,8 @@ def of_verdict(verdict: Mapping[str, Any], unit: str) -> list[str]:
     "What the model and the cheapest way without one cost, and what the evaluation says of it."
     sentences, best, words = [], verdict.get("baseline", {}), verdict.get("words")
     if verdict["cost"] is not None:
-        sentences.append(f"The model costs {verdict['cost']:.3f} {unit}, the cheapest way without one {best['cost']:.3f}.")
+        assumed = assumed_words(verdict.get("costs", {}))
+        sentences.append(f"The model costs {verdict['cost']:.3f} {unit}, the cheapest way without one {best['cost']:.3f}{assumed}.")
     if words: sentences.append(f"The evaluation says: {words['ship']} {words['says']}")
     return sentences
 

@@ -98,14 +98,18 @@ def group_gates(by_group: pd.DataFrame, fair: list[dict], limits: EvaluateSettin
     if known and not worst: worst = names[int(np.nanargmax(increase))]
     costs = "no group costs significantly more than without a model"
     if worst: costs += f" (highest share: {worst})"
-    unequal = max(fair, key=lambda f: -1 if f["difference"] is None else f["difference"],
-                  default={"difference": None, "column": ""})
-    equal = "groups have similar false negative rates"
-    if unequal["difference"] is not None: equal += f" (largest difference: by {unequal['column']})"
+    missed, needless = (_most_unequal(fair, "false negative", lambda f: f), _most_unequal(fair, "false positive", lambda f: f["needless"]))
     small = sorted({g for f in fair for g in f["too_small"]})
-    if small: equal += f"; too few cases: {', '.join(small[:6])}"
+    few = f"; too few cases: {', '.join(small[:6])}" if small else ""
     return [_at_most(costs, float(increase.max()) if known else None, limits.group_limit, "collect"),
-            _at_most(equal, unequal["difference"], limits.fairness_limit, "collect")]
+            _at_most(missed[0] + few, missed[1], limits.fairness_limit, "collect"),
+            *([_at_most(*needless, limits.fairness_limit, "collect")] if any(f["needless"]["groups"] for f in fair) else [])]
+
+def _most_unequal(fair: list[dict], rate: str, part: Callable[[dict], dict]) -> tuple[str, float | None]:
+    "The gate's name and figure: the largest difference of a rate between groups."
+    known = [(part(f)["difference"], f["column"]) for f in fair if part(f)["difference"] is not None]
+    largest, column = max(known, default=(None, ""))
+    return f"groups have similar {rate} rates" + f" (largest difference: by {column})" * bool(column), largest
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gates-code
 _BASELINES = {

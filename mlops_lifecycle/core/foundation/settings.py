@@ -279,7 +279,7 @@ class EvaluateSettings(Section):
         0.1, "gain worth finding; where so few rows are judged that one of this size cannot be told, the rule ships alone",
         "(share of the cost without a model)", 0, 10)
     out_of_fold: int = number(
-        2000, "where rows have no time and fewer are in the test set, all known rows are judged, each by a fit without it", "rows", 0, 10**9)
+        2000, "where rows have no time and fewer are in the test set, all known are judged, each by a fit without it", "rows", 0, 10**9)
     successor_margin: float = number(
         0.1, "most that a successor may cost more than the model that serves, for sure; the canary judges it more sharply",
         "(share of what that one costs)", 0, 10)
@@ -288,7 +288,7 @@ class EvaluateSettings(Section):
         "(share)", 0, 1)
     bootstrap_draws: int = number(500, "bootstrap draws", "draws", 50, 100_000)
     fairness_limit: float = number(
-        0.25, "largest difference in the share of missed cases between protected groups", "(share)", 0, 1)
+        0.25, "largest difference between protected groups, in the share of missed cases and in that of needless actions", "(share)", 0, 1)
     leak_limit: float = number(
         0.99, "above how many pairs in the right order a single feature is taken for a leak; "
         "the area under the ROC curve, for yes and no", "(share)", 0.5, 1)

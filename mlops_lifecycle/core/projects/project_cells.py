@@ -106,12 +106,13 @@ def _target_cost(of: ProposedProject) -> float:
 
 # %% ../../../nbs/core/projects/project_cells.ipynb #pc-request
 def _annotation(one: RequestField) -> str:
-    kind = {"amount": "float", "count": "int", "flag": "int", "category": "str", "date": "Moment"}[one.role]
+    kind = {"amount": "float", "count": "int", "flag": "int", "category": "str", "text": "str", "date": "Moment"}[one.role]
     return kind if one.column.complete else f"{kind} | None"
 
 def _examples(one: RequestField) -> list:
     "Up to three values as JSON has them."
     found = []
+    if one.role == "text": return [f"{one.values[0]} {one.values[-1]}", one.values[0]]  # nobody's own words
     for value in one.column.examples[:3]:
         if one.role == "date": found.append(pd.Timestamp(str(value)).tz_convert("UTC").strftime("%Y-%m-%dT%H:%M:%SZ"))
         elif one.role == "amount": found.append(float(str(value)))
@@ -128,7 +129,7 @@ def _bounds(one: RequestField) -> str:
 def request_field(one: RequestField) -> str:
     "A field of the request, as a line of code."
     says = one.column.name if one.name == one.column.name else f'{one.name.replace("_", " ")}, the column "{one.column.name}"'
-    limits = {"flag": ", ge=0, le=1", "category": ", max_length=200", "date": ""}.get(one.role, _bounds(one))
+    limits = {"flag": ", ge=0, le=1", "category": ", max_length=200", "text": ", max_length=20_000", "date": ""}.get(one.role, _bounds(one))
     start = "" if one.column.complete else "default=None, "
     return f"{one.name}: {_annotation(one)} = Field({start}description={says!r}{limits}, examples={_examples(one)!r})"
 
@@ -309,11 +310,17 @@ def examples(silver: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table[WANTED]{as_counts}.assign(decision_time=table["known_at"])'''
     lines, parts = [], []
     for one in of.learned:
-        if one.role != "date": lines.append(f'Feature("{one.name}"{", categorical=True" * (one.role == "category")}),')
+        if one.role == "text": lines.append(f'*word_features("{one.name}", WORDS["{one.name}"]),')
+        elif one.role != "date": lines.append(f'Feature("{one.name}"{", categorical=True" * (one.role == "category")}),')
         else:
             lines += [f'Feature("{part}_of_{one.name}", ("{one.name}",), {part}_of),' for part in date_parts(of, one)]
             parts += [part for part in date_parts(of, one) if part not in parts]
-    functions = "import numpy as np\n\n" * bool(parts) + "from mlops_lifecycle.core.models.features import Feature, FeatureSet\n\n"
+    functions = "import numpy as np\n\n" * bool(parts) + "from mlops_lifecycle.core.models.features import Feature, FeatureSet\n"
+    functions += "\n" * (not any(one.role == "text" for one in of.learned))
+    told = [f'"{one.name}": {one.values!r},' for one in of.learned if one.role == "text"]
+    if told:
+        functions += "from mlops_lifecycle.core.models.word_features import word_features\n\n"
+        functions += listed_lines(told, "WORDS = {  # that a text may have, the most telling first", "}") + "\n\n"
     functions += "".join(f"{_part_function(part)}\n\n" for part in parts)
     check = '''from mlops_lifecycle.core.models.examples import check_inputs
 from mlops_lifecycle.formulate import problem

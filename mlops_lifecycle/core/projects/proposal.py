@@ -21,6 +21,7 @@ from ..foundation.errors import UsageError, listed
 from ..foundation.point_in_time import arrive
 from ..problem.tasks import TASKS, Task, right_order
 from .table_profile import ColumnProfile, TableProfile
+from .telling_words import is_free_text
 
 # %% ../../../nbs/core/projects/proposal.ipynb #pr-ask
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ def find_key(profile: TableProfile, options: Options, without: Mapping[str, str]
     names = proper_names(list(profile.columns), set())
     for name, column in profile.columns.items():
         if name in without or not column.unique or name in (options.target, options.time): continue
+        if column.type == "text" and is_free_text(profile.rows[name]): continue
         if column.type == "text" or column.type == "integer" and (KEYED.search(names[name]) or _counts(profile.rows[name])): return (name,)
     return ()
 
@@ -241,7 +243,7 @@ def timed_windows(times: pd.Series) -> Windows:  # of the rows; missing ones are
     return Windows(as_of, period, np.flatnonzero((times < as_of - 2 * step).fillna(False)), judged)
 
 # %% ../../../nbs/core/projects/proposal.ipynb #pr-fields
-Role: TypeAlias = Literal["amount", "count", "flag", "category", "date"]
+Role: TypeAlias = Literal["amount", "count", "flag", "category", "date", "text"]
 
 @dataclass(frozen=True)
 class RequestField:
@@ -251,7 +253,7 @@ class RequestField:
     role: Role
     low: float | None = None    # of an amount or a count
     high: float | None = None
-    values: tuple[str, ...] = ()  # of a category, the most frequent first
+    values: tuple[str, ...] = ()  # of a category, the most frequent first; of a text, the words that tell
     learned: bool = True        # whether a model learns from it
 
 def field_of(column: ColumnProfile, name: str, values: pd.Series) -> RequestField | str:  # or why it is left out
@@ -263,7 +265,8 @@ def field_of(column: ColumnProfile, name: str, values: pd.Series) -> RequestFiel
         return RequestField(column, name, "count" if column.type == "integer" else "amount", float(known.min()), float(known.max()))
     texts = known.astype("str").value_counts()
     if column.distinct > MOST_CATEGORIES or column.distinct > max(len(known) / 4, 2):
-        return f"it is text with {column.distinct} different values, and this template learns nothing from free text yet"
+        if is_free_text(known): return RequestField(column, name, "text")
+        return f"it has {column.distinct} different values of a word or two, and names tell nothing about other rows"
     return RequestField(column, name, "category", values=tuple(map(str, texts.index)))
 
 # %% ../../../nbs/core/projects/proposal.ipynb #pr-leak
@@ -272,6 +275,7 @@ def suspects(fields: list[RequestField], rows: pd.DataFrame, outcomes: np.ndarra
     known, found = np.isfinite(outcomes), []
     for one in fields:
         values = rows[one.column.name]
+        if one.role == "text": continue
         if one.role == "category":
             happened = pd.Series(outcomes).groupby(values.astype("str").to_numpy()).transform("mean").to_numpy()
         elif one.role == "date": happened = values.astype("int64").to_numpy(float)

@@ -24,6 +24,7 @@ from .proposal import (
     PROTECTED, START, TAKEN, Answers, Assuming, Options, Question, RequestField, Target, Windows, field_of, find_key, find_target,
     find_time, left_out, proper_names, seeded_windows, suspects, timed_windows)
 from .table_profile import TableProfile
+from .telling_words import is_free_text, telling_words
 
 # %% ../../../nbs/core/projects/proposed_project.ipynb #pp-whole
 MADE_KEY = "row_number"  # where no column names a row
@@ -60,7 +61,9 @@ class ProposedProject:
         return tuple(proper_names([column])[column] for column in self.key) or (MADE_KEY,)
 
 # %% ../../../nbs/core/projects/proposed_project.ipynb #pp-fields
-def _fields(profile: TableProfile, without: dict[str, str], apart: set[str], learn: np.ndarray) -> list[RequestField]:
+def _fields(
+    profile: TableProfile, without: dict[str, str], apart: set[str], learn: np.ndarray, outcomes: np.ndarray, amount: bool,
+) -> list[RequestField]:
     "What can be asked; adds to `without` what cannot."
     columns = [name for name in profile.columns if name not in without and name not in apart]
     names, found = proper_names(columns), []
@@ -69,7 +72,9 @@ def _fields(profile: TableProfile, without: dict[str, str], apart: set[str], lea
         if isinstance(one, str): without[name] = one
         elif profile.rows[name].iloc[learn].nunique(dropna=False) < 2: without[name] = "it has one value in the rows to learn from"
         elif profile.rows[name].iloc[learn].notna().sum() < 2: without[name] = "it has no value in the rows to learn from"
-        else: found.append(one)
+        elif one.role != "text": found.append(one)
+        elif words := telling_words(profile.rows[name].iloc[learn], outcomes[learn], amount): found.append(replace(one, values=words))
+        else: without[name] = "it is free text, and no word of it stands in enough rows with a known outcome"
     return found
 
 def _protect(fields: list[RequestField], options: Options, ask: Answers) -> tuple[list[RequestField], tuple[str, ...]]:
@@ -123,16 +128,16 @@ def propose(profile: TableProfile, options: Options | None = None, ask: Answers 
     without.pop(target.column, None)
     key, time = find_key(profile, options, without), find_time(profile, options, without, ask)
     windows = timed_windows(rows[time]) if time else seeded_windows(len(rows))
-    texts = {name for name, column in profile.columns.items() if column.unique and column.type == "text"}
+    texts = {name for name, column in profile.columns.items() if column.unique and column.type == "text" and not is_free_text(rows[name])}
     without |= dict.fromkeys(sorted(texts - {*key, *without, target.column, time}), "it is another name of the row")
     outcomes, learn = target.outcomes(rows), windows.learn
-    fields = _fields(profile, without, {target.column, *key}, learn)
+    fields = _fields(profile, without, {target.column, *key}, learn, outcomes, target.kind == "regression")
     found = suspects(fields, rows.iloc[learn], outcomes[learn]) if target.column else []
     fields, suspected = _ask_suspects(fields, found, without, ask)
     fields, protected = _protect(fields, options, ask)
     if not any(one.learned for one in fields): raise UsageError(f"{profile.path.name} has no column to learn from: {_why(without)}")
     costs, assumed = _prices(target, outcomes, ask)
-    usable = [one for one in fields if one.learned and one.name not in protected and one.role != "date"]
+    usable = [one for one in fields if one.learned and one.name not in protected and one.role not in ("date", "text")]
     rule = first_rule(usable, rows.iloc[learn], outcomes[learn], costs)
     table = next(iter(proper_names([profile.path.stem], set()).values()))
     entity = ask(Question("What is one row of it?", "case", "the table does not say"))

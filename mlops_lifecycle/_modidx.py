@@ -3059,6 +3059,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                      'mlops_lifecycle/core/projects/described_request.py')},
             'mlops_lifecycle.core.projects.first_rule': { 'mlops_lifecycle.core.projects.first_rule.FirstRule': ( 'core/projects/first_rule.html#firstrule',
                                                                                                                   'mlops_lifecycle/core/projects/first_rule.py'),
+                                                          'mlops_lifecycle.core.projects.first_rule.FirstRule.acts': ( 'core/projects/first_rule.html#firstrule.acts',
+                                                                                                                       'mlops_lifecycle/core/projects/first_rule.py'),
                                                           'mlops_lifecycle.core.projects.first_rule.FirstRule.score': ( 'core/projects/first_rule.html#firstrule.score',
                                                                                                                         'mlops_lifecycle/core/projects/first_rule.py'),
                                                           'mlops_lifecycle.core.projects.first_rule._far': ( 'core/projects/first_rule.html#_far',

@@ -47,7 +47,7 @@ def said(of: "ProposedProject", folder: Path) -> list[str]:  # lines
         lines.append(f"{unlabelled:,} rows without a target are kept, unlabelled.")
     if of.profile.aside: lines.append(f"{of.profile.aside:,} rows do not fit and will be set aside in 02.")
     lines.append(f"Key: {', '.join(of.key) or 'none, rows are numbered in 02'}. Time: {of.time or 'none, rows arrive in a seeded order'}.")
-    lines.append(f"The rule that ships first: {of.rule.says}, from {of.rule.threshold:g} on.")
+    lines.append(f"The rule that ships first: {of.rule.acts}.")
     lines += [f'Left out: "{name}", {why}.' for name, why in of.left_out.items()]
     lines += [f'"{name}" alone tells every outcome: if it is not known when you decide, --leave-out {name}.' for name in of.suspects]
     if of.protected: lines.append(f"Protected groups: {', '.join(of.protected)}.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..foundation.errors import listed
 from ..problem.costs import Costs, best_threshold, mean_cost
 from .proposal import RequestField
 
@@ -26,6 +27,17 @@ class FirstRule:
     threshold: float
     shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of a category
     usual: float = 0.0                  # where the value is missing or new
+    in_unit: tuple[str, float, float] = ("", 0.0, 0.0)  # words around a value of the column; the values whose scores are 0 and 1
+
+    @property
+    def acts(self) -> str:  # "pages 412 or more"
+        "When it acts, in the column's own unit."
+        if self.field is None: return self.says
+        if self.shares:
+            names = [name for name, share in self.shares.items() if share >= self.threshold]
+            return f"{self.field.name} is {listed(names)}" if names else "never"
+        words, zero, one = self.in_unit
+        return words.format(zero + self.threshold * (one - zero)) if words else self.says
 
     def score(self, rows: pd.DataFrame) -> np.ndarray:  # of the file, shape (n,)
         "As the function in 01 scores."
@@ -41,9 +53,10 @@ def _scaled(one: RequestField, values: pd.Series) -> Iterator[FirstRule]:
     "The two directions of an amount."
     known = values.dropna().to_numpy(float)
     low, width, middle = float(known.min()), float(np.ptp(known)) or 1.0, float(np.median(known))
+    high = low + width
     up = f"np.clip((value - {low!r}) / {width!r}, 0, 1)"
-    yield FirstRule(one, f"the higher the {one.name}", up, 0.0, usual=middle)
-    yield FirstRule(one, f"the lower the {one.name}", f"1 - {up}", 0.0, usual=middle)
+    yield FirstRule(one, f"the higher the {one.name}", up, 0.0, usual=middle, in_unit=(f"{one.name} {{:.4g}} or more", low, high))
+    yield FirstRule(one, f"the lower the {one.name}", f"1 - {up}", 0.0, usual=middle, in_unit=(f"{one.name} {{:.4g}} or less", high, low))
 
 def _shares(one: RequestField, values: pd.Series, outcomes: np.ndarray) -> FirstRule:
     "The mean outcome of each category."
@@ -63,7 +76,8 @@ def _far(one: RequestField, values: pd.Series) -> FirstRule:
     known = values.dropna().to_numpy(float)
     middle = float(np.median(known))
     usual = float(np.quantile(np.abs(known - middle), 0.75)) or float(known.std()) or 1.0
-    return FirstRule(one, f"far from the usual {one.name}", f"np.abs(value - {middle!r}) / {usual!r}", 0.0, usual=middle)
+    away = (f"{one.name} {{:.4g}} or more away from the usual {middle:.4g}", 0.0, usual)
+    return FirstRule(one, f"far from the usual {one.name}", f"np.abs(value - {middle!r}) / {usual!r}", 0.0, usual=middle, in_unit=away)
 
 # %% ../../../nbs/core/projects/first_rule.ipynb #fr-choose
 def first_rule(
@@ -89,8 +103,7 @@ def _priced(rule: FirstRule, rows: pd.DataFrame, outcomes: np.ndarray, costs: Co
     "The rule with its best threshold, and what it costs."
     score = rule.score(rows)
     threshold = float(f"{best_threshold(outcomes, score, costs):.6g}")
-    done = FirstRule(rule.field, rule.says, rule.expression, threshold, rule.shares, rule.usual)
-    return done, mean_cost(outcomes, costs.task.decide(score, threshold), costs)
+    return dataclasses.replace(rule, threshold=threshold), mean_cost(outcomes, costs.task.decide(score, threshold), costs)
 
 def _most_unusual(amounts: list[RequestField], rows: pd.DataFrame, costs: Costs) -> FirstRule:
     "The amount that lies farthest out, looked at as often as people can."
@@ -98,4 +111,4 @@ def _most_unusual(amounts: list[RequestField], rows: pd.DataFrame, costs: Costs)
     if not ways: return FirstRule(None, "the same for every row", "", 1.0, usual=0.0)
     rule = max(ways, key=lambda way: float(np.quantile(way.score(rows), 0.99)))
     threshold = float(f"{np.quantile(rule.score(rows), 1 - costs.capacity):.6g}")
-    return FirstRule(rule.field, rule.says, rule.expression, threshold, usual=rule.usual)
+    return dataclasses.replace(rule, threshold=threshold)

@@ -16,6 +16,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from ..foundation.display import in_cell
 from .policy_comparison import COLOURS
 from ..problem.costs import CostUnit
 
@@ -135,7 +136,7 @@ def draw_checks(
         colour = "#00727a" if one["passed"] else "#c2185b"
         ax.barh(place, min(used, 1.25), color=colour, height=0.6)
         ax.plot(min(used, 1.25), place, "o" if one["passed"] else "X", color=colour, markersize=6)
-        ax.text(1.3, place, f"{one['figure']:.3g} of at most {one['limit']:.4g}", va="center", fontsize=8)
+        ax.text(1.3, place, f"{in_cell(one['figure'])} of at most {in_cell(one['limit'])}", va="center", fontsize=8)
     ax.axvline(1, color="0.5", linewidth=1)
     ax.set_yticks(range(len(checks)), [f"{one['check']}, {one['subject']}" for one in checks], fontsize=8)
     ax.invert_yaxis()

@@ -9,7 +9,7 @@ BUSY = {f"MLOPS_{name}": 20_000 for name in (
 
 
 def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    for name, value in environment(TMPDIR=tmp_path, MLOPS_RUN__REPORT="every run", PYTHONPATH=ROOT, **BUSY).items():
+    for name, value in environment(TMPDIR=tmp_path, PYTHONPATH=ROOT, MLOPS_TRAIN__SECONDS=5, **BUSY).items():
         if name.startswith("COVERAGE_"): monkeypatch.delenv(name)  # it runs a package of its own
         else: monkeypatch.setenv(name, str(value))
     notebook = nbformat.read(ROOT / "nbs" / "tutorial.ipynb", as_version=4)

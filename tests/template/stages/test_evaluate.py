@@ -164,7 +164,7 @@ def test_a_group_too_small_to_judge_is_said_so_and_never_passed(court):
     assert fair["too_small"] == ["LGA"] and set(fair["groups"]) == {"EWR", "JFK"} and alone["fair"] is None
     slices = pd.DataFrame({"high": [None], "other": [1.0], "weak": [None], "column": ["origin"], "group": ["LGA"]})
     said = group_gates(slices, [alone], court.settings.evaluate)
-    assert [g["passed"] for g in said] == [None, None] and "too few cases: LGA" in said[1]["gate"]
+    assert [g["passed"] for g in said] == [None, None, None] and "too few cases: LGA" in said[1]["gate"]
 
 
 def test_each_candidate_is_in_the_experiment_log_with_what_made_it(lived):

@@ -1027,6 +1027,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                    'mlops_lifecycle/core/models/cross_fit.py'),
                                                        'mlops_lifecycle.core.models.cross_fit.CrossFitted.score': ( 'core/models/cross_fit.html#crossfitted.score',
                                                                                                                     'mlops_lifecycle/core/models/cross_fit.py'),
+                                                       'mlops_lifecycle.core.models.cross_fit.against_champion': ( 'core/models/cross_fit.html#against_champion',
+                                                                                                                   'mlops_lifecycle/core/models/cross_fit.py'),
                                                        'mlops_lifecycle.core.models.cross_fit.cross_fit': ( 'core/models/cross_fit.html#cross_fit',
                                                                                                             'mlops_lifecycle/core/models/cross_fit.py')},
             'mlops_lifecycle.core.models.ensembles': { 'mlops_lifecycle.core.models.ensembles.AmountMean': ( 'core/models/ensembles.html#amountmean',

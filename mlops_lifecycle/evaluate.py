@@ -40,9 +40,9 @@ import pandas as pd
 from .core.foundation.point_in_time import moment
 from .core.foundation.settings import EvaluateSettings, Settings
 from .core.foundation.stages import GoBack
-from .core.models.cross_fit import PART, FitAgain, cross_fit
+from .core.models.cross_fit import PART, FitAgain, against_champion, cross_fit
 from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covered, build_case, pick, reviewed, savings
-from .core.models.features import FeatureSet, columns_of
+from .core.models.features import FeatureSet
 from .core.models.hooks import no_groups
 from .core.models.model_tests import Behaviour, single_feature_auc, behavioural_tests, feature_importance, needs_columns, robustness
 from .core.models.rule_alone import LESS, rule_alone
@@ -169,18 +169,13 @@ def _measure(
     champion: Decider | None,
     behaviours: Iterable[Behaviour], declared: Callable,
 ) -> dict:  # by name: all that `gates_of` compares with its limits, and the importance of each feature
-    rows, crossed = case.rows, PART in case.rows
-    def saves(theirs: np.ndarray, at: np.ndarray | slice = slice(None)) -> list[float]:
-        return case.bootstrap_interval(savings(case.y, case.decision, theirs, case.costs)[at], None if isinstance(at, slice) else at)
-    theirs = None if champion is None else np.asarray(champion.decide(columns_of(rows)))
-    # the model in use has learned from the older rows
-    fresh = np.flatnonzero(rows.decision_time > case.before.decision_time.max()) if crossed else slice(None)
+    rows = case.rows
     with needs_columns("declared_groups"): protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
     names = [f.name for f in feature_set.features
              if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
     fair = fairness(
         protected, case.y, case.decision, case.limits.fairness_limit, case.limits.min_group, case.costs.task)
-    table, metrics = feature_importance(case, [case.winner] if crossed else candidates, feature_set, problem)
+    table, metrics = feature_importance(case, [case.winner] if PART in rows else candidates, feature_set, problem)
     labelled = examples[examples[problem.target].notna()]
     some = labelled.iloc[:: max(1, len(labelled) // 8_000)]
     acts, amount = case.decision > 0, case.costs.task.amount
@@ -188,9 +183,8 @@ def _measure(
         "acted": None if amount else float(acts.mean()),
         "needless": None if amount or not acts.any() else float((case.y[acts] == 0).mean()),
         "without": case.best.cost, "leak": single_feature_auc(some, feature_set, problem.target),
-        "against": {case.best.name: saves(case.best.decision)},
-        "champion": None if champion is None or theirs is None else {
-            "name": champion.name, "saves": saves(theirs, fresh), "cost": mean_cost(case.y[fresh], theirs[fresh], case.costs)},
+        "against": {case.best.name: case.bootstrap_interval(savings(case.y, case.decision, case.best.decision, case.costs))},
+        "champion": champion and against_champion(case, champion),
         "cost": mean_cost(case.y, case.decision, case.costs), "fairness": fair, "metrics": metrics, "importance": table,
         "groups": all_slices(case, feature_set, protected.join(rows[names])),
         "robustness": robustness(case, feature_set),

@@ -6,7 +6,7 @@
 __all__ = ['Cell', 'SHOWN', 'STOPPED', 'LESSONS', 'EARLIER', 'ABOVE', 'ROOMS', 'directives', 'is_setup', 'label', 'values',
            'outputs', 'at_home', 'relink', 'as_read', 'results_first', 'ways_in', 'page_of', 'with_prose', 'history',
            'standings', 'ways_back', 'figure', 'mark', 'shown', 'link', 'lead', 'origin', 'opening', 'table', 'landing',
-           'catalog_page', 'sources', 'how_page', 'card_of', 'write_sources', 'configuration', 'report_style',
+           'catalog_page', 'sources', 'how_pages', 'card_of', 'write_sources', 'configuration', 'report_style',
            'run_sphinx', 'front', 'runs_with_pages', 'put_in_place', 'take_over', 'build_report']
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-imports
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -362,7 +362,7 @@ def landing(
         earlier=Markup(EARLIER),
         sidebars=[Markup(_sidebar(names, heading)) for heading, names in pages.items() if names])).rstrip() + "\n"
 
-def _sidebar(pages: list[str], heading: str = "") -> str:
+def _sidebar(pages: Iterable[str], heading: str = "") -> str:
     return "```{toctree}\n:hidden:\n" + f":caption: {heading}\n" * bool(heading) + "\n" + "\n".join(pages) + "\n```"
 
 EARLIER = '<div id="earlier"></div>'  # where the front page lists the runs before
@@ -412,9 +412,14 @@ def sources(
         found[s.notebook] = next((path for path in choice if path.exists()), None)
     if (nbs / "index.ipynb").exists(): found["about"] = nbs / "index.ipynb"
     machinery = [path for path in sorted((nbs / "core").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
-    names = "tutorial", "cli", "project_commands", "release_commands", "try_edit"
-    more = [*(nbs / f"{name}.ipynb" for name in names), *sorted((nbs / "examples").glob("*.ipynb")), *machinery]
-    return found | {path.relative_to(nbs).with_suffix("").as_posix(): path for path in more if path.exists()}
+    commands = [path for path in sorted(nbs.glob("*.ipynb")) if path.stem not in found and _exports(path)]
+    more = [*nbs.glob("tutorial.ipynb"), *sorted((nbs / "examples").glob("*.ipynb")), *commands, *machinery]
+    return found | {path.relative_to(nbs).with_suffix("").as_posix(): path for path in more}
+
+def _exports(notebook: Path) -> bool:
+    "Whether a notebook is a part of the package."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return any("default_exp" in directives("".join(cell["source"]))[0] for cell in cells if cell["cell_type"] == "code")
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-how
 ROOMS = {  # folders of nbs/core, from the ground up
@@ -424,23 +429,23 @@ ROOMS = {  # folders of nbs/core, from the ground up
     "operations": "What is done with a running app.", "pipeline": "From notebooks to a run.",
     "reports": "What readers see.", "projects": "Projects made from the template, and kept up with it."}
 
-def how_page(
+def how_pages(
     notebooks: Mapping[str, Mapping[str, Any]],  # {page: its notebook}
-) -> str:  # Markdown
-    "A list of the core's notebooks by their folder, each with the line under its title."
-    rooms = {}
+) -> dict[str, str]:  # {page: Markdown}
+    "The notebooks that no run executes, each with the line under its title: all by their folder, and a page for each folder."
+    rooms: dict[str, dict[str, str]] = {}
     for page, notebook in notebooks.items():
         top = next(("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"), "")
         title, says = (re.search(pattern, top, re.M) for pattern in (r"^# (.+)", r"^> (.+)"))
-        line = f"- [{title[1] if title else page}]({page}.ipynb)" + (f": {says[1]}" if says else "")
-        rooms.setdefault(page.split("/")[1] if page.count("/") == 2 else "", []).append((page, line))
-    names = sorted(rooms, key=lambda name: list(ROOMS).index(name) if name in ROOMS else len(ROOMS))
-    parts = ["# How it works", "The machinery under the stages, from the ground up, a notebook for each part."]
-    for name in names:
-        if name: parts += [f"## {name.capitalize()}", *filter(None, [ROOMS.get(name)])]
-        else: parts.append("## On top")
-        parts.append("\n".join(line for _, line in rooms[name]))
-    return "\n\n".join([*parts, _sidebar([page for name in names for page, _ in rooms[name]])]) + "\n"
+        line = f"- [{title[1] if title else page}](/{page}.ipynb)" + (f": {says[1]}" if says else "")
+        rooms.setdefault(page.split("/")[1] if page.count("/") == 2 else "", {})[f"/{page}"] = line
+    found, parts, below = {}, ["# How it works", "The machinery under the stages, from the ground up, a notebook for each part."], []
+    for name in sorted(rooms, key=lambda name: list(ROOMS).index(name) if name in ROOMS else len(ROOMS)):
+        said, lines = [*filter(None, [ROOMS.get(name)])], "\n".join(rooms[name].values())
+        parts += [f"## {name.capitalize() or 'On top'}", *said, lines]
+        if name: found[f"core/{name}"] = "\n\n".join([f"# {name.capitalize()}", *said, lines, _sidebar(rooms[name])]) + "\n"
+        below += [f"/core/{name}"] if name else rooms[name]
+    return found | {"how": "\n\n".join([*parts, _sidebar(below)]) + "\n"}
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-card
 def card_of(
@@ -483,8 +488,9 @@ def write_sources(
         made = page_of(notebook, page, known, *heading)
         (folder / f"{page}.ipynb").parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{page}.ipynb").write_text(json.dumps(made), encoding="utf-8")
-    tops = "cli", "release_commands", "try_edit"
-    core = {page: path for page, path in pages.items() if path and (page.startswith("core/") or page in tops)}
+    examples = [page for page in pages if page == "tutorial" or page.startswith("examples/")]
+    listed = {*(s.notebook for s in STAGES), "about", *examples}
+    core = {page: json.loads(path.read_text(encoding="utf-8")) for page, path in pages.items() if path and page not in listed}
     more = ["catalog"] * ("catalog" in workspace.published()["names"]) + ["About <about>"] * ("about" in pages)
     more += ["how"] * bool(core)
     if runs:
@@ -505,8 +511,7 @@ def write_sources(
     if "catalog" in more:
         atomic_write(folder / "catalog.md", catalog_page(workspace.load("catalog")))
         atomic_write(folder / "_static" / "catalog.json", json.dumps(workspace.load("catalog"), indent=1) + "\n")
-    if core: atomic_write(folder / "how.md", how_page({page: json.loads(path.read_text(encoding="utf-8")) for page, path in core.items()}))
-    examples = [page for page in pages if page == "tutorial" or page.startswith("examples/")]
+    for page, text in (how_pages(core) if core else {}).items(): atomic_write(folder / f"{page}.md", text)
     sidebar = {"The life cycle": [s.notebook for s in STAGES], "Tutorial and examples": examples, "More": more}
     atomic_write(folder / "index.md", landing(title, workspace, sidebar, owners))
     atomic_write(folder / "conf.py", configuration(title, settings.project.name))
@@ -520,7 +525,7 @@ def configuration(
 ) -> str:  # Python
     "Sphinx's conf.py."
     options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False,
-               "show_navbar_depth": 1, "show_toc_level": 2}
+               "collapse_navbar": True, "show_navbar_depth": 1, "show_toc_level": 2}
     settings = {
         "project": title, "html_title": name, "author": "", "language": "en", "html_context": {"default_mode": "auto"},
         "extensions": ["myst_nb"], "nb_execution_mode": "off", "nb_merge_streams": True,

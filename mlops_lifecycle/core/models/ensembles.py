@@ -79,7 +79,7 @@ def averaged(
 def members(
     estimator: BaseEstimator,              # fitted
 ) -> list[tuple[float, BaseEstimator]]:  # weight and model; the weights add up to 1
-    "The plain models under a mean, each with its weight in the log odds."
-    if not isinstance(estimator, LogOddsMean): return [(1.0, estimator)]
+    "The plain models under a mean, each with its weight in the log odds or in the amount."
+    if not isinstance(estimator, LogOddsMean | AmountMean): return [(1.0, estimator)]
     share = len(estimator.estimators_)
     return [(weight / share, model) for one in estimator.estimators_ for weight, model in members(one)]

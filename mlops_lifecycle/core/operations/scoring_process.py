@@ -145,7 +145,7 @@ def _taken(connection: Connection) -> ScoringJob:
 class Parity:
     "A release against its own parity rows."
     rows: int = 0            # 0: it has no quick form, the original answers
-    difference: float = 0.0  # largest, of probabilities
+    difference: float = 0.0  # largest, as of `largest_difference`
     limit: float = 0.0
     error: str = ""          # why they could not be compared
 

@@ -14,7 +14,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import exp, isnan
+from math import exp, isnan, log
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # who only reads trees starts without scikit-learn
 
 # %% ../../../nbs/core/models/tree_inference.ipynb #fast-members-code
 BOOSTED = "HistGradientBoostingClassifier", "HistGradientBoostingRegressor"
-FORESTS = "RandomForestClassifier", "RandomForestRegressor", "ExtraTreesClassifier", "ExtraTreesRegressor"
+FORESTS = "RandomForestClassifier", "RandomForestRegressor", "ExtraTreesClassifier", "ExtraTreesRegressor", "IsolationForest"
 
 class Member(NamedTuple):
     "A tree ensemble, and its part in a mean."
@@ -213,11 +213,14 @@ def scaled(
     model = treelite.sklearn.import_model(member.ensemble)
     header = model.get_header_accessor()
     forest = bool(header.get_field("average_tree_output")[0])
+    share = weight / (model.num_tree if forest else 1)
+    # two to the power of minus the mean depth, as a share of what is usual
+    if header.get_field("postprocessor") == "exponential_standard_ratio": share *= -log(2) / float(header.get_field("ratio_c")[0])
     for tree in map(model.get_tree_accessor, range(model.num_tree)):
         vectors, begin, end = map(tree.get_field, ("leaf_vector", "leaf_vector_begin", "leaf_vector_end"))
         value = tree.get_field("leaf_value")
         if len(vectors): value = np.where(end > begin, vectors[np.where(end > begin, begin + 1, 0)], 0.0)
-        tree.set_field("leaf_value", value * weight / (model.num_tree if forest else 1))
+        tree.set_field("leaf_value", value * share)
         if forest: _as_given(tree, member.filled)
         for name in ("leaf_vector", *(n + of for n in ("data_count", "sum_hess", "gain") for of in ("", "_present"))):
             tree.set_field(name, tree.get_field(name)[:0])
@@ -253,22 +256,22 @@ class Combination(NamedTuple):
     "How the sums of the parts become a score; without any of it, as in older releases, one sum is the log odds."
     links: Sequence[str] = ("sum",)    # of each part, names in `LINKS`
     weights: Sequence[float] = (1.0,)  # of each part
-    amount: bool = False               # whether they add up to an amount, not to log odds
+    probability: bool = True           # whether the total is its log odds; else it is the score as it is
 
     def score(self, sums: np.ndarray) -> np.ndarray:  # one a part, in the last axis
-        "Probabilities or amounts."
+        "Probabilities, amounts or anomaly scores."
         parts = enumerate(zip(self.links, self.weights))
         total = sum((weight * LINKS[link](sums[..., i]) for i, (link, weight) in parts), np.zeros(sums.shape[:-1]))
-        return total if self.amount else 1 / (1 + np.exp(-total))
+        return 1 / (1 + np.exp(-total)) if self.probability else total
 
 def link_of(member: Member) -> str:  # a name in `LINKS`
     "What the sum of a member's trees goes through before it is added to others."
-    kind = type(member.ensemble).__name__
+    kind, loss = type(member.ensemble).__name__, getattr(member.ensemble, "loss", "")
     if kind in FORESTS and kind.endswith("Classifier"): return "log odds"
-    return "exponential" if getattr(member.ensemble, "loss", "") in ("poisson", "gamma") else "sum"
+    return "exponential" if kind == "IsolationForest" or loss in ("poisson", "gamma") else "sum"
 
 # %% ../../../nbs/core/models/tree_inference.ipynb #fast-together-code
-def _together(members: list[Member], amount: bool) -> "treelite.Model":
+def _together(members: list[Member], probability: bool) -> "treelite.Model":
     "The trees of all members: one part for all plain sums, and one for every other member."
     import treelite
     plain = [scaled(one, one.weight) for one in members if link_of(one) == "sum"]
@@ -280,7 +283,7 @@ def _together(members: list[Member], amount: bool) -> "treelite.Model":
     whole = treelite.Model.concatenate([model for several in models for model in several])
     header = whole.get_header_accessor()
     _set_parts(header, part, start)
-    header.set_field("attributes", json.dumps(Combination(links, weights, amount)._asdict()))
+    header.set_field("attributes", json.dumps(Combination(links, weights, probability)._asdict()))
     return whole
 
 # %% ../../../nbs/core/models/tree_inference.ipynb #fast-trees-code
@@ -299,9 +302,9 @@ class Trees:
     @classmethod
     def of(cls, estimator: "BaseEstimator") -> "Trees | None":  # as for `members_of`
         "The quick form of an estimator, if it has one."
-        from sklearn.base import is_regressor
+        from sklearn.base import is_classifier
         members = members_of(estimator)
-        return cls(_together(members, is_regressor(estimator))) if members else None
+        return cls(_together(members, is_classifier(estimator))) if members else None
 
     @classmethod
     def read(cls, content: bytes) -> "Trees":
@@ -314,7 +317,7 @@ class Trees:
 
     def table(self,
         matrix: np.ndarray,  # floats, shape (n, k), as the encoder gives them
-    ) -> np.ndarray:         # probabilities or amounts, shape (n,)
+    ) -> np.ndarray:         # as of `ask`, shape (n,)
         "The score of each row."
         if self.many: return self.combination.score(self._start + self.many.sums(matrix))
         sums = self._predict(self.model, np.asarray(matrix, float), nthread=1, pred_margin=True)
@@ -326,7 +329,7 @@ class Trees:
         sums = self.reach.sums(row)
         if self._alone is None: return float(self.combination.score(self._start + sums))
         total = self._alone + float(sums[0])
-        return total if self.combination.amount else 1 / (1 + exp(-total))
+        return 1 / (1 + exp(-total)) if self.combination.probability else total
 
 # %% ../../../nbs/core/models/tree_inference.ipynb #fast-rows-code
 def difficult_rows(
@@ -349,16 +352,16 @@ def difficult_rows(
     return rows
 
 # %% ../../../nbs/core/models/tree_inference.ipynb #fast-parity-code
-LIMIT = 1e-6  # of a probability, or of the range of the amounts
+LIMIT = 1e-6  # of a probability, or of the range of other scores
 
 def largest_difference(
     trees: Trees,
     estimator: "BaseEstimator",  # the original
     rows: np.ndarray,            # of `difficult_rows`
-) -> float:                      # of probabilities; of amounts, as a share of their range
+) -> float:                      # of probabilities; of other scores, as a share of their range
     "How far the quick form is from the original."
     original, alone = ask(estimator, rows), rows if trees.reach else rows[:1_000]
-    unit = float(np.ptp(original) or np.abs(original).max() or 1) if trees.combination.amount else 1.0
+    unit = 1.0 if trees.combination.probability else float(np.ptp(original) or np.abs(original).max() or 1)
     one_by_one = np.array([trees.one(row) for row in alone])
     return max(float(np.abs(found - original[:len(found)]).max()) / unit for found in (trees.table(rows), one_by_one))
 

@@ -8,6 +8,7 @@ from sklearn.ensemble import (
     ExtraTreesRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
+    IsolationForest,
     RandomForestClassifier,
     RandomForestRegressor,
 )
@@ -70,3 +71,13 @@ def test_the_quick_form_comes_to_the_leaves_of_scikit_learn(families, data, seed
     expected = ask(model, rows)
     np.testing.assert_allclose(trees.table(rows), expected, rtol=1e-9, atol=2e-9)  # odds are bounded at a billionth
     np.testing.assert_allclose([trees.one(row) for row in rows.tolist()], expected, rtol=1e-9, atol=2e-9)
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_features": 0.5}, {"max_samples": 20, "bootstrap": True}])
+def test_an_isolation_forest_finds_the_same_rows_strange(changes):
+    X, _ = learnt(0)
+    detector = behind("mean", IsolationForest(n_estimators=30, random_state=0, **changes)).fit(X)
+    trees = Trees.read(bytes(Trees.of(detector)))
+    rows = np.concatenate([X, difficult_rows(trees, [CODES, 0, 0, 0], 1_000)])
+    np.testing.assert_allclose(trees.table(rows), ask(detector, rows), rtol=1e-7)  # treelite keeps the usual depth in 32 bits
+    np.testing.assert_allclose([trees.one(row) for row in rows[:300].tolist()], ask(detector, rows[:300]), rtol=1e-7)

@@ -229,7 +229,7 @@ def test_data_a_clock_before_all_data_empties_nothing(lived, tmp_path):
     first = Workspace(lived.workspace).read_columns("silver.flights", ["known_at"]).known_at.min().isoformat()
     for stage, words in (("curate", "silver.flights would have no row left of "), ("transform", "transform failed (ValueError")):
         with (patch("mlops_lifecycle.cli.export_edits", return_value=False),
-              patch("mlops_lifecycle.core.reports.site.build_report", return_value="no report")):
+              patch("mlops_lifecycle.core.reports.site.build_report", return_value=Path("no report"))):
             done = CliRunner().invoke(app, ["run", stage, "-p", "as_of=2012-01-01T00:00:00Z"],
                                       env={name: str(value) for name, value in settings.items()})
         assert done.exit_code == 2 and "goes back to collect: " in done.stdout and words in done.stdout, done.stdout

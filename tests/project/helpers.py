@@ -69,10 +69,10 @@ def copy_project(to: Path) -> Path:
 def environment(project: Path = ROOT, **more) -> dict:
     """The environment of a command in a project; in a copy nothing is measured, its lines are not the package's.
 
-    A run builds no report, unless `more` says `MLOPS_RUN__REPORT="every run"`.
+    A run builds no report and executes no lessons, unless `more` says `MLOPS_RUN__REPORT="every run"`, `MLOPS_RUN__LESSONS="yes"`.
     """
     found = {k: v for k, v in os.environ.items() if project == ROOT or not k.startswith("COVERAGE_")}
-    found["MLOPS_RUN__REPORT"] = "on demand"  # most tests look at no page
+    found |= {"MLOPS_RUN__REPORT": "on demand", "MLOPS_RUN__LESSONS": "no"}  # most tests look at no page
     if project != ROOT: found["PYTHONPATH"] = str(project)
     return found | {k: str(v) for k, v in more.items()}
 

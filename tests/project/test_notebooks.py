@@ -1,4 +1,5 @@
 """The notebooks of a project: one a stage, without outputs, imports one way, words that the glossary explains."""
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 from helpers import NOTEBOOKS, ROOT, cells, environment
 
 from mlops_lifecycle.core.foundation.stages import STAGES
+from mlops_lifecycle.core.pipeline.code_versions import is_lesson
 
 
 def test_each_stage_has_its_notebook_and_each_notebook_its_stage():
@@ -20,6 +22,17 @@ def test_imports_point_one_way():
     linter = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT,
                             env=environment(), capture_output=True, text=True)
     assert linter.returncode == 0, linter.stdout
+
+
+def test_what_a_run_executes_knows_its_names_without_the_lessons(tmp_path):
+    """`[run] lessons = no` leaves them out; nothing else may need what only a lesson defines or imports."""
+    for stage in STAGES:
+        notebook = json.loads((ROOT / "nbs" / f"{stage.notebook}.ipynb").read_text())
+        kept = [cell for cell in notebook["cells"] if not is_lesson(cell)]
+        (tmp_path / f"{stage.notebook}.ipynb").write_text(json.dumps(notebook | {"cells": kept}))
+    command = [Path(sys.executable).parent / "ruff", "check", "--isolated", "--no-cache", "--select", "F821", tmp_path]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 def test_stages_link_the_glossary_and_its_names_exist():

@@ -85,12 +85,13 @@ class Lived:
 
 @pytest.fixture(scope="session")
 def lived(sample, tmp_path_factory) -> Lived:
-    """`mlops run` on the sample, all seventeen stages."""
+    """`mlops run` on the sample, all seventeen stages with their lessons."""
     def live(folder: Path):
         workspace = folder / "workspace"
         workspace.mkdir()
         (workspace / "pseudonym.key").write_bytes(bytes(32))  # the same ids, and so the same arms, each time
-        said = [passed(mlops(command, **sample | at(workspace))).stdout for command in ("run", "report")]
+        settings = sample | at(workspace) | {"MLOPS_RUN__LESSONS": "yes"}
+        said = [passed(mlops(command, **settings)).stdout for command in ("run", "report")]
         (folder / "said.txt").write_text("".join(said))
     return Lived(once(tmp_path_factory, "lived", live), sample)
 

@@ -417,6 +417,8 @@ class RunSettings(Section):
         "warm or plain")
     report: Literal["every run", "on demand"] = words(
         "every run", "when the pages are built; on demand is: by mlops report", "every run or on demand")
+    lessons: Literal["yes", "no"] = words(
+        "yes", "whether a run executes the cells that only show something, too, those without a directive", "yes or no")
     jobs: int = number(
         0, "stages that run at once, where they do not wait for each other; 0: as many as cores, at most 3", "stages", 0, 64)
     memory: int = number(

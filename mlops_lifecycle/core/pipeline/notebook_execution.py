@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..foundation.stages import Json, Stage
-from .code_versions import CodeFiles, libraries_used, modules_used
+from .code_versions import CodeFiles, is_lesson, libraries_used, modules_used
 
 if TYPE_CHECKING:
     from nbclient import NotebookClient
@@ -60,11 +60,13 @@ def engine() -> str:
     class StageClient(PapermillNotebookClient):
         progress: Progressed
         kernel: RunningKernel
+        lessons: bool
 
         def execute_cell(self, cell: "NotebookNode", cell_index: int, *rest: Any, **more: Any) -> "NotebookNode":
             if self.kernel.stopped: raise KeyboardInterrupt
-            code = [c.cell_type == "code" for c in self.nb.cells]
-            if code[cell_index]: self.progress(sum(code[:cell_index + 1]), sum(code))
+            wanted = [c.cell_type == "code" and (self.lessons or not is_lesson(c)) for c in self.nb.cells]
+            if not wanted[cell_index]: return cell
+            self.progress(sum(wanted[:cell_index + 1]), sum(wanted))
             return super().execute_cell(cell, cell_index, *rest, **more)
 
     class StageEngine(Engine):
@@ -76,7 +78,7 @@ def engine() -> str:
                 nb_man, kernel_name=kernel_name, kernel_manager_class=manager, config=ipc, startup_timeout=60,
                 log=logging.getLogger("papermill"),
                 timeout_func=lambda cell: max(1, round(end - time.monotonic())))
-            client.progress, client.kernel = options["progress"], options["kernel"]
+            client.progress, client.kernel, client.lessons = options["progress"], options["kernel"], options["lessons"]
             save, nb_man.save = nb_man.save, seldom(nb_man.save)
             try: client.execute(env=options["environment"], stderr=options["log"], cwd=options["folder"])
             except CellTimeoutError: mark(nb_man.nb, "TimeoutError", f"the stage ran longer than {seconds} seconds")
@@ -149,6 +151,7 @@ def execute(
     seconds: float,                   # the longest it may take
     progress: Progressed = lambda cell, cells: None,
     kernel: RunningKernel | None = None,  # to stop it with
+    lessons: bool = True,                 # whether cells that only show something are executed
 ) -> None:
     "Execute a notebook in its folder; raises `StageFailed` with the error in one line, or `KeyboardInterrupt` where it was stopped."
     name, kernel = engine(), kernel or RunningKernel()
@@ -162,7 +165,8 @@ def execute(
             papermill.execute_notebook(
                 _literal(notebook), _literal(copy), parameters=parameters, engine_name=name, kernel_name="python3",
                 language="python", progress_bar=False, environment=kernel_environment(environment), log=log,
-                sockets=f"{sockets}/k", seconds=seconds, progress=progress, kernel=kernel, folder=str(notebook.absolute().parent))
+                sockets=f"{sockets}/k", seconds=seconds, progress=progress, kernel=kernel, lessons=lessons,
+                folder=str(notebook.absolute().parent))
     except papermill.exceptions.PapermillExecutionError as error:
         if kernel.stopped: raise KeyboardInterrupt from None
         raise StageFailed(" ".join(f"{error.ename}: {error.evalue}".split())) from None
@@ -186,9 +190,10 @@ class KernelExecution:
     def __init__(self,
         stages: Iterable[Stage],
         code: CodeFiles,
-        warm: bool = True,  # whether kernels may be forked
+        warm: bool = True,     # whether kernels may be forked
+        lessons: bool = True,  # as for `execute`
     ):
-        self.notebooks, self.code, self.warm = [f"nbs/{row.notebook}.ipynb" for row in stages], code, warm
+        self.notebooks, self.code, self.warm, self.lessons = [f"nbs/{row.notebook}.ipynb" for row in stages], code, warm, lessons
         self.stopped, self.first, self.running = False, True, list[RunningKernel]()
 
     def prepare(self) -> None:
@@ -206,7 +211,7 @@ class KernelExecution:
         self.running.append(kernel)
         if self.warm and WARM.begun and not first: WARM.settled.wait(seconds)
         if self.stopped: raise KeyboardInterrupt
-        execute(notebook, copy, parameters, environment, seconds, progress, kernel)
+        execute(notebook, copy, parameters, environment, seconds, progress, kernel, self.lessons)
 
     def stop(self) -> None:
         "Stop every notebook that is being executed, and begin no other."

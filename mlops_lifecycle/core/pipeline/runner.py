@@ -366,7 +366,7 @@ class RunStages:
         require_inputs(self.chosen, self.workspace)
         self.journal = RunJournal(self.workspace.runs, settings.digest)
         self.progress = ProgressReport(self.journal, self.workspace, show)
-        self.kernels = KernelExecution(self.chosen, project_code(settings), settings.run.kernels == "warm")
+        self.kernels = KernelExecution(self.chosen, project_code(settings), settings.run.kernels == "warm", settings.run.lessons == "yes")
         self.executor = StageExecutor(settings, self.workspace, self.journal.name, execute or self.kernels)
 
     @property

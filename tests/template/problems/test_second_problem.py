@@ -30,20 +30,10 @@ def with_yours(problem: str) -> dict[str, list[dict]]:
             for book in books if any(owned(cells(book)))}
 
 
-def is_lesson(cell: dict) -> bool:
-    """Whether a cell only shows something: not exported, not run with the stage, not the project's, no imports."""
-    if cell["cell_type"] != "code" or cell["metadata"].get("tags") or cell["id"].endswith("imports"): return False
-    return not any(line.startswith("#|") for line in cell["text"].splitlines())
-
-
-def project_of(problem: str, root: Path, table: str, frame: pd.DataFrame, lessons: bool = True) -> Path:
-    """A copy of the project that is about this problem, with its table; without lessons it is quicker, and the same."""
+def project_of(problem: str, root: Path, table: str, frame: pd.DataFrame) -> Path:
+    """A copy of the project that is about this problem, with its table."""
     copy_project(root)
     for name, new in with_yours(problem).items(): replace_yours(root / "nbs" / name, new)
-    for book in [] if lessons else [root / "nbs" / f"{s.notebook}.ipynb" for s in STAGES]:
-        content, texts = json.loads(book.read_text()), cells(book)
-        kept = [cell for cell, text in zip(content["cells"], texts) if not is_lesson(text)]
-        book.write_text(json.dumps(content | {"cells": kept}))
     (root / "settings.ini").write_text((PROBLEMS / problem / "settings.ini").read_text())
     (root / "data").mkdir()
     frame.to_csv(root / "data" / f"{table}.csv", index=False)
@@ -86,7 +76,7 @@ def test_a_second_problem_goes_through_all_stages(tmp_path):
     size = np.where(table.data["mean area"] < 600, "small", "large")
     samples = [f"S{i:04d}" for i in range(len(table.data))]
     frame = table.data.iloc[:, :0].assign(sample=samples, **columns, size=size, malignant=1 - table.target)
-    project = project_of("breast_cancer", tmp_path / "project", "samples", frame, lessons=False)
+    project = project_of("breast_cancer", tmp_path / "project", "samples", frame)
     done = passed(mlops("run", "--on-goback", "retry", project=project))
     workspace = passed_all(project)
     # the contour's concave parts were an idea, and it gains
@@ -104,11 +94,10 @@ def test_a_second_problem_goes_through_all_stages(tmp_path):
 def test_an_amount_goes_through_all_stages(tmp_path):
     """A value with an interval is answered; the decision is the quantile of the prices of a unit too little or much."""
     frame = patients()
-    project = project_of("diabetes", tmp_path / "project", "patients", frame, lessons=False)
+    project = project_of("diabetes", tmp_path / "project", "patients", frame)
     (project / "data" / "wards.jsonl").write_text("".join(ward_event(i, *event) for i, event in enumerate(BEDS)))
-    done = passed(mlops("run", project=project, MLOPS_RUN__REPORT="every run"))
+    done = passed(mlops("run", project=project))
     workspace = passed_all(project)
-    assert (project / "reports" / "index.html").is_file()
     wards = workspace.read("silver.wards").set_index("ward")
     assert is_events(workspace.read("bronze.wards")) and len(workspace.read("bronze.wards")) == len(BEDS)
     assert wards.beds[["north", "south"]].tolist() == [14, 20]
@@ -170,10 +159,9 @@ def test_unlabelled_flights_go_through_all_stages(flights, tmp_path):
         known_at=some.seen - pd.Timedelta("3h"),
         late=(delay >= 30).astype("Int64").mask(hidden),
         arrived_at=(some.seen + flown).mask(hidden))
-    project = project_of("hidden_flights", tmp_path / "project", "flights", frame, lessons=False)
-    done = passed(mlops("run", project=project, MLOPS_RUN__REPORT="every run"))
+    project = project_of("hidden_flights", tmp_path / "project", "flights", frame)
+    done = passed(mlops("run", project=project))
     workspace = passed_all(project)
-    assert (project / "reports" / "index.html").is_file()
     documents = ("exploration", "verdict", "contract", "release", "operation")
     exploration, verdict, contract, released, operation = map(workspace.load, documents)
     formulated = workspace.load("problem")

@@ -274,7 +274,7 @@ class StageExecutor:
             problem, self.interrupted = "interrupted", True
         record = self.blank(row, parameters)
         if own.exists(): record.update(json.loads(own.read_text(encoding="utf-8")))
-        elif not problem: problem = f'left no record: its run cell must open StageRun("{row.name}")'
+        elif not problem: problem = f'left no record: its run cell, one with "#| run", must open StageRun("{row.name}")'
         if problem and record["status"] != "went_back" and not problem.startswith(f"{NotYet.__name__}: "):
             record.update({"status": "failed", "words": problem, "outputs": {}})
         if (read := sections_of(notes, self.settings, record["settings"])) is not None: record["sections"] = read

@@ -23,9 +23,9 @@ STAGES = {"00_plan": "plan", "01_formulate": "formulate", "02_collect": "collect
 def write_stage(root: Path, notebook: str, happens: str = "") -> None:
     """A stage that says it has begun, to which something happens, and that leaves a little."""
     name = STAGES[notebook]
-    run = [f'with StageRun("{name}", as_of="2024-03-10T00:00Z") as run:', f"    (here / '{name}.began').touch()",
+    run = ["#| run", f'with StageRun("{name}", as_of="2024-03-10T00:00Z") as run:', f"    (here / '{name}.began').touch()",
            *(f"    {line}" for line in happens.splitlines()), f"    {LEAVES[name]}", f'    run.passed("{name} is done")']
-    sources = [f'books = 3\nhere = "{root}"', f"{IMPORTS}\nhere = Path(here)", "\n".join(run)]
+    sources = [f'books = 3\nhere = "{root}"', f"#| run\n{IMPORTS}\nhere = Path(here)", "\n".join(run)]
     cells = [{"cell_type": "code", "id": f"cell-{i}", "metadata": {"tags": ["parameters"] * (i == 0)},
               "execution_count": None, "outputs": [], "source": source} for i, source in enumerate(sources)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}

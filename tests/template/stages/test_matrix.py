@@ -17,13 +17,13 @@ from test_life_cycle import lasting
 from mlops_lifecycle.core.foundation.workspace import Workspace
 from mlops_lifecycle.core.serving.store import ServingLog
 
-NOTEBOOKS = {"00_plan": ["books = 3\nhours = 0.0", """
+NOTEBOOKS = {"00_plan": ["books = 3\nhours = 0.0", """#| run
 import time
 with StageRun("plan") as run:
     if hours: (run.folder / "asleep").touch()
     time.sleep(3600 * hours)
     run.save("plan", {"books": books})
-    run.passed(f"{books} books a reader")"""], "01_formulate": ["days = 21.0", """
+    run.passed(f"{books} books a reader")"""], "01_formulate": ["days = 21.0", """#| run
 with StageRun("formulate") as run:
     if days > 90: raise ValueError("nobody waits that long")
     if run.load("plan")["books"] > 5: raise GoBack("plan", "at most 5 books")

@@ -9,7 +9,8 @@ from mlops_lifecycle.core.foundation.settings import load_settings
 from mlops_lifecycle.core.foundation.stages import STAGES
 
 OWNERS = load_settings(ROOT, environ={}).owners.by_stage()
-PLAN = """from mlops_lifecycle.core.foundation.stages import GoBack
+PLAN = """#| run
+from mlops_lifecycle.core.foundation.stages import GoBack
 from mlops_lifecycle.core.pipeline.stage_run import StageRun
 with StageRun("plan", as_of=as_of) as run:
     if books > 5: raise GoBack("plan", f"{books} books a reader, at most 5 may")

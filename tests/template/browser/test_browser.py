@@ -221,10 +221,19 @@ def test_prices_can_be_moved_by_keyboard_and_say_what_python_computes(reader, br
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(reader, browser, scheme):
     seen, rules = Seen(browser, color_scheme=scheme), {"runOnly": ["color-contrast"]} if scheme == "dark" else {}
-    for page in ("index", "08_evaluate", "card"):
+    for page in ("index", "03_curate", "08_evaluate", "card"):
         seen.page.goto((reader.folder / f"{page}.html").as_uri())
         found = Axe().run(seen.page, options=rules).response["violations"]
         assert not found, f"{page}: " + "; ".join(f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found)
+
+
+def test_what_is_read_in_the_dark_is_printed_in_the_light(browser, lived):
+    seen = Seen(browser, color_scheme="dark")
+    seen.page.goto(lived.site.as_uri())
+    theme = "document.documentElement.dataset.theme"
+    seen.page.evaluate(f"window.addEventListener('beforeprint', () => {{ window.printed = {theme} }})")
+    seen.page.pdf()
+    assert (seen.page.evaluate("window.printed"), seen.page.evaluate(theme)) == ("light", "dark")
 
 
 def test_search_works_from_the_file_system(browser, lived):

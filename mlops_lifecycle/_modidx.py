@@ -3805,6 +3805,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'mlops_lifecycle/core/reports/site.py'),
                                                    'mlops_lifecycle.core.reports.site._state_of': ( 'core/reports/site.html#_state_of',
                                                                                                     'mlops_lifecycle/core/reports/site.py'),
+                                                   'mlops_lifecycle.core.reports.site.answered': ( 'core/reports/site.html#answered',
+                                                                                                   'mlops_lifecycle/core/reports/site.py'),
                                                    'mlops_lifecycle.core.reports.site.as_read': ( 'core/reports/site.html#as_read',
                                                                                                   'mlops_lifecycle/core/reports/site.py'),
                                                    'mlops_lifecycle.core.reports.site.at_home': ( 'core/reports/site.html#at_home',

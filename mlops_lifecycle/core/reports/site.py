@@ -6,8 +6,8 @@
 __all__ = ['Cell', 'SHOWN', 'STOPPED', 'LESSONS', 'EARLIER', 'ABOVE', 'ROOMS', 'label', 'values', 'outputs', 'at_home', 'relink',
            'as_read', 'results_first', 'ways_in', 'page_of', 'with_prose', 'history', 'standings', 'ways_back',
            'figure', 'mark', 'shown', 'link', 'lead', 'origin', 'opening', 'table', 'landing', 'catalog_page',
-           'sources', 'how_pages', 'card_of', 'write_sources', 'configuration', 'report_style', 'run_sphinx', 'front',
-           'runs_with_pages', 'put_in_place', 'take_over', 'build_report']
+           'sources', 'how_pages', 'card_of', 'answered', 'write_sources', 'configuration', 'report_style',
+           'run_sphinx', 'front', 'runs_with_pages', 'put_in_place', 'take_over', 'build_report']
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-imports
 import ast
@@ -447,6 +447,19 @@ def card_of(
     words = [unproven_words(one) for s in STAGES if s.name in standing for one in standing[s.name].get("not_proven", ())]
     return card_page(documents, made, words, settings.privacy.k)
 
+# %% ../../../nbs/core/reports/site.ipynb #rep-answered
+def answered(workspace: Workspace) -> str:  # Markdown; empty where no answer is known
+    "What a stranger's program sees: the contract's own example, and what each release answered when it was deployed."
+    if not {"contract", "deployment"} <= workspace.published()["names"].keys(): return ""
+    route, deployment = workspace.load("contract")["openapi"]["paths"]["/v1/predict"]["post"], workspace.load("deployment")
+    if not deployment["answers"]: return ""
+    asked = route["requestBody"]["content"]["application/json"]["example"]
+    block = lambda value: f"```json\n{json.dumps(value, indent=1)}\n```"
+    parts = ["### What a stranger's program sees", "It sends this to `POST /v1/predict`, the contract's own example:", block(asked)]
+    for slot, answer in deployment["answers"].items():
+        parts += [f"`{deployment[slot]}`, {slot} at the last deployment, answered in [13](13_deploy.ipynb):", block(answer)]
+    return "\n\n".join(parts)
+
 # %% ../../../nbs/core/reports/site.ipynb #rep-write
 def write_sources(
     settings: Settings,
@@ -466,6 +479,7 @@ def write_sources(
         notebook = json.loads(path.read_text(encoding="utf-8")) if path else {"cells": []}
         source = Path(settings.root) / "nbs" / f"{page}.ipynb"
         if s and source.exists() and source != path: notebook = with_prose(notebook, json.loads(source.read_text(encoding="utf-8")))
+        if s and s.name == "code" and (seen := answered(workspace)): notebook["cells"].append(_markdown(seen))
         heading = (f"{s.number:02d}", lead(s, standing.get(s.name), owners)) if s else ("", "")
         made = page_of(notebook, page, known, *heading)
         (folder / f"{page}.ipynb").parent.mkdir(parents=True, exist_ok=True)

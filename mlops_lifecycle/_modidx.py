@@ -2891,6 +2891,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'mlops_lifecycle/core/problem/costs.py'),
                                                     'mlops_lifecycle.core.problem.costs.mean_cost': ( 'core/problem/costs.html#mean_cost',
                                                                                                       'mlops_lifecycle/core/problem/costs.py'),
+                                                    'mlops_lifecycle.core.problem.costs.price_words': ( 'core/problem/costs.html#price_words',
+                                                                                                        'mlops_lifecycle/core/problem/costs.py'),
                                                     'mlops_lifecycle.core.problem.costs.prices_of': ( 'core/problem/costs.html#prices_of',
                                                                                                       'mlops_lifecycle/core/problem/costs.py'),
                                                     'mlops_lifecycle.core.problem.costs.until_told_apart': ( 'core/problem/costs.html#until_told_apart',

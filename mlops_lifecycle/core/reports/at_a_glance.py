@@ -25,7 +25,7 @@ from ..models.price_table import OUTCOMES, hundred, own_prices
 from ..models.verdict_words import money, way
 from ..operations.operation_figures import draw_moved, draw_policies, draw_saving, draw_shares
 from ..pipeline.stage_run import RunRecord, StageRecord
-from ..problem.costs import CostUnit, assumed_words
+from ..problem.costs import CostUnit, price_words
 from ..problem.plan import rehearsal_words
 from ..serving.ledger import Entry, Ledger, Standing
 from ..serving.store import ServingLog
@@ -76,16 +76,16 @@ def hundred_drawn(
 
 # %% ../../../nbs/core/reports/at_a_glance.ipynb #ag-money-code
 def saving_words(verdict: Document, problem: Document) -> list[str]:  # sentences
-    "What a month of decisions with the model saves, and what the mistakes cost; or that the rule decides alone."
-    if alone := verdict.get("alone"): return [f"No model is released, the rule decides alone: {alone['says']}."]
-    if verdict.get("cost") is None or not verdict.get("rows"): return []
-    month, unit = verdict["rows"] / verdict["months"], CostUnit.parse(problem["unit"]).cost
+    "What a month of decisions with the model saves, or that the rule decides alone; and what the mistakes cost."
+    unit, prices = CostUnit.parse(problem["unit"]).cost, verdict.get("costs") or problem["costs"]
+    priced = price_words(prices, unit, problem["kind"])
+    if alone := verdict.get("alone"): return [f"No model is released, the rule decides alone: {alone['says']}.", priced]
+    if verdict.get("cost") is None or not verdict.get("rows"): return [priced]
+    month, best, saving = verdict["rows"] / verdict["months"], verdict["baseline"], verdict["saving"]
     low, high = (money(gain * month) for gain in verdict["gain"])
-    best, saving, prices = verdict["baseline"], verdict["saving"], verdict["costs"]
     says = (f"The model {'saves' if saving > 0 else 'loses'} {money(abs(saving) * month)} {unit} a month ({low} to {high},"
             f" with {verdict['confidence']:.0%} confidence) against the cheapest way without a model,"
             f" which is {way(best['name'], problem['action'])}.")
-    priced = f"A missed case costs {prices['missed']:g} {unit}, a needless action {prices['needless']:g}{assumed_words(prices)}."
     return [says, f"A decision costs {verdict['cost']:.3f} {problem['unit']}, without a model {best['cost']:.3f}. {priced}"]
 
 def burden_words(verdict: Document, plan: Document) -> str:  # "" where no decision acts

@@ -78,7 +78,7 @@ def test_all_stages_pass_without_an_edit_and_no_page_speaks_of_another_problem(p
     first, card = ((site / f"{page}.html").read_text() for page in ("index", "card"))
     assert "Rehearsal: 6 questions open." in first and "Rehearsal: 6 questions open." in card
     assert ("The model saves" in first) <= (not Workspace(folder / "workspace").load("verdict").get("alone"))
-    assert ("The model saves" in first) <= ("default prices: nobody has said" in first)
+    assert "default prices: nobody has said" in first and ("A unit too little costs" in first) == (name == "patients")
     assert "default prices: nobody has said" in ran.stdout
 
 

@@ -457,7 +457,8 @@ def answered(workspace: Workspace) -> str:  # Markdown; empty where no answer is
     block = lambda value: f"```json\n{json.dumps(value, indent=1)}\n```"
     parts = ["### What a stranger's program sees", "It sends this to `POST /v1/predict`, the contract's own example:", block(asked)]
     for slot, answer in deployment["answers"].items():
-        parts += [f"`{deployment[slot]}`, {slot} at the last deployment, answered in [13](13_deploy.ipynb), in an app of its own:", block(answer)]
+        parts += [f"`{deployment[slot]}`, {slot} at the last deployment, answered in an app of its own in [13](13_deploy.ipynb):",
+                  block(answer)]
     return "\n\n".join(parts)
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-write

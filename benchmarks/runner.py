@@ -1,9 +1,10 @@
 """What a notebook costs beside its cells: `python benchmarks/runner.py [rounds]`.
 
-In each round, in workspaces of their own and one after the other: the life cycle by `mlops run`, the same cells as one
-script in one process, and papermill in a loop over the same notebooks; then `mlops run` twice more, after an edit of
-prose, and after an edit of a project's own cell of 07, `mlops status`, a notebook of one cell in a warm kernel, and
-`mlops matrix` with one cheap combination and with sixteen, which have no stage in common.
+In each round, in workspaces of their own and one after the other: the life cycle by `mlops run`, the same one stage
+at a time, the same without lessons, the same cells as one script in one process, and papermill in a loop over the
+same notebooks; then `mlops run` twice more, after an edit of prose, and after an edit of a project's own cell of 07,
+`mlops status`, a notebook of one cell in a warm kernel, and `mlops matrix` with one cheap combination and with
+sixteen, which have no stage in common.
 The project is copied first, so that nothing here is edited. The median over the rounds counts.
 Prints one JSON line a figure, and a table for people on standard error.
 """
@@ -135,6 +136,8 @@ def one_round() -> dict[str, float]:
         figures["the whole run"], figures["the whole run, memory"], _ = seconds(run, project, **quiet)
         one = at("one") | {"MLOPS_RUN__REPORT": "on demand", "MLOPS_RUN__JOBS": "1"}
         figures["the whole run, one stage at a time"], _, _ = seconds(run, project, **one)
+        bare = at("bare") | {"MLOPS_RUN__REPORT": "on demand", "MLOPS_RUN__LESSONS": "no"}
+        figures["the whole run, without lessons"], _, _ = seconds(run, project, **bare)
         figures["the cells as one script"], _, _ = seconds([sys.executable, "-c", SCRIPT], project, **at("script"))
         loop = [sys.executable, "-c", PAPERMILL]
         figures["papermill in a loop"], figures["papermill in a loop, memory"], _ = seconds(loop, project, **at("loop"))

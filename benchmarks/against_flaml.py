@@ -100,13 +100,10 @@ def main() -> None:
         from data import ROOT
         print(json.dumps(compare(Path(given.project), given.seconds, given.seeds, ROOT / ".venv" / "flaml" / "bin" / "python")))
         return None
-    from any_table import HOME, chosen, command
+    from any_table import HOME, command, part
     HOME.mkdir(parents=True, exist_ok=True)
     environment()
-    tables = [one for one in enumerate(chosen(), 1) if one[1][2]]
-    if given.only:
-        first, _, last = given.only.partition("-")
-        tables = [one for one in tables if int(first) <= one[0] <= int(last or first)]
+    tables = [one for one in part(given.only) if one[1][2]]  # those with a target
     medians = []
     for number, (name, _, target, table) in tables:
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:

@@ -79,6 +79,13 @@ def chosen() -> list[tuple[str, str, str, pd.DataFrame]]:  # name, kind, target
     return found
 
 
+def part(only: str) -> list[tuple[int, tuple[str, str, str, pd.DataFrame]]]:
+    """Some of `chosen` with their numbers from 1, such as 1-20; all of them for an empty text."""
+    tables = list(enumerate(chosen(), 1))
+    first, _, last = (only or f"1-{len(tables)}").partition("-")
+    return tables[int(first) - 1:int(last or first)]
+
+
 def command(*arguments: str, at: Path, **more: str) -> subprocess.CompletedProcess:
     """A command of mlops in a folder."""
     env = os.environ | {"PYTHONPATH": str(at if (at / "nbs").exists() else ROOT), "OMP_NUM_THREADS": "1"} | more
@@ -124,12 +131,8 @@ def main() -> None:
     options.add_argument("--list", action="store_true", help="name the tables, and run nothing")
     given = options.parse_args()
     HOME.mkdir(parents=True, exist_ok=True)
-    tables = list(enumerate(chosen(), 1))
-    if given.only:
-        first, _, last = given.only.partition("-")
-        tables = tables[int(first) - 1:int(last or first)]
     rows = []
-    for number, (name, kind, target, table) in tables:
+    for number, (name, kind, target, table) in part(given.only):
         if given.list: print(number, name, kind, target, table.shape); continue
         rows.append({"number": number} | tried(name, kind, target, table, given.seconds))
         print(json.dumps(rows[-1]), flush=True)

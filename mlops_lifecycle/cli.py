@@ -699,21 +699,23 @@ def labels_next(
 def labels_export(path: Annotated[Path, typer.Argument(help="A .csv to fill in.")]):
     "Write the queue as a table to fill in."
     from mlops_lifecycle.core.data.labelling import to_csv
+    from mlops_lifecycle.core.foundation.display import counted
     from mlops_lifecycle.core.foundation.workspace import atomic_write
     waiting, _, _ = label_queue()
     atomic_write(path, to_csv(waiting))
-    typer.echo(f"{len(waiting)} rows: {path}")
+    typer.echo(f"{counted(len(waiting), 'row')}: {path}")
 
 @labels.command("import")
 def labels_import(path: Annotated[Path, typer.Argument(help="The table, filled in.")], annotator: _Who, at: _At = ""):
     "Take a table that was filled in, all of it or nothing."
     from mlops_lifecycle.core.data.labelling import from_csv
     from mlops_lifecycle.core.data.readers import text_of
+    from mlops_lifecycle.core.foundation.display import counted
     waiting, book, question = label_queue()
     if not path.is_file(): raise _refused(f"there is no {path}")
     given = from_csv(text_of(path), question.table, annotator, moment_of(at))
     new = take_answers(given, waiting, book)
-    typer.echo(f"{new} answers taken")
+    typer.echo(f"{counted(new, 'answer')} taken")
 
 # %% ../nbs/cli.ipynb #cli-yours
 def yours_table(

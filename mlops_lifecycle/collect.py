@@ -8,6 +8,7 @@ __all__ = ['HHMM', 'COLUMNS', 'ZONES', 'AVAILABILITY', 'next_on_the_clock', 'add
 
 # %% ../nbs/02_collect.ipynb #collect-yours-flights
 from .core.data.readers import Column
+from .core.foundation.display import counted
 
 HHMM = "local clock, hours and minutes as HHMM"
 COLUMNS = {"flights": {
@@ -237,7 +238,7 @@ def write_bronze(
     loads = {name: load.record() | {"version": run.outputs[f"bronze.{name}"]} for name, load in bronze.loads.items()}
     rows = {name: load.rows for name, load in bronze.loads.items()}
     aside = len(bronze.quarantine)
-    run.passed(f"{len(rows)} sources, {sum(rows.values()):,} rows, {aside:,} set aside",
+    run.passed(f"{counted(len(rows), 'source')}, {counted(sum(rows.values()), 'row')}, {aside:,} set aside",
                rows=rows, set_aside=aside, loads=loads)
 
 # %% ../nbs/02_collect.ipynb #collect-held

@@ -114,13 +114,14 @@ def diff(
     "Say what changed between two runs: settings, cells, data, gates, cost and seconds."
     from rich.console import Console
     from rich.table import Table
+    from mlops_lifecycle.core.foundation.display import counted
     from mlops_lifecycle.core.foundation.errors import UsageError
     from mlops_lifecycle.core.foundation.settings import load_settings
     from mlops_lifecycle.core.foundation.workspace import Workspace
     from mlops_lifecycle.core.reports.run_diff import as_markdown, diff_runs, run_record
     workspace = Workspace(load_settings().workspace_path)
     runs = sorted(path.parent.name for path in workspace.runs.glob("*/run.json"))
-    if len(runs) < 2: raise UsageError(f"there are {len(runs)} runs in {workspace.root}; two are compared")
+    if len(runs) < 2: raise UsageError(f"{counted(len(runs), 'run is', 'runs are')} in {workspace.root}; two are compared")
     old, new = run_record(workspace, before or runs[-2]), run_record(workspace, after or runs[-1])
     changes = diff_runs(workspace, old, new)
     if md: return typer.echo(as_markdown(changes, old, new))

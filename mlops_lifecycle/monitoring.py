@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
+from .core.foundation.display import counted
 from .core.foundation.settings import CanarySettings, MonitorSettings, Settings
 from .core.foundation.stages import GoBack
 from .core.models.evaluation import cluster_bootstrap, interval
@@ -147,9 +148,10 @@ def check_quality(rows: pd.DataFrame, release: Release, costs: Costs, settings: 
     labelled = rows[rows.outcome.notna()]
     days = labelled.decision_time.dt.floor("D").nunique()
     if len(labelled) < limits.min_labelled:
-        return {}, [], f"{len(labelled):,} outcomes have arrived, at least {limits.min_labelled:,} are needed ([monitor] min_labelled)"
+        arrived = f"{counted(len(labelled), 'outcome has', 'outcomes have')} arrived"
+        return {}, [], f"{arrived}, at least {limits.min_labelled:,} are needed ([monitor] min_labelled)"
     if days < limits.min_days:
-        return {}, [], f"outcomes of {days} days, at least {limits.min_days} are needed to compare costs ([monitor] min_days)"
+        return {}, [], f"outcomes of {counted(days, 'day')}, at least {limits.min_days} are needed to compare costs ([monitor] min_days)"
     return *quality(labelled, release.kind, costs, limits.calibration_limit, evaluation.confidence,
                     evaluation.bootstrap_draws, settings.train.seed), ""
 

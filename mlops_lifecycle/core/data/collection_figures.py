@@ -13,6 +13,8 @@ import pandas as pd
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
+from ..foundation.display import counted
+
 # %% ../../../nbs/core/data/collection_figures.ipynb #cf-days-code
 COLOUR, GAP = "#00727a", "#b35900"
 
@@ -33,9 +35,9 @@ def draw_days(
     shown = {name: rows for name, rows in days.items() if len(rows)}
     if not shown: return None
     gaps = {name: int((rows == 0).sum()) for name, rows in shown.items()}
-    holes = ", ".join(f"{name} {count} days" for name, count in gaps.items() if count)
+    holes = ", ".join(f"{name} {counted(count, 'day')}" for name, count in gaps.items() if count)
     figure = Figure(figsize=(7.2, 0.7 + 1.3 * len(shown)), layout="constrained")
-    rest = f"\n{untimed:,} rows have no time" if untimed else ""
+    rest = f"\n{counted(untimed, 'row has', 'rows have')} no time" if untimed else ""
     figure.suptitle((f"Days without a row: {holes}" if holes else "No day is without a row") + rest, x=0.01, ha="left", fontsize=11)
     for ax, (name, rows) in zip(figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown.items()):
         at = np.asarray(date2num(rows.index))

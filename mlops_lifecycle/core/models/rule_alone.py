@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TypedDict
 
+from ..foundation.display import counted
 from ..foundation.stages import NotProven
 
 # %% ../../../nbs/core/models/rule_alone.ipynb #ra-why
@@ -57,5 +58,5 @@ def verdict_without_candidates(
 def unproven_alone(alone: RuleAlone) -> NotProven:
     "What is missing where the rule ships alone."
     more = (alone["needed"] or 0) - alone["judged"]
-    until = f"about {more:,} more outcomes" if more > 0 else ""
+    until = f"about {counted(more, 'more outcome')}" if more > 0 else ""
     return NotProven(what=f"that a model saves anything: {alone['says']}", until=until)

@@ -59,7 +59,8 @@ def all_slices(
         limits.min_group, limits.confidence, limits.bootstrap_draws, case.seed)
     names = [f.name for f in feature_set.features]
     lost = -savings(case.y, case.decision, case.best.decision, case.costs)
-    words, later = find_slices(case.rows[names], lost, case.days, least=4 * limits.min_group)
+    units = {f.name: f.unit for f in feature_set.features}
+    words, later = find_slices(case.rows[names], lost, case.days, least=4 * limits.min_group, units=units)
     tables = [inside(groups, np.ones(len(case.y), bool)), inside(words.to_frame("found"), later)]
     return pd.concat([t for t in tables if len(t)], ignore_index=True)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from ..foundation.display import counted
 from ..foundation.stages import NotProven, stage
 from ..foundation.templating import render
 from .rule_alone import unproven_alone
@@ -32,15 +33,15 @@ def _first_failure(failed: list[dict]) -> str:
 def _small_groups(verdict: Mapping, least: int, k: int) -> list[NotProven]:
     small = [one for one in verdict["slices"] if one["weak"] is None]
     declared = [one for one in small if one["column"] != "found"]
-    many = lambda rows: f"{rows:,}" if rows >= k else f"fewer than {k}"
-    names = [f"{one['column']} {one['group']} ({many(one['rows'])} decisions)" for one in declared[:6]]
+    many = lambda rows: counted(rows, "decision") if rows >= k else f"fewer than {k} decisions"
+    names = [f"{one['column']} {one['group']} ({many(one['rows'])})" for one in declared[:6]]
     more = f" and {len(declared) - 6} more" * (len(declared) > 6)
-    found = f"{len(small) - len(declared)} groups that the tree found" if len(small) > len(declared) else ""
+    found = f"{counted(len(small) - len(declared), 'group')} that the tree found" if len(small) > len(declared) else ""
     if not small: return []
     rare = [one["rows"] * min(one["share"], 1 - one["share"]) for one in declared]
     months = [math.ceil(verdict["months"] * (least / seen - 1)) for seen in rare if 0 < seen < least]
     until = f"{min(months)} to {max(months)} more months" if months and min(months) < max(months) else ""
-    if months and not until: until = f"about {months[0]} more month{'s' * (months[0] != 1)}"
+    if months and not until: until = f"about {counted(months[0], 'more month')}"
     said = " and ".join(filter(None, [", ".join(names) + more, found]))
     return [NotProven(what=f"what the model costs in groups that are too small: {said}", until=until)]
 

@@ -9,6 +9,7 @@ __all__ = ['LAST', 'STRETCH', 'STRETCHES', 'too_old', 'by_release', 'check_laten
 import numpy as np
 import pandas as pd
 
+from ..foundation.display import counted
 from .diagnosis import Check, Finding
 from ..serving.predictor import UNUSED
 
@@ -42,7 +43,8 @@ def check_latency(
     timed = rows.dropna(subset="seconds").sort_values("at" if "at" in rows else "decision_time") if "seconds" in rows else rows[:0]
     last, past = timed.tail(LAST), timed.iloc[:-LAST]
     if len(past) < STRETCH * STRETCHES:
-        return {}, [], f"{len(past):,} answers before the last {LAST:,}, at least {STRETCH * STRETCHES:,} are needed to compare latency"
+        needed = f"at least {STRETCH * STRETCHES:,} are needed to compare latency"
+        return {}, [], f"{counted(len(past), 'answer')} before the last {LAST:,}, {needed}"
     seconds = past.seconds.to_numpy(float)[len(past) % STRETCH:]
     medians = np.log(np.median(seconds.reshape(-1, STRETCH), axis=1).clip(1e-9))
     usual, now = float(np.median(medians)), float(last.seconds.median())

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from ..foundation.display import counted
 from ..foundation.settings import CanarySettings
 from .guards import Climb, check_guards, squared_errors
 from .sequential_tests import Interval, clustered_interval, clustered_variance
@@ -61,15 +62,15 @@ class Evidence:
 
     def __str__(self) -> str:
         low, middle, high = self.interval.low, self.interval.middle, self.interval.high
-        where = f"on the same {self.requests:,} requests" if self.paired else f"on {self.requests:,} requests in two arms"
-        days = f"{self.interval.days} day{'s' * (self.interval.days != 1)}"
-        counted = f"{where}, {days} and {self.interval.entities:,} entities that count"
+        requests, days = counted(self.requests, "request"), counted(self.interval.days, "day")
+        where = f"on the same {requests}" if self.paired else f"on {requests} in two arms"
+        basis = f"{where}, {days} and {counted(self.interval.entities, 'entity that counts', 'entities that count')}"
         beyond = 100 * max(self.cost, abs(middle))  # so wide a limit says nothing
         low, high = (bound if abs(bound) <= beyond else None for bound in (low, high))
-        if low is None and high is None: return f"nothing is known of the extra cost {counted}"
+        if low is None and high is None: return f"nothing is known of the extra cost {basis}"
         between = " to ".join("any" if bound is None else f"{bound:+.3f}" for bound in (low, high))
         more = "more" if middle > 0 else "less"
-        return f"a decision costs {abs(middle):.3f} {self.unit} {more} ({between}) than the stable release's {self.cost:.3f}, {counted}"
+        return f"a decision costs {abs(middle):.3f} {self.unit} {more} ({between}) than the stable release's {self.cost:.3f}, {basis}"
 
 def cost_evidence(
     climb: Climb, costs: Costs, limits: CanarySettings,
@@ -157,7 +158,7 @@ def _ended(found: Finding, evidence: Evidence | None, waited: int, limits: Canar
     words = "no outcome is known" if evidence is None else str(evidence)
     if found == "worse": return Verdict("roll back", found, f"significantly worse: {words}", "train", "", evidence)
     if waited < limits.longest or found != "not told apart": return None
-    words = f"not told apart after {waited} days: {words}"
+    words = f"not told apart after {counted(waited, 'day')}: {words}"
     return Verdict("hold" if person else "roll back", found, words, "" if person else "train", "", evidence)
 
 def judge(

@@ -9,6 +9,7 @@ __all__ = ['PROMPT', 'due', 'difference', 'check_feedback']
 import numpy as np
 import pandas as pd
 
+from ..foundation.display import counted
 from ..foundation.settings import MonitorSettings
 from .diagnosis import Check, Finding
 from .sudden_faults import day_interval
@@ -53,7 +54,7 @@ def _question(decisions: pd.DataFrame, reports: pd.Series, asks: str, now: pd.Ti
     recent = could["at"] > now - usual - pd.Timedelta("7D")
     earlier, days = could[~recent], could[~recent]["at"].dt.floor("D").nunique()
     if len(earlier) < limits.min_rows or days < limits.min_days or not recent.any():
-        return {}, [], f'"{asks}" was asked about {len(earlier):,} decisions of {days} days that are older than a week, too few'
+        return {}, [], f'"{asks}" was asked about {counted(len(earlier), "decision")} of {counted(days, "day")} older than a week, too few'
     (low, before, _), (_, rate, high) = _rate(earlier), _rate(could[recent])
     figures = {"due": len(could), "rate": rate, "before": before, "delay_hours": usual / pd.Timedelta("1h")}
     figures |= {f"{column} of those who answer": difference(could, column) for column in ("score", "decision")}

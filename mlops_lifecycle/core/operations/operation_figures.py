@@ -16,7 +16,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ..foundation.display import in_cell
+from ..foundation.display import counted, in_cell
 from .policy_comparison import COLOURS
 from ..problem.costs import CostUnit
 
@@ -41,7 +41,7 @@ def draw_shares(
 ) -> Figure:
     "The canary's share over time, and its extra cost."
     if not looks: return Figure()
-    figure, above = days_axis(f"The canary reached {looks[-1]['share']:g} % after {len(looks)} looks", 3.8)
+    figure, above = days_axis(f"The canary reached {looks[-1]['share']:g} % after {counted(len(looks), 'look')}", 3.8)
     at, share = _times([look["clock"] for look in looks]), [look["share"] for look in looks]
     above.step(at, share, where="post", color="#00727a")
     above.plot(at, share, "o", color="#00727a", markersize=3)

@@ -9,6 +9,7 @@ __all__ = ['Promise', 'held', 'reaction_share', 'review', 'check_promises']
 from collections.abc import Mapping
 from typing import Literal, TypedDict
 
+from ..foundation.display import counted
 from .diagnosis import Check, Finding
 from .sequential_tests import significantly_more
 from ..problem.plan import Metric, Plan, review_due
@@ -44,10 +45,11 @@ def reaction_share(
     asks = {one.name: one.asks for one in plan.reactions}
     answers = sum(reactions.get(name, 0) for name, question in asks.items() if question == asks[metric.reaction])
     given, promised, least = reactions.get(metric.reaction, 0), _words(metric), plan.revisit.at_least
-    if answers < least: return held(promised, True, metric.target, None, f"{answers:,} answers, at least {least:,} are needed")
+    if answers < least: return held(promised, True, metric.target, None, f"{counted(answers, 'answer')}, at least {least:,} are needed")
     count, target = (given, metric.target) if metric.better == "lower" else (answers - given, 1 - metric.target)
     broken = significantly_more(count, answers, min(max(target, 0), 1), 0.05)
-    return Promise(promised=promised, seen=f"{given / answers:.0%} of {answers:,} answers", figure=given / answers, limit=metric.target,
+    seen = f"{given / answers:.0%} of {counted(answers, 'answer')}"
+    return Promise(promised=promised, seen=seen, figure=given / answers, limit=metric.target,
                    holds="yes" if metric.met(given / answers) else "no" if broken else "not judged")
 
 def _words(metric: Metric) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..foundation.display import counted
 from ..foundation.settings import MonitorSettings
 from ..foundation.stages import NotProven
 from ..problem.costs import CostUnit, until_told_apart
@@ -40,7 +41,7 @@ def unproven_canary(
     low, middle, high = last["extra cost"]
     if low > 0 or high < 0: return []
     what = (f"whether {name} costs less than the release before it: {middle:+.3f} {unit} ({low:+.3f} to {high:+.3f}),"
-            f" {last['requests']:,} requests on {last['days']} days")
+            f" {counted(last['requests'], 'request')} on {counted(last['days'], 'day')}")
     return [NotProven(what=what, until=until_told_apart(low, middle, high, last["days"]))]
 
 # %% ../../../nbs/core/operations/unproven.ipynb #up-monitor-code
@@ -52,7 +53,7 @@ def _until_enough(rows: pd.DataFrame, limits: MonitorSettings) -> str:
     days = labelled.decision_time.dt.floor("D").nunique()
     if not days: return ""
     more = max(limits.min_days - days, math.ceil((limits.min_labelled - len(labelled)) / (len(labelled) / days)))
-    return f"about {more:,} more days" if more > 0 else ""
+    return f"about {counted(more, 'more day')}" if more > 0 else ""
 
 def unproven_monitoring(
     found: Mapping[str, Any],  # of `monitor`
@@ -78,8 +79,8 @@ def unproven_loop(
 ) -> list[NotProven]:
     "Whether the loop is known to save or to cost something."
     gain, adopted = report["worth"]["never retrained"], sum(bool(one["adopted"]) for one in report["retrains"])
-    if not adopted: return [NotProven(what=f"what the loop is worth: no new model was adopted in {days:.0f} days", until="")]
+    if not adopted: return [NotProven(what=f"what the loop is worth: no new model was adopted in {counted(round(days), 'day')}", until="")]
     if gain["low"] > 0 or gain["high"] < 0: return []
     bounds = f"{gain['saved']:+,.0f} {CostUnit.parse(unit).cost} ({gain['low']:+,.0f} to {gain['high']:+,.0f})"
-    return [NotProven(what=f"whether the loop saves anything against never retraining: {bounds} on {gain['decisions']:,} decisions",
-                      until=until_told_apart(gain["low"], gain["saved"], gain["high"], days))]
+    what = f"whether the loop saves anything against never retraining: {bounds} on {counted(gain['decisions'], 'decision')}"
+    return [NotProven(what=what, until=until_told_apart(gain["low"], gain["saved"], gain["high"], days))]

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ..foundation.display import counted
 from ..pipeline.runner import cut_off
 from ..pipeline.stage_run import RunRecord
 from ..foundation.stages import STAGES, in_words, stage, unproven_words
@@ -83,7 +84,7 @@ def of_canary(operation: Mapping[str, Any], unit: str) -> str:
     where = "on the same requests" if last["same requests"] else "in two groups of requests"
     found = f"for what a guard found ({operation['guard']})" if operation["guard"] else f"as {operation['finding']}"
     return (f"The canary was {became} {found}: its decisions cost {more} those of the release before it, {where} "
-            f"(between {low:+.2f} and {high:+.2f}; {last['requests']:,} requests on {last['days']} days).")
+            f"(between {low:+.2f} and {high:+.2f}; {counted(last['requests'], 'request')} on {counted(last['days'], 'day')}).")
 
 # %% ../../../nbs/core/reports/summary.ipynb #runner-monitor-code
 ADVICE = {"nothing": "to change nothing", "retrain": "to train a new model", "review": "to review the plan",
@@ -117,11 +118,11 @@ def of_loop(replay: Mapping[str, Any], unit: str) -> str:
     called = sum(e["action"] in ("recalibrate", "retrain", "search again") for e in replay["retrains"])
     taken = sum(bool(e["adopted"]) for e in replay["retrains"])
     alone = replay["worth"]["never retrained"]
-    money, times = CostUnit.parse(unit).cost, lambda count: f"{count} time{'s' * (count != 1)}"
+    money = CostUnit.parse(unit).cost
     saves = lambda found: f"{'saves' if found['saved'] >= 0 else 'costs'} {abs(found['saved']):,.0f} {money}"
     worth = f"{taken} passed all gates, and it {saves(alone)} against leaving the model alone" if taken else \
         "none passed all gates, so it saves nothing against leaving the model alone"
-    return (f"Played on through {len(replay['periods'])} periods, the loop calls for a new model {times(called)}:"
+    return (f"Played on through {counted(len(replay['periods']), 'period')}, the loop calls for a new model {counted(called, 'time')}:"
             f" {worth}.")
 
 # %% ../../../nbs/core/reports/summary.ipynb #sm-ledger-code

@@ -25,7 +25,7 @@ def test_the_last_two_runs_as_markdown_and_as_a_table(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOPS_WORKSPACE", str(tmp_path))
     def diff(*words): return CliRunner().invoke(app, ["diff", *words])
     write_run(Workspace(tmp_path), "20240301-aaaa", "x", 1)
-    assert "there are 1 runs" in diff().stderr
+    assert "1 run is in" in diff().stderr
     write_run(Workspace(tmp_path), "20240302-bbbb", "y", 5)
     table = diff("--md").stdout.splitlines()
     assert table[0] == "### What changed from run 20240301-aaaa to 20240302-bbbb"

@@ -60,13 +60,12 @@ def engine() -> str:
     class StageClient(PapermillNotebookClient):
         progress: Progressed
         kernel: RunningKernel
-        lessons: bool
+        wanted: list[bool]  # of each cell, whether it is executed
 
         def execute_cell(self, cell: "NotebookNode", cell_index: int, *rest: Any, **more: Any) -> "NotebookNode":
             if self.kernel.stopped: raise KeyboardInterrupt
-            wanted = [c.cell_type == "code" and (self.lessons or not is_lesson(c)) for c in self.nb.cells]
-            if not wanted[cell_index]: return cell
-            self.progress(sum(wanted[:cell_index + 1]), sum(wanted))
+            if not self.wanted[cell_index]: return cell
+            self.progress(sum(self.wanted[:cell_index + 1]), sum(self.wanted))
             return super().execute_cell(cell, cell_index, *rest, **more)
 
     class StageEngine(Engine):
@@ -78,7 +77,8 @@ def engine() -> str:
                 nb_man, kernel_name=kernel_name, kernel_manager_class=manager, config=ipc, startup_timeout=60,
                 log=logging.getLogger("papermill"),
                 timeout_func=lambda cell: max(1, round(end - time.monotonic())))
-            client.progress, client.kernel, client.lessons = options["progress"], options["kernel"], options["lessons"]
+            client.progress, client.kernel = options["progress"], options["kernel"]
+            client.wanted = [c.cell_type == "code" and (options["lessons"] or not is_lesson(c)) for c in nb_man.nb.cells]
             save, nb_man.save = nb_man.save, seldom(nb_man.save)
             try: client.execute(env=options["environment"], stderr=options["log"], cwd=options["folder"])
             except CellTimeoutError: mark(nb_man.nb, "TimeoutError", f"the stage ran longer than {seconds} seconds")

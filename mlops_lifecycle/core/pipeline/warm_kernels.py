@@ -106,7 +106,7 @@ class WarmProcess:
             fork(first)
             first.join()
             threads = (first.exitcode or 0) - ALONE
-            if threads < 0: self._settle(f"a fork ended with {first.exitcode}")
+            if not 0 <= threads < 100: self._settle(f"a fork ended with {first.exitcode}")
             else: self._settle(f"a library starts {threads} threads when it is imported" if threads else "")
         except (OSError, EOFError) as error:
             self._settle(f"the process that imports for them ended ({type(error).__name__})")

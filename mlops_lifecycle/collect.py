@@ -8,7 +8,6 @@ __all__ = ['HHMM', 'COLUMNS', 'ZONES', 'AVAILABILITY', 'next_on_the_clock', 'add
 
 # %% ../nbs/02_collect.ipynb #collect-yours-flights
 from .core.data.readers import Column
-from .core.foundation.display import counted
 
 HHMM = "local clock, hours and minutes as HHMM"
 COLUMNS = {"flights": {
@@ -145,6 +144,7 @@ from mlops_lifecycle.core.data.ingestion import (
     with_arrival)
 from .core.data.readers import BLOCK, Column
 from .core.data.streams import acknowledge_stream
+from .core.foundation.display import counted
 from .core.foundation.settings import Source
 from .core.foundation.workspace import Workspace, prefetch
 from .core.pipeline.stage_run import StageRun

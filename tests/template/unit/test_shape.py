@@ -1,4 +1,6 @@
 """The template's shape: the expected folders and only those, nothing of one problem or one machine, a small app."""
+import ast
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from helpers import NOTEBOOKS, ROOT, cells, copy_project, environment, owned, tr
 from packaging.requirements import Requirement
 
 from mlops_lifecycle.core.foundation.extras import distribution_extras
+from mlops_lifecycle.core.foundation.stages import STAGES
 
 TOP = {
     ".ci", ".gitattributes", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
@@ -36,6 +39,26 @@ def test_no_word_of_the_example_problem_outside_yours(notebook):
             found = WORDS.search(cell["text"])
             assert not found, (f'{notebook.name}: "{found[0]}" in a cell that is not "yours":\n'
                                f'{cell["text"][:200]}')
+
+
+def test_what_is_not_yours_knows_its_names_without_what_yours_imports(tmp_path):
+    """Another project replaces the cells `#| yours`: it keeps the names that they define, not what they import."""
+    for stage in STAGES:
+        notebook = json.loads((ROOT / "nbs" / f"{stage.notebook}.ipynb").read_text())
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code" and "".join(cell["source"]).startswith("#| yours"):
+                cell["source"] = "".join(f"{name} = None\n" for name in sorted(defined("".join(cell["source"]))))
+        (tmp_path / f"{stage.notebook}.ipynb").write_text(json.dumps(notebook))
+    command = [Path(sys.executable).parent / "ruff", "check", "--isolated", "--no-cache", "--select", "F821", tmp_path]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def defined(code):
+    "Names of functions, classes and values at the top of `code`, without its imports."
+    statements = [s for s in ast.parse(code).body if not isinstance(s, ast.Import | ast.ImportFrom)]
+    named = {s.name for s in statements if isinstance(s, ast.FunctionDef | ast.ClassDef)}
+    return named | {n.id for s in statements for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 INSTALLS = re.compile(r"(\.lock|\.toml|\.sh|\.ya?ml)$|^(Makefile|deploy/|\.ci/|\.github/)")  # files that say what is installed

@@ -125,7 +125,7 @@ def diff(
     old, new = run_record(workspace, before or runs[-2]), run_record(workspace, after or runs[-1])
     changes = diff_runs(workspace, old, new)
     if md: return typer.echo(as_markdown(changes, old, new))
-    typer.echo(f"From run {old['run']} to {new['run']}: {len(changes)} changes.")
+    typer.echo(f"From run {old['run']} to {new['run']}: {counted(len(changes), 'change')}.")
     table = Table("part", "what", "before", "after", box=None, pad_edge=False)
     for change in changes: table.add_row(*(part.replace("[", "\\[") for part in change))
     if changes: Console(highlight=False, soft_wrap=True).print(table)

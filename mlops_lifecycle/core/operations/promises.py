@@ -53,8 +53,8 @@ def reaction_share(
                    holds="yes" if metric.met(given / answers) else "no" if broken else "not judged")
 
 def _words(metric: Metric) -> str:
-    return f"{metric.name} {'at most' if metric.better == 'lower' else 'at least'} {metric.target:g} {metric.unit}"
-
+    target = f"{metric.target:.0%} of the answers" if metric.reaction else f"{metric.target:g} {metric.unit}"
+    return f"{metric.name} {'at most' if metric.better == 'lower' else 'at least'} {target}"
 
 # %% ../../../nbs/core/operations/promises.ipynb #prm-check-code
 def review(plan: Plan, reactions: Mapping[str, int]) -> tuple[Promise, list[Finding]]:  # one finding, or none
@@ -85,8 +85,8 @@ def check_promises(
     saving = held(f"saves at least {planned.min_saving:g} against the best way without a model", False, planned.min_saving,
                   min(saves, key=lambda seen: seen[1], default=None), why)
     rows = [*(_metric(planned, metric, quality, reactions, why) for metric in planned.metrics), saving]
+    limits = {(one.reaction, one.target) for one in planned.metrics if one.better == "lower"}
+    if (planned.revisit.reaction, planned.revisit.share_above) not in limits: rows.append(reviewed)
     found += [Finding("promise", row["promised"], row["figure"], row["limit"], "plan", f"promised: {row['promised']}; seen: {row['seen']}")
-              for row in rows if row["holds"] == "no" and row["figure"] is not None]
-    unjudged = [row["promised"] for row in [*rows, reviewed] if row["holds"] == "not judged"]
-    return {"promises": [*rows, reviewed]}, found, "; ".join(unjudged)
-
+              for row in rows if row is not reviewed and row["holds"] == "no" and row["figure"] is not None]
+    return {"promises": rows}, found, "; ".join(row["promised"] for row in rows if row["holds"] == "not judged")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stages', 'run_record', 'Change', 'settings_changes', 'cell_changes', 'moved', 'data_changes', 'verdict_of_run',
-           'gate_words', 'verdict_changes', 'second_changes', 'diff_runs', 'as_markdown']
+           'gate_words', 'gate_changes', 'cost_words', 'cost_changes', 'second_changes', 'diff_runs', 'as_markdown']
 
 # %% ../../../nbs/core/reports/run_diff.ipynb #rd-imports
 import json
@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..foundation.errors import UsageError, brief, listed
 from ..foundation.workspace import Lake, Workspace, frame_of
+from ..models.paired_costs import paired_saving
 from ..pipeline.code_versions import cells_of
 from ..pipeline.stage_run import RunRecord
 from ..quality.drift import psi
@@ -119,25 +120,39 @@ def gate_words(gate: Mapping[str, Any] | None) -> str:
     if gate is None: return "none"
     return f"{'passed' if gate['passed'] else 'failed'}: {gate['figure']:.4g}, limit {gate['limit']:.4g}"
 
-def verdict_changes(workspace: Workspace, before: Stages, after: Stages) -> Iterator[Change]:
-    "How stages ended, the gates of 08, and costs with the interval of each gain."
+def gate_changes(before: Stages, after: Stages, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    "How stages ended, and the gates of 08; old and new: verdicts, which may be empty."
     for stage in dict.fromkeys([*before, *after]):
         ends = [str(run[stage]["words"]) if stage in run else "not run" for run in (before, after)]
         passed = [stage in run and run[stage]["status"] in ("passed", "skipped") for run in (before, after)]
         if passed[0] != passed[1]: yield Change("gates", stage, *ends)
-    old, new = (verdict_of_run(workspace, run) for run in (before, after))
-    if not old or not new: return
-    gates = [{gate["gate"]: gate for gate in verdict.get("gates", [])} for verdict in (old, new)]
-    for name in gates[0].keys() | gates[1].keys():
+    gates = [{gate["gate"]: gate for gate in verdict.get("gates", ()) if gate["passed"] is not None} for verdict in (old, new)]
+    for name in [*gates[0], *(gates[1].keys() - gates[0].keys())] if old and new else ():
         sides = [run.get(name) for run in gates]
         if sides[0] and sides[1] and sides[0]["passed"] == sides[1]["passed"]: continue
         yield Change("gates", name, *map(gate_words, sides))
-    def cost(verdict: Mapping[str, Any]) -> str:
-        gain = verdict.get("gain")
-        return f"{verdict['cost']:.4f}" + (f" (saves {gain[0]:.4f} to {gain[1]:.4f})" if gain else "")
-    if cost(old) != cost(new): yield Change("cost", "of a decision, and what it saves", cost(old), cost(new))
-    if old.get("threshold") != new.get("threshold"): yield Change("cost", "threshold", str(old.get("threshold")), str(new.get("threshold")))
 
+def cost_words(verdict: Mapping[str, Any]) -> str:
+    "What a decision costs, and the interval of what it saves."
+    if verdict.get("cost") is None: return "not known"
+    gain = verdict.get("gain") or [None]
+    return f"{verdict['cost']:.4f}" + (f" (saves {gain[0]:.4f} to {gain[1]:.4f})" if gain[0] is not None else "")
+
+def cost_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    "Costs with the interval of each gain, their difference in pairs, and thresholds; of two verdicts."
+    if not old or not new: return
+    if cost_words(old) != cost_words(new): yield Change("cost", "of a decision, and what it saves", cost_words(old), cost_words(new))
+    if old.get("threshold") != new.get("threshold"): yield Change("cost", "threshold", str(old.get("threshold")), str(new.get("threshold")))
+    sums = [verdict.get("by_unit") or {} for verdict in (old, new)]
+    if sums[0] == sums[1]: return
+    if old.get("costs") != new.get("costs"): yield Change("cost", "in pairs", "", "not compared: the prices differ")
+    elif found := paired_saving(*sums, confidence=new.get("confidence", 0.9)):
+        units = "days" if "-" in next(iter(sums[1])) else "parts"
+        what = f"on the {found.rows:,} rows that both judged, {found.units} of {found.of} {units}"
+        yield Change("cost", what, f"{found.before:.4f}", f"{found.now:.4f}: {found}")
+    else: yield Change("cost", "in pairs", "", "not compared: no day has the same rows and outcomes in both")
+
+# %% ../../../nbs/core/reports/run_diff.ipynb #rd-diff
 def second_changes(before: Stages, after: Stages) -> Iterator[Change]:
     "Stages that both runs executed, and took longer or less by a fifth and a second."
     for stage in before:
@@ -145,15 +160,15 @@ def second_changes(before: Stages, after: Stages) -> Iterator[Change]:
         old, new = before[stage]["seconds"], after[stage]["seconds"]
         if abs(new - old) > max(1.0, old / 5): yield Change("seconds", stage, f"{old:.1f}", f"{new:.1f}")
 
-# %% ../../../nbs/core/reports/run_diff.ipynb #rd-diff
 def diff_runs(
     workspace: Workspace,
     before: RunRecord, after: RunRecord,
 ) -> list[Change]:
     "What changed from one run to another."
     old, new = ({record["stage"]: record for record in run["stages"]} for run in (before, after))
+    verdicts = verdict_of_run(workspace, old), verdict_of_run(workspace, new)
     return [*settings_changes(old, new), *cell_changes(workspace, old, new), *data_changes(workspace, old, new),
-            *verdict_changes(workspace, old, new), *second_changes(old, new)]
+            *gate_changes(old, new, *verdicts), *cost_changes(*verdicts), *second_changes(old, new)]
 
 def as_markdown(
     changes: Iterable[Change],

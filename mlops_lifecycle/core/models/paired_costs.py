@@ -35,7 +35,8 @@ def costs_by_unit(
     digest = _hashed(rows[["key", "decision_time"]].assign(outcome=case.y.astype(float)))
     each = pd.DataFrame({"unit": unit, "digest": digest, "cost": price(case.y, case.decision, case.costs)})
     sums = each.groupby("unit").agg(digest=("digest", "sum"), rows=("cost", "size"), cost=("cost", "sum"))
-    return {str(one.Index): (f"{one.digest:016x}", int(one.rows), float(one.cost)) for one in sums.itertuples()}
+    return {unit: (f"{digest:016x}", rows, cost) for unit, digest, rows, cost in
+            zip(sums.index.tolist(), sums.digest.tolist(), sums.rows.tolist(), sums.cost.tolist(), strict=True)}
 
 # %% ../../../nbs/core/models/paired_costs.ipynb #pc-pairs
 class PairedSaving(NamedTuple):

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['Stages', 'run_record', 'Change', 'settings_changes', 'cell_changes', 'moved', 'data_changes', 'verdict_of_run',
-           'gate_words', 'gate_changes', 'cost_words', 'cost_changes', 'second_changes', 'diff_runs', 'as_markdown']
+           'gate_name', 'gate_words', 'gate_changes', 'cost_words', 'cost_changes', 'second_changes', 'diff_runs',
+           'as_markdown']
 
 # %% ../../../nbs/core/reports/run_diff.ipynb #rd-imports
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -108,12 +110,16 @@ def data_changes(workspace: Workspace, before: Stages, after: Stages) -> Iterato
         for column, index in list(moved(frame_of(tables[0]), frame_of(tables[1])).items())[:10]:
             yield Change("data", f"{name}, distribution of {column}", "", f"stability index {index:.2f}")
 
-# %% ../../../nbs/core/reports/run_diff.ipynb #rd-cost
+# %% ../../../nbs/core/reports/run_diff.ipynb #rd-gates
 def verdict_of_run(workspace: Workspace, run: Stages) -> dict[str, Any]:  # empty where none was reached
     "The document that 08 left in a run."
     version = run.get("evaluate", {}).get("outputs", {}).get("verdict")
     file = workspace.root / "documents" / "verdict" / f"{version}.json"
     return json.loads(file.read_text(encoding="utf-8")) if version and file.is_file() else {}
+
+def gate_name(gate: Mapping[str, Any]) -> str:
+    "A gate's name without what it found: the worst group, those that are too small."
+    return re.split(r" \(|; ", gate["gate"])[0]
 
 def gate_words(gate: Mapping[str, Any] | None) -> str:
     "A gate's figure and limit."
@@ -126,12 +132,13 @@ def gate_changes(before: Stages, after: Stages, old: Mapping[str, Any], new: Map
         ends = [str(run[stage]["words"]) if stage in run else "not run" for run in (before, after)]
         passed = [stage in run and run[stage]["status"] in ("passed", "skipped") for run in (before, after)]
         if passed[0] != passed[1]: yield Change("gates", stage, *ends)
-    gates = [{gate["gate"]: gate for gate in verdict.get("gates", ()) if gate["passed"] is not None} for verdict in (old, new)]
+    gates = [{gate_name(gate): gate for gate in verdict.get("gates", ()) if gate["passed"] is not None} for verdict in (old, new)]
     for name in [*gates[0], *(gates[1].keys() - gates[0].keys())] if old and new else ():
         sides = [run.get(name) for run in gates]
         if sides[0] and sides[1] and sides[0]["passed"] == sides[1]["passed"]: continue
         yield Change("gates", name, *map(gate_words, sides))
 
+# %% ../../../nbs/core/reports/run_diff.ipynb #rd-cost
 def cost_words(verdict: Mapping[str, Any]) -> str:
     "What a decision costs, and the interval of what it saves."
     if verdict.get("cost") is None: return "not known"

@@ -7,11 +7,12 @@ __all__ = ['Cell', 'SHOWN', 'STOPPED', 'LESSONS', 'EARLIER', 'ABOVE', 'ROOMS', '
            'as_read', 'results_first', 'ways_in', 'page_of', 'with_prose', 'history', 'standings', 'ways_back',
            'figure', 'mark', 'shown', 'link', 'lead', 'origin', 'opening', 'table', 'landing', 'catalog_page',
            'sources', 'how_pages', 'card_of', 'answered', 'write_sources', 'configuration', 'report_style',
-           'run_sphinx', 'front', 'runs_with_pages', 'put_in_place', 'take_over', 'build_report']
+           'run_sphinx', 'front', 'runs_with_pages', 'put_in_place', 'take_over', 'copy_site', 'build_report']
 
 # %% ../../../nbs/core/reports/site.ipynb #rep-imports
 import ast
 import fcntl
+import filecmp
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -606,6 +607,21 @@ def take_over(
     for name in there - wanted: (old / name).unlink()
     return [*changed, *sorted(there - wanted)]
 
+# %% ../../../nbs/core/reports/site.ipynb #rep-copied
+def copy_site(
+    built: Path, to: Path,  # to: a folder that is not there yet
+    before: Path | None,    # another run's pages, on the same disk as `to`
+) -> None:
+    "Copy finished pages; a file that another run has with the same bytes is linked to, where the disk can."
+    def copy(source: str, target: str) -> None:
+        twin = before and before / Path(source).relative_to(built)
+        if twin and twin.is_file() and filecmp.cmp(source, twin, shallow=False):
+            with suppress(OSError):  # a file system without links: a copy is as good
+                os.link(twin, target)
+                return
+        shutil.copy2(source, target)
+    shutil.copytree(built, to, copy_function=copy)
+
 # %% ../../../nbs/core/reports/site.ipynb #rep-alone
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
@@ -667,7 +683,7 @@ def build_report(
             for left in ("doctrees", "site"): shutil.rmtree(work / left, ignore_errors=True)
         run_sphinx(work / "source", work / "site", strict)
         (work / "whole").touch()
-        shutil.copytree(work / "site", Path(new) / "site")
+        copy_site(work / "site", Path(new) / "site", out / kept[0] if kept else None)
         put_in_place(Path(new) / "site", out, name, settings.reports.keep)
         atomic_write(known, state)
         return index

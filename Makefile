@@ -26,7 +26,7 @@ test: $(READY) $(if $(TEMPLATE),tracer browser database alerts) clean-tree    ##
 	$(BIN)/ruff check --isolated --select F821 nbs    # cells that only a run executes, too, know their names
 	$(BIN)/nbdev-test
 	$(BIN)/python -m pytest tests/project/test_lessons.py --numprocesses 2 --cov --cov-fail-under=80
-	$(BIN)/python -m pytest tests --ignore=tests/project/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-fail-under=$(if $(TEMPLATE),95,80)
+	$(BIN)/python -m pytest tests --ignore=tests/project/test_lessons.py --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=20 --cov --cov-append --cov-fail-under=$(if $(TEMPLATE),95,80)
 
 # Saving a notebook exports it (nbs/core/pipeline/export_on_save.ipynb), and nbs/jp_app_launcher*.yaml are entries of the launcher,
 # whose package brings a proxy to this machine's ports that nothing here needs. LAB takes further options of Jupyter.

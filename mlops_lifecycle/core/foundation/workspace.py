@@ -28,7 +28,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 
-from .errors import UsageError, listed
+from .errors import UsageError, brief, listed
 from .extras import extra_with, install_hint
 from .point_in_time import Availability, known, nullable
 
@@ -86,11 +86,13 @@ def resolve_files(
 
 def delta_place(
     path: Path,  # of a Delta table, or of the folder of many
-) -> Path:       # `path`
-    "A place for Delta tables; raises `UsageError` for a name that the library would look for elsewhere."
-    odd = re.search(r"[\[\]\\]|%[0-9A-Fa-f]{2}", str(path.absolute()))
-    if not odd: return path
-    raise UsageError(f'{path.absolute()}: Delta Lake does not find tables in a folder with "{odd[0]}" in its name; take another one')
+) -> Path:       # absolute, without symbolic links
+    "A place for Delta tables; raises `UsageError` for a name that the library takes for another one, or fails at."
+    whole = path.resolve()
+    odd = re.search(r"[][\\^|\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}", str(whole))
+    if not odd: return whole
+    part = f'"{odd[0]}"' if odd[0].isprintable() else ascii(odd[0])
+    raise UsageError(f"{brief(str(whole), 300)}: Delta Lake does not find tables in a folder with {part} in its name; take another one")
 
 def _matches(root: Path, pattern: Path) -> list[Path]:
     "The files that a pattern names; what exists by its name is taken literally, whatever characters are in it."
@@ -98,7 +100,6 @@ def _matches(root: Path, pattern: Path) -> list[Path]:
     folder, parts = root / pattern.anchor, list(pattern.relative_to(pattern.anchor).parts)
     while len(parts) > 1 and (folder / parts[0]).is_dir(): folder /= parts.pop(0)
     return sorted(path for path in folder.glob(str(Path(*parts))) if path.is_file()) if parts else []
-
 
 # %% ../../../nbs/core/foundation/workspace.ipynb #63fed8f9
 def to_arrow(frame: pd.DataFrame) -> "pa.Table":

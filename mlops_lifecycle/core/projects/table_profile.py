@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.readers import MISSING, READERS, Column, SourceError, blocks_of, convert, fit, infer, plain_types
+from ..foundation.workspace import delta_place
 
 # %% ../../../nbs/core/projects/table_profile.ipynb #tp-column
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def is_delta(path: Path) -> bool: return (path / "_delta_log").is_dir()
 def as_parquet(path: Path, to: Path) -> Path:  # folder of a Delta table -> `to`
     "Write the newest version of a Delta table as one file."
     from deltalake import DeltaTable
-    pq.write_table(pa.table(DeltaTable(path).to_pyarrow_table()), to)
+    pq.write_table(pa.table(DeltaTable(delta_place(path)).to_pyarrow_table()), to)
     return to
 
 def texts_of_table(

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from fastapi.testclient import TestClient
 from helpers import MLOPS, ROOT, copy_project, directives, environment, free_port, last_run, mlops, passed, yours_name
 from typer.testing import CliRunner
@@ -24,8 +26,10 @@ from mlops_lifecycle.core.serving.ledger import Act, Ledger
 from mlops_lifecycle.core.serving.store import ServingLog
 from mlops_lifecycle.core.models.release import Release, write_release
 from mlops_lifecycle.core.foundation.settings import load_settings
-from mlops_lifecycle.core.foundation.workspace import Workspace
+from mlops_lifecycle.core.foundation.workspace import Workspace, delta_place
 from mlops_lifecycle.core.problem.definition import example_of
+from mlops_lifecycle.core.projects.table_profile import texts_of_table
+from mlops_lifecycle.core.serving.batch import read_rows, write_rows
 from mlops_lifecycle.core.serving.predictor import trial_workspace
 from mlops_lifecycle.formulate import problem
 from mlops_lifecycle.plan import plan
@@ -362,7 +366,45 @@ def test_kind_7_a_run_in_a_folder_with_an_odd_name_without_utf_8(tmp_path):
     where = {"MLOPS_WORKSPACE": place / "workspace", "MLOPS_REPORTS": place / "reports"}
     done = passed(mlops("run", "plan", "formulate", **where, **speaks))
     assert "01 formulate" in done.stdout and not done.stderr
-    with pytest.raises(UsageError, match=r'Delta Lake does not find tables in a folder with "\['): Workspace(tmp_path / "of [2024]")
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_kind_7_tables_stand_under_any_name_that_delta_lake_finds(tmp_path, link):
+    """Rows, versions and events come back from a folder whatever its name holds; a symbolic link counts as where it leads to."""
+    place = tmp_path / "50% a{b}c {{name}} #1 ü€ ?*'\"<>`~$&;:=+@!,() e\u0301\u200b"
+    place.mkdir()
+    if link: (tmp_path / "a%20 [link]").symlink_to(place, target_is_directory=True)
+    workspace = Workspace(tmp_path / "a%20 [link]" if link else place)
+    at = pd.date_range("2024-03-01", periods=3, tz="UTC")
+    rows = pd.DataFrame({"loan": [1, 2, 3], "lent": at})
+    first = workspace.store("silver.loans", rows)
+    workspace.publish({"silver.loans": first})
+    workspace.publish({"silver.loans": workspace.append("silver.loans", rows)})
+    assert len(workspace.read("silver.loans")) == 6 and len(workspace.read("silver.loans", version=first["version"])) == 3
+    workspace.publish({"silver.parts": workspace.store("silver.parts", iter([rows, rows]))})
+    assert workspace.between("silver.parts", "lent")(at[0], at[1]).loan.tolist() == [2, 2]
+    events = rows.assign(event_id=["a", "b", "c"], op="create", key="k", position=[1, 2, 3])
+    for some in (events[:2], events):
+        batch = SimpleNamespace(events=some, cursor={"position": int(some.position.max())})
+        workspace.publish({"bronze.loans": workspace.append_events("bronze.loans", iter([batch]))})
+    assert workspace.read("bronze.loans").event_id.tolist() == ["a", "b", "c"]
+    unused = workspace.root / "lake" / "silver" / "loans" / "part-00000-left.parquet"
+    unused.touch()
+    assert DeltaTable(delta_place(unused.parent)).vacuum(0, enforce_retention_duration=False, dry_run=False, full=True) == [unused.name]
+    assert len(workspace.read("silver.loans")) == 6
+    assert [path.name for path in tmp_path.iterdir() if not path.is_symlink()] == [place.name]
+
+
+@pytest.mark.parametrize("name", ["of [2024", "of 2024]", "a\\b", "a%20b", "a%41", "a^b", "a|b", "a\nb", "a\x7fb", "a\udcffb"])
+def test_kind_7_a_name_that_delta_lake_takes_for_another_is_refused_in_one_line(tmp_path, name):
+    odd = tmp_path / name
+    (odd / "table" / "_delta_log").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(odd, target_is_directory=True)
+    for refused in (lambda: Workspace(odd), lambda: Workspace(tmp_path / "link" / "workspace"), lambda: read_rows(odd / "table"),
+                    lambda: write_rows(pd.DataFrame({"a": [1]}), odd / "scores"), lambda: texts_of_table(odd / "table")):
+        with pytest.raises(UsageError, match=r"Delta Lake does not find tables in a folder with .+; take another one") as error: refused()
+        assert "\n" not in str(error.value) and str(error.value).isprintable()
+    assert [path.name for path in odd.rglob("*")] == ["table", "_delta_log"]
 
 
 def test_kind_7_a_cell_that_is_not_whole_is_refused_by_the_notebooks_name(tmp_path):

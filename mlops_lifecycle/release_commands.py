@@ -293,11 +293,15 @@ def operate(
 # %% ../nbs/release_commands.ipynb #rc-drill-parts
 def later_of(settings: "Settings", workspace: "Workspace", problem: "Problem", after: "pd.Timestamp") -> "LaterTraffic":
     "The rows of a project that were decided after a moment, until a canary would have waited long enough."
+    from dataclasses import replace
+
     import pandas as pd
 
     from mlops_lifecycle.core.data.hooks import CollectHooks, CurateHooks
+    from mlops_lifecycle.core.foundation.point_in_time import microseconds
+    from mlops_lifecycle.core.models.examples import moments_of
     from mlops_lifecycle.core.models.feature_hooks import TransformHooks
-    from mlops_lifecycle.core.operations.traffic_replay import Remembering, later_traffic
+    from mlops_lifecycle.core.operations.traffic_replay import LaterTraffic, Remembering, later_traffic
     from mlops_lifecycle.curate import curate
     from mlops_lifecycle.operate import later_rows
     from mlops_lifecycle.transform import transform
@@ -307,7 +311,11 @@ def later_of(settings: "Settings", workspace: "Workspace", problem: "Problem", a
     names = [name for name in workspace.published()["names"] if name.startswith("bronze.") and name not in logs]
     bronze = {name.partition(".")[2]: workspace.read(name, as_of=until) for name in sorted(names)}
     silver = curate(bronze, settings.source, remembering, CollectHooks.of_project(), CurateHooks.of_project()).tables
-    later = later_rows(transform(silver, until, problem, hooks), problem, after)
+    decided = hooks.examples(silver)
+    moments = moments_of(decided, problem)
+    decided = decided[(moments >= microseconds(after)) & (moments <= microseconds(until))]  # features of the others are not needed
+    if decided.empty: return LaterTraffic(decided, [], {})
+    later = later_rows(transform(silver, until, problem, replace(hooks, examples=lambda silver: decided)), problem, after)
     return later_traffic(*later, hooks.FEATURES, problem.Request, remembering.names)
 
 def other_seed(settings: "Settings", workspace: "Workspace", problem: "Problem", folder: "Path") -> "Path":  # of a release
@@ -332,7 +340,6 @@ def other_seed(settings: "Settings", workspace: "Workspace", problem: "Problem",
     new = write_release(folder.parent, kept, files, made.estimator, allowed_types(settings))
     if key: sign(new, key)
     return new
-
 
 # %% ../nbs/release_commands.ipynb #rc-drill-all-code
 def power_lines(row: Mapping[str, str]) -> list[str]:  # of `power_row`

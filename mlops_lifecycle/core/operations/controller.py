@@ -52,9 +52,10 @@ def climb_of(
     log: ServingLog, standing: Standing, pair: Pair,
     outcomes: pd.Series,     # of `Outcomes`
     sticky: Sequence[str],   # fields of the request that name an entity
+    clock: datetime,         # requests that came later do not count
 ) -> Climb:
     "The requests that both releases of the pair were asked."
-    both, shares = both_releases(log, pair), {entry.generation: percent(entry.share) for entry in standing.climb}
+    both, shares = both_releases(log, pair, clock), {entry.generation: percent(entry.share) for entry in standing.climb}
     return Climb(both.assign(
         share=both.generation.map(shares).fillna(0.0), outcome=both.id.map(outcomes).astype(float),
         entity=entities_of(both, sticky) if len(both) else pd.Series(dtype=str), day=both.decision_time.dt.floor("D")))
@@ -114,12 +115,12 @@ class Looks:
             self.lease.renew()
             new, rows = new + rows, min(2 * rows, one.MOST)
             if new < len(self.climb): continue
-            early, new = self.verdict_on(now, pair, outcomes), 0
+            early, new = self.verdict_on(now, pair, outcomes, clock), 0
             if early.action == "roll back" and (early.guard or early.finding == "worse"): return early
         if one.gave_up:
             why = f"its process was ended too often: {shadow_report(self.log, pair).first_fault}"
             return Verdict("roll back", "not told apart", why, "release", "process")
-        found = self.verdict_on(now, pair, outcomes)
+        found = self.verdict_on(now, pair, outcomes, clock)
         last = self.climb.numbers("stable_decision")[self.climb.asked][-self.FEW:]
         if found.action in ("hold", "roll back") or not pd.isna(last).all(): return found
         why = f"{pair.stable} decided none of the last {len(last)} requests, so nothing can be compared with it"
@@ -128,9 +129,10 @@ class Looks:
     def verdict_on(self,
         now: Standing, pair: Pair,
         outcomes: pd.Series,  # of `Outcomes`
+        clock: datetime,
     ) -> Verdict:
-        "The verdict on what both releases have scored so far."
-        self.climb = climb_of(self.log, now, pair, outcomes, self.sticky)
+        "The verdict on what both releases have scored of the requests until then."
+        self.climb = climb_of(self.log, now, pair, outcomes, self.sticky, clock)
         columns = [name for name in self.problem.Request.model_fields if name in self.climb.decisions]
         return judge(self.climb, percent(now.share), self.costs, self.limits, columns, self.person, self.problem.cost_unit.cost)
 

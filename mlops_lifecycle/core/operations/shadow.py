@@ -307,13 +307,17 @@ def check_parity(one: Shadow, patience: float = 300.0) -> Parity:  # seconds
     return found
 
 # %% ../../../nbs/core/operations/shadow.ipynb #sha-rows
-def shadow_rows(log: ServingLog, pair: Pair) -> pd.DataFrame:
+def shadow_rows(
+    log: ServingLog, pair: Pair,
+    until: datetime | None = None,  # when a request came, at the latest; None: all of them
+) -> pd.DataFrame:
     "Rows of `shadow`, each with its prediction: who was asked, why it failed, who answered, and what; oldest first."
     p = predictions.c
     answer = p.key, p.decision_time, p.kind, p.request, p.generation, p.asked, p.error.label("failed"), p.release.label("answered"), *(
         p[name].label(f"answered_{name}") for name in ("score", "decision"))
     wanted = sa.select(shadow, *answer).join(predictions, p.id == shadow.c.prediction_id).order_by(shadow.c.at, p.id)
     wanted = wanted.where(shadow.c.release == pair.candidate, shadow.c.other == pair.stable)
+    if until: wanted = wanted.where(p.at <= microseconds(until))
     with log.database.read() as connection:
         found = connection.execute(wanted)
         rows = pd.DataFrame(found.all(), columns=list(found.keys()))
@@ -332,9 +336,12 @@ def paired_decisions(log: ServingLog, pair: Pair) -> pd.DataFrame:
     return pd.concat([one[known] for one in both]).sort_index(kind="stable").reset_index(drop=True)
 
 # %% ../../../nbs/core/operations/shadow.ipynb #sha-both
-def both_releases(log: ServingLog, pair: Pair) -> pd.DataFrame:
+def both_releases(
+    log: ServingLog, pair: Pair,
+    until: datetime | None = None,  # as for `shadow_rows`
+) -> pd.DataFrame:
     "A row a request: id, key, decision_time, generation, arm, what both said (as `Climb` names it), and the request's columns."
-    rows = shadow_rows(log, pair)
+    rows = shadow_rows(log, pair, until)
     notes = [json.loads(text) if isinstance(text, str) else {} for text in rows.features]
     found = rows[["prediction_id", "key", "decision_time", "generation"]].rename(columns={"prediction_id": "id"})
     found = found.assign(arm=rows.answered.map({pair.candidate: "canary", pair.stable: "stable"}))

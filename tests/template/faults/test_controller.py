@@ -120,6 +120,24 @@ def test_a_label_that_becomes_known_later_changes_nothing_at_the_clock(climbing)
     assert where.ledger.entries()[-1].clock == int(clock.timestamp() * 1e6)
 
 
+def test_a_request_that_comes_later_changes_nothing_at_the_clock(climbing):
+    """Looking back at an earlier moment, as `mlops operate --once --as-of` does: the log may hold what came afterwards."""
+    where, clock = climbing, FIRST + timedelta(days=6)
+    def day(number: int) -> int: return int((FIRST + timedelta(days=number)).timestamp() * 1e6)
+    for number in range(5): report(where, where.answer(60, where.ids.rule, at=day(number), decision_time=day(number)), clock)
+    with controller_of(where) as controller:
+        def verdict(at): return controller.judged(where.ledger.standing(), where.pair, at)
+        before = verdict(clock)
+        at_the_clock = where.answer(60, where.ids.rule, at=day(6), decision_time=day(5))
+        later = where.answer(240, where.ids.rule, at=day(6) + 1, decision_time=day(5))
+        report(where, at_the_clock + later, clock, late=0.0)
+        assert before.evidence.requests == 240  # the last day is not over
+        assert verdict(clock).evidence.requests == 300 and len(controller.climb) == 360
+        assert verdict(clock + timedelta(microseconds=1)).evidence.requests == 300 and len(controller.climb) == 600
+        assert verdict(clock - timedelta(microseconds=1)).evidence is None and len(controller.climb) == 300
+    assert len(shadow_rows(where.log, where.pair)) == 600
+
+
 @pytest.mark.parametrize("lost", ["stable", "candidate"])
 def test_a_release_whose_folder_is_gone_in_the_middle_of_a_climb(climbing, lost):
     """Without the stable one nothing can be compared, so the canary waits; without its own it cannot serve, and is rolled back."""

@@ -128,6 +128,23 @@ def estimate() -> None:
     say("months in which its interval covers the true cost", float(np.mean(covered)), "of all", 0.8, "higher")
 
 
+def explained(alarm: dict, figures: dict, before: pd.DataFrame, now: pd.DataFrame) -> str:
+    """What explains an alarm of an honest month: the values in the two months before and in the month, or what followed the decisions."""
+    column = alarm["column"]
+    if alarm["what"] == "share of outliers":
+        seldom = [f"{name} in {share:.1%} of the rows" for name, share in [*figures["outliers"]["outside the range"].items()][:3]]
+        return f"outside the range of all months before: {', '.join(seldom) or 'no single column'}"
+    if alarm["about"] != "input drift" or column not in now:
+        was, is_ = (f"{rows.outcome.mean():.1%} late at a mean score of {rows.score.mean():.3f}" for rows in (before, now))
+        return f"{was} before, {is_} in the month"
+    if pd.api.types.is_numeric_dtype(now[column]):
+        was, is_ = (f"{rows[column].median():.4g} ({rows[column].isna().mean():.1%} missing)" for rows in (before, now))
+        return f"the median was {was}, is {is_}"
+    was, is_ = (rows[column].astype(str).value_counts(normalize=True) for rows in (before, now))
+    most = is_.sub(was, fill_value=0).abs().idxmax()
+    return f'"{most}" was {was.get(most, 0):.1%} of the rows, is {is_.get(most, 0):.1%}'
+
+
 def honest() -> None:
     found = {f"{clock(month):%B}": look(month, parts(month)[1]) for month in MONTHS}
     say("honest months rolled back", float(sum(one["action"] == "roll back" for one in found.values())), "months", 0)
@@ -137,7 +154,10 @@ def honest() -> None:
     kinds = {kind: float(sum(any(one["about"] == kind for one in month["alarms"]) for month in found.values())) for kind in more}
     kinds["outliers"] = float(sum(any(one["what"] == "share of outliers" for one in month["alarms"]) for month in found.values()))
     say("findings of these kinds in honest months", sum(kinds.values()), "findings", None, "lower", kinds)
-    for name, one in calls.items(): print(f"    {name}: {one['severity']}: {one['action']}: {one['says']}", file=sys.stderr)
+    for month in MONTHS:
+        one, (before, now, _) = found[f"{clock(month):%B}"], parts(month)
+        if one["alarms"]: print(f"    {clock(month):%B}: {one['severity']}: {one['action']}: {one['says']}", file=sys.stderr)
+        for alarm in one["alarms"]: print(f"        {alarm['words']}: {explained(alarm, one['figures'], before, now)}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

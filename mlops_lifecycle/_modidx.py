@@ -5092,6 +5092,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_lifecycle/release.py'),
                                          'mlops_lifecycle.release.release_rule': ( 'release.html#release_rule',
                                                                                    'mlops_lifecycle/release.py'),
+                                         'mlops_lifecycle.release.settle_asked': ( 'release.html#settle_asked',
+                                                                                   'mlops_lifecycle/release.py'),
                                          'mlops_lifecycle.release.training_cells': ( 'release.html#training_cells',
                                                                                      'mlops_lifecycle/release.py')},
             'mlops_lifecycle.release_commands': { 'mlops_lifecycle.release_commands.Project': ( 'release_commands.html#project',

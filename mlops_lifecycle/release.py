@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reference', 'check_ethics', 'check_review', 'check_tests', 'cells_of', 'training_cells', 'environment',
-           'markdown_table', 'model_card', 'release_rule', 'release_model', 'approve']
+           'markdown_table', 'model_card', 'release_rule', 'release_model', 'approve', 'settle_asked']
 
 # %% ../nbs/12_release.ipynb #12-r-imports
 import hashlib
@@ -241,3 +241,17 @@ def approve(
             "approved_by": last.approval.by if last.approval else "",
             "refused": "" if not model or may or waits else last.says}
 
+
+# %% ../nbs/12_release.ipynb #12-r-asked-code
+def settle_asked(
+    ledger: Ledger,
+    model: str,  # id of a release that is registered, with the run that trained it
+) -> None:
+    "Settle the tickets that asked for a model which is trained anew, where this is one."
+    now = ledger.standing()
+    registered = {id: record.registered for id, record in now.releases.items() if record.registered}
+    if model not in registered: return  # it served before there was a ledger
+    made, trained = registered[model], {id: entry.evidence.get("trained") for id, entry in registered.items()}
+    for one in now.tickets:
+        asked = one.evidence["action"] in ("retrain", "search again") and one.number < made.number
+        if asked and trained.get(one.release or "") != trained[model]: ledger.settle(one.number, Act("12_release", f"{model} was trained"))

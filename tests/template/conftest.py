@@ -3,11 +3,18 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers import ROOT, mlops, passed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def explained(alarm: dict, figures: dict, before: pd.DataFrame, now: pd.DataFram
     if alarm["what"] == "share of outliers":
         seldom = [f"{name} in {share:.1%} of the rows" for name, share in [*figures["outliers"]["outside the range"].items()][:3]]
         return f"outside the range of all months before: {', '.join(seldom) or 'no single column'}"
-    if alarm["about"] != "input drift" or column not in now:
+    if alarm["about"] not in ("input drift", "data source") or column not in now:
         was, is_ = (f"{rows.outcome.mean():.1%} late at a mean score of {rows.score.mean():.3f}" for rows in (before, now))
         return f"{was} before, {is_} in the month"
     if pd.api.types.is_numeric_dtype(now[column]):

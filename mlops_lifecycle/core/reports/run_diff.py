@@ -133,7 +133,7 @@ def gate_changes(before: Stages, after: Stages, old: Mapping[str, Any], new: Map
         passed = [stage in run and run[stage]["status"] in ("passed", "skipped") for run in (before, after)]
         if passed[0] != passed[1]: yield Change("gates", stage, *ends)
     gates = [{gate_name(gate): gate for gate in verdict.get("gates", ()) if gate["passed"] is not None} for verdict in (old, new)]
-    for name in [*gates[0], *(gates[1].keys() - gates[0].keys())] if old and new else ():
+    for name in gates[0] | gates[1] if old and new else ():
         sides = [run.get(name) for run in gates]
         if sides[0] and sides[1] and sides[0]["passed"] == sides[1]["passed"]: continue
         yield Change("gates", name, *map(gate_words, sides))

@@ -29,6 +29,7 @@ from .core.operations.answers import check_latency, too_old
 from .core.quality.outliers import GoodRows, outside, rows_to_look_at
 from .core.operations.sequential_tests import significantly_more
 from .core.operations.groups import check_groups
+from .core.operations.logged_decisions import without_model
 from .core.operations.promises import check_promises
 from .core.operations.watched import Around
 
@@ -54,22 +55,20 @@ def health(
 Bounds: TypeAlias = Callable[[np.ndarray], list[float]]  # low and high of the mean of values by row
 
 def cost_comparison(
-    rows: pd.DataFrame,  # labelled: outcome, decision; `rule` (0 or 1) where that is known
+    rows: pd.DataFrame,  # labelled: outcome, decision; `rule` and `rule_renewed` where they are known
     kind: str,           # of the release, "rule" or "model"
     costs: Costs, bounds: Bounds,
-) -> tuple[dict, list[Finding]]:  # figures, findings
-    "What the decisions saved against the rule, and against always and never acting."
-    y = rows.outcome.to_numpy(float)
-    others = costs.task.ways(y, len(y), costs)
-    if "rule" in rows and kind == "model":
-        others = others | {"rule": rows["rule"].to_numpy()}
+) -> tuple[dict, list[Finding]]:  # figures, among them the name of the `baseline`; findings
+    "What the decisions saved against each way without a model."
+    y, kept = rows.outcome.to_numpy(float), rows if kind == "model" else rows.drop(columns=["rule", "rule_renewed"], errors="ignore")
     figures, found = {}, []
-    for name, other in others.items():
+    for name, other in without_model(kept, costs).items():
         saved = savings(y, rows.decision, other, costs)
         low, high = bounds(saved)
-        figures[f"saves against {name}"] = [low, float(saved.mean()), high]
+        figures[name] = [low, float(saved.mean()), high]
         if high < 0: found.append(Finding(f"saving against {name}", "decisions", high, 0, "harm" if name == "rule" else "concept drift"))
-    return figures, found
+    best = {"baseline": min(figures, key=lambda name: figures[name][1])} if kind == "model" else {}
+    return best | {f"saves against {name}": seen for name, seen in figures.items()}, found
 
 # %% ../nbs/15_monitor.ipynb #15-m-calibration-code
 def calibration_gap(
@@ -87,7 +86,7 @@ def calibration_gap(
 
 # %% ../nbs/15_monitor.ipynb #15-m-quality-all
 def quality(
-    rows: pd.DataFrame,  # labelled: outcome, decision, score, decision_time; `rule` (0 or 1) where that is known
+    rows: pd.DataFrame,  # labelled: outcome, decision, score, decision_time; `rule` and `rule_renewed` where they are known
     kind: str,           # of the release, "rule" or "model"
     costs: Costs, calibration_limit: float,
     confidence: float = 0.9, draws: int = 500, seed: int = 0,

@@ -16,7 +16,7 @@ from ..foundation.settings import EvaluateSettings
 from ..models.hooks import no_groups
 from ..models.slices import fairness, slices
 from .diagnosis import Check, Finding
-from .logged_decisions import request_columns
+from .logged_decisions import request_columns, without_model
 from ..problem.costs import Costs, mean_cost
 from ..problem.definition import Problem
 
@@ -59,7 +59,7 @@ def _unequal(labelled: pd.DataFrame, groups: pd.DataFrame, costs: Costs, limits:
     return fair, found
 
 def check_groups(
-    rows: pd.DataFrame,            # outcome, decision, decision_time; `rule` where that is known
+    rows: pd.DataFrame,            # of `History`: outcome, decision, decision_time; `rule` and `rule_renewed` where known
     kind: str,                     # of the release, "rule" or "model"
     groups: pd.DataFrame | None,   # of `groups_of`; None: nothing is known of them
     costs: Costs, limits: EvaluateSettings, seed: int = 0,
@@ -71,8 +71,7 @@ def check_groups(
     if not len(labelled): return {}, [], "no outcome has arrived"
     groups, y, days = groups.loc[labelled.index], labelled.outcome.to_numpy(float), labelled.decision_time.dt.floor("D").to_numpy()
     fair, found = _unequal(labelled, groups, costs, limits)
-    ways = costs.task.ways(y, len(y), costs) | ({"rule": labelled["rule"].to_numpy()} if "rule" in labelled else {})
-    cheapest = min(ways.values(), key=lambda way: mean_cost(y, way, costs))
+    cheapest = min(without_model(labelled, costs).values(), key=lambda way: mean_cost(y, way, costs))
     table = slices(groups, y, labelled.decision.to_numpy(), cheapest, costs, days, limits.min_group, limits.confidence,
                    limits.bootstrap_draws, seed)
     for one in table[table.weak == True].to_dict("records"):  # noqa: E712 -- None is neither

@@ -64,10 +64,12 @@ def unproven_monitoring(
     parts = [one.partition(": ") for one in found["unknown"]]
     missing = [NotProven(what=f"{JUDGED[name]}: {why}", until=_until_enough(rows, limits) if name == "quality" else "")
                for name, _, why in parts if name in JUDGED]
-    low, middle, high = found["figures"].get("quality", {}).get("saves against rule", (1, 1, 1))
+    quality = found["figures"].get("quality", {})
+    low, middle, high = quality.get(f"saves against {quality.get('baseline')}", (1, 1, 1))
     if low <= 0 <= high:
         days = rows[rows.outcome.notna()].decision_time.dt.floor("D").nunique()
-        what = f"whether the decisions cost less than the rule's: they save {middle:+.3f} {unit} ({low:+.3f} to {high:+.3f})"
+        saves = f"they save {middle:+.3f} {unit} ({low:+.3f} to {high:+.3f})"
+        what = f"whether the decisions cost less than the cheapest way without a model: {saves}"
         missing.append(NotProven(what=what, until=until_told_apart(low, middle, high, days)))
     return missing
 

@@ -65,7 +65,8 @@ def watched(
     start, first = now - to_offset(settings.clock.period), now - 3 * to_offset(settings.clock.period)
     answers, feedback = log.frames()
     alone = settings.canary.outcome_depends_on_decision == "yes"
-    history: History = history_of(log, release.id, problem, first, now, examples, alone)
+    renewed = release.manifest.get("verdict", {}).get("baseline", {}).get("renewed")
+    history: History = history_of(log, release.id, problem, first, now, examples, alone, renewed)
     rows, beside, finding = history.since(start)
     groups, ungrouped = groups_of(pd.concat([rows[rows.error.isna()], beside]), problem, declared)
     lately = answers[answers["at"].between(first, now)].set_index("id")

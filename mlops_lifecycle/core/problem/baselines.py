@@ -34,6 +34,7 @@ class Baseline:
     cost: float             # cost units a decision
     costs: dict[str, float]  # of every contender
     decision: np.ndarray    # of the cheapest, 0 or 1, or amounts; shape (n,)
+    renewed: float          # threshold of the rule that was best in the period before
 
 # %% ../../../nbs/core/problem/baselines.ipynb #01-f-bar-function
 def baseline(
@@ -43,10 +44,9 @@ def baseline(
     threshold: float | None = None,                     # of the rule as shipped; None leaves that contender out
 ) -> Baseline:
     "The cheapest of rule, always and never on the test period, each fixed on data before it."
-    task = costs.task
-    renewed = task.decide(rule_score, best_threshold(y_before, rule_score_before, costs))
-    contenders = {"rule, threshold renewed": renewed, **task.ways(y_before, np.size(rule_score), costs)}
+    task, renewed = costs.task, best_threshold(y_before, rule_score_before, costs)
+    contenders = {"rule, threshold renewed": task.decide(rule_score, renewed), **task.ways(y_before, np.size(rule_score), costs)}
     if threshold is not None: contenders = {"rule": task.decide(rule_score, threshold)} | contenders
     cost = {name: mean_cost(y, decision, costs) for name, decision in contenders.items()}
     cheapest = min(cost, key=lambda name: cost[name])
-    return Baseline(cheapest, cost[cheapest], cost, np.asarray(contenders[cheapest]).astype(task.outcome))
+    return Baseline(cheapest, cost[cheapest], cost, np.asarray(contenders[cheapest]).astype(task.outcome), renewed)

@@ -174,6 +174,8 @@ def search(
     for share, end in ROUNDS.items():
         if share < 1 and (len(running) <= last or rows is not None and rows * share < FEWEST): continue
         before, trials = trials, []
+        if share == 1 and seconds:  # the next best of earlier rounds, while there is time
+            running, before, left_out = running + [t.spec for t in left_out], before + left_out, []
         for number, spec in enumerate(running, 1):
             best = f"; best so far {best_first(trials)[0].spec.name}" if trials else ""
             tell(f"{share:.0%} of the rows, {number} of {len(running)}: {spec.name}{best}")

@@ -44,10 +44,13 @@ class Decider(Protocol):
 def pick(
     candidates: Iterable[Scorer],
 ) -> tuple[Scorer, float]:  # the chosen candidate, and the threshold from which it acts
-    "The candidate with the lowest cost on the validation period; the first, where no outcome is known there."
+    "The first candidate whose cost on the validation period is the lowest, or above it by at most the standard error."
     candidates = list(candidates)
     if not candidates: raise GoBack("train", "there are no candidates", evidence={"candidates": 0})
-    winner = min(candidates, key=lambda c: c.metrics.get("cost", np.inf))
+    def cost(one: Scorer) -> float: return one.metrics.get("cost", np.inf)
+    cheapest = min(candidates, key=cost)
+    limit = cost(cheapest) + cheapest.metrics.get("standard_error", 0)
+    winner = next(one for one in candidates if cost(one) <= limit)
     return winner, winner.metrics["threshold"]
 
 # %% ../../../nbs/core/models/evaluation_case.ipynb #08-e-judged-code

@@ -258,6 +258,7 @@ class TrainSettings(Section):
     sample: int = number(0, "most rows to learn from, 0 for all", "rows", 0, 10**9)
     candidates: int = number(0, "most candidates that are tried, 0 for all", "candidates", 0, 100_000)
     seconds: float = number(0, "time after which no further candidate is tried, 0 for no limit", "seconds", 0, 604_800)
+    finalists: int = number(0, "candidates of the last round; 0 for those kept, or as many as time allows", "candidates", 0, 100_000)
     keep: int = number(2, "candidates that are kept, and the most members of a mean of them", "candidates", 1, 100)
     folds: int = number(2, "on which candidates are compared", "folds", 1, 50)
     split: Literal["time", "grouped", "stratified"] = words(

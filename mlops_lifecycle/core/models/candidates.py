@@ -259,7 +259,7 @@ def find_candidates(
     evaluate = _evaluator(pairs, y, costs, lambda spec, train, validation, share: fold_scores(
         spec, rows, train, validation, features, target, seed, share, folder, data))
     specs = candidate_specs(estimators, search_space, seed)
-    trials = search(specs, evaluate, limits.candidates, limits.seconds, limits.keep, tell, len(rows))
+    trials = search(specs, evaluate, limits.candidates, limits.seconds, limits.keep, tell, len(rows), limits.finalists)
     made, encoder = ensembles([t for t in trials if t.share == 1], y, costs, limits.keep), Encoder.fit(rows, features)
     wanted = {t.spec.name: t.spec for members in made.values() for t in members}
     tell(f"fitting the best {len(wanted)} on {len(rows):,} rows")

@@ -167,6 +167,7 @@ def search(
     keep: int = 2,                            # how many are wanted; at least two are fitted on all rows
     tell: Callable[[str], None] = lambda words: None,
     rows: int | None = None,                  # of which a round takes its share; None: enough for every round
+    finalists: int = 0,                       # how many reach the last round; 0: as few as are wanted, or as many as time allows
 ) -> list[Trial]:                             # everything tried, best first; the first `keep` with a share of 1
     "Successive halving."
     start, last, trials, left_out = time.monotonic(), max(keep, 2), list[Trial](), list[Trial]()
@@ -174,8 +175,9 @@ def search(
     for share, end in ROUNDS.items():
         if share < 1 and (len(running) <= last or rows is not None and rows * share < FEWEST): continue
         before, trials = trials, []
-        if share == 1 and seconds:  # the next best of earlier rounds, while there is time
-            running, before, left_out = running + [t.spec for t in left_out], before + left_out, []
+        if share == 1:  # the next best of earlier rounds join, while there is time
+            more = len(left_out) if seconds and not finalists else max(finalists - len(running), 0)
+            running, before, left_out = running + [t.spec for t in left_out[:more]], before + left_out[:more], left_out[more:]
         for number, spec in enumerate(running, 1):
             best = f"; best so far {best_first(trials)[0].spec.name}" if trials else ""
             tell(f"{share:.0%} of the rows, {number} of {len(running)}: {spec.name}{best}")

@@ -33,7 +33,6 @@ def declared_groups(rows: pd.DataFrame) -> pd.DataFrame:  # one column a way to 
 
 # %% ../nbs/08_evaluate.ipynb #08-e-imports
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -41,7 +40,7 @@ import pandas as pd
 from .core.foundation.point_in_time import moment
 from .core.foundation.settings import EvaluateSettings, Settings
 from .core.foundation.stages import GoBack
-from .core.models.cross_fit import PART, FitAgain, against_champion, cross_fit, longer_case
+from .core.models.cross_fit import PART, FitAgain, against_champion, cross_fit
 from .core.models.evaluation_case import Decider, EvaluationCase, Scorer, covered, build_case, pick, reviewed, savings
 from .core.models.features import FeatureSet
 from .core.models.hooks import no_groups
@@ -60,14 +59,14 @@ def evaluation_case(
     fit: FitAgain | None = None,  # fits a candidate on other rows; None: the test set is judged, however small
 ) -> EvaluationCase:
     "Let the best candidate decide the test set, or all known rows out of fold."
-    task, candidates, target = costs_of(settings, problem.kind).task, list(candidates), problem.target
-    parts, known = split(examples, target, as_of, settings.clock.period, task), labelled_before(examples, target, moment(as_of), task)
-    judged, timed = parts["test"], settings.train.split == "time"
-    if fit and candidates and not timed and not task.unsupervised and len(judged) < settings.evaluate.out_of_fold:
-        crossed, judged = cross_fit(pick(candidates)[0], known, target, fit, settings.train)
+    task, candidates = costs_of(settings, problem.kind).task, list(candidates)
+    parts = split(examples, problem.target, as_of, settings.clock.period, task)
+    judged, drawn = parts["test"], settings.train.split != "time" and not task.unsupervised
+    if fit and candidates and drawn and len(judged) < settings.evaluate.out_of_fold:
+        known = labelled_before(examples, problem.target, moment(as_of), task)
+        crossed, judged = cross_fit(pick(candidates)[0], known, problem.target, fit, settings.train)
         candidates = [crossed]
-    case = build_case(parts["validation"], judged, candidates, problem, settings)
-    return replace(case, longer=longer_case(case, known, problem, settings, moment(as_of), fit)) if fit and timed else case
+    return build_case(parts["validation"], judged, candidates, problem, settings)
 
 # %% ../nbs/08_evaluate.ipynb #08-e-gate-code
 def gate(name: str, figure: float | None, limit: float | None, passed: bool, stage: str) -> dict:
@@ -170,10 +169,12 @@ def _measure(
     champion: Decider | None,
     behaviours: Iterable[Behaviour], declared: Callable,
 ) -> dict:  # by name: all that `gates_of` compares with its limits, and the importance of each feature
-    rows, wide = case.rows, case.longer or case
-    with needs_columns("declared_groups"): protected = pd.concat([wide.rows[list(problem.protected)], declared(wide.rows)], axis=1)
-    names = [f.name for f in feature_set.features if f.categorical and f.name not in protected and wide.rows[f.name].nunique() <= 20]
-    fair = fairness(protected, wide.y, wide.decision, case.limits.fairness_limit, case.limits.min_group, case.costs.task)
+    rows = case.rows
+    with needs_columns("declared_groups"): protected = pd.concat([rows[list(problem.protected)], declared(rows)], axis=1)
+    names = [f.name for f in feature_set.features
+             if f.categorical and f.name not in protected and rows[f.name].nunique() <= 20]
+    fair = fairness(
+        protected, case.y, case.decision, case.limits.fairness_limit, case.limits.min_group, case.costs.task)
     table, metrics = feature_importance(case, [case.winner] if PART in rows else candidates, feature_set, problem)
     labelled = examples[examples[problem.target].notna()]
     some = labelled.iloc[:: max(1, len(labelled) // 8_000)]
@@ -185,7 +186,7 @@ def _measure(
         "against": {case.best.name: case.bootstrap_interval(savings(case.y, case.decision, case.best.decision, case.costs))},
         "champion": champion and against_champion(case, champion),
         "cost": mean_cost(case.y, case.decision, case.costs), "fairness": fair, "metrics": metrics, "importance": table,
-        "groups": all_slices(wide, feature_set, protected.join(wide.rows[names])),
+        "groups": all_slices(case, feature_set, protected.join(rows[names])),
         "robustness": robustness(case, feature_set),
         "behaviour": behavioural_tests(case, behaviours), "interval": covered(case)}
 
@@ -226,7 +227,6 @@ def _verdict(case: EvaluationCase, found: Mapping, gates: list[dict], months: fl
         "baseline": {"name": case.best.name, "cost": case.best.cost, "costs": case.best.costs, "renewed": case.best.renewed},
         "costs": prices_of(case.costs),
         "rows": len(case.rows), "months": months, "out_of_fold": PART in case.rows,
-        "group_periods": case.longer.rows[PART].nunique() if case.longer else 1,
         "acted": float(case.decision.mean()), "happened": float(case.y.mean()), "gates": gates,
         "slices": plain(found["groups"]), "fairness": found["fairness"], "robustness": plain(found["robustness"]),
         "behaviour": plain(found["behaviour"]), "importance": plain(found["importance"]),

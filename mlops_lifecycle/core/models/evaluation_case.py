@@ -69,7 +69,7 @@ class EvaluationCase:
     costs: Costs
     limits: EvaluateSettings
     seed: int
-    longer: "EvaluationCase | None" = None  # over earlier periods as well, where groups are small, see `longer_case`
+
     @property
     def unknown(self) -> bool:  # too few outcomes for a cost
         return not np.isfinite(self.y.astype(float)).all()

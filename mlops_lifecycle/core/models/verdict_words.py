@@ -39,8 +39,7 @@ def _small_groups(verdict: Mapping, least: int, k: int) -> list[NotProven]:
     found = f"{counted(len(small) - len(declared), 'group')} that the tree found" if len(small) > len(declared) else ""
     if not small: return []
     rare = [one["rows"] * min(one["share"], 1 - one["share"]) for one in declared]
-    judged = verdict["months"] * verdict.get("group_periods", 1)
-    months = [math.ceil(judged * (least / seen - 1)) for seen in rare if 0 < seen < least]
+    months = [math.ceil(verdict["months"] * (least / seen - 1)) for seen in rare if 0 < seen < least]
     until = f"{min(months)} to {max(months)} more months" if months and min(months) < max(months) else ""
     if months and not until: until = f"about {counted(months[0], 'more month')}"
     said = " and ".join(filter(None, [", ".join(names) + more, found]))
